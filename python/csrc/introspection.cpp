@@ -1,0 +1,98 @@
+#include "introspection.h"
+
+#include <stdexcept>
+
+#include "qcore/qcore.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace qcore::binding {
+namespace {
+
+DType parse_dtype(const std::string& text) {
+  if (text == "float32") return DType::f32;
+  if (text == "float16") return DType::f16;
+  if (text == "bfloat16") return DType::bf16;
+  throw std::invalid_argument("dtype must be float32, float16 or bfloat16, got " + text);
+}
+
+Device parse_device(const std::string& text) {
+  if (text == "cpu") return Device::cpu;
+  if (text == "cuda") return Device::cuda;
+  throw std::invalid_argument("device must be cpu or cuda, got " + text);
+}
+
+IntGroup make_weight(int64_t n, int64_t k, int64_t group_size, int bits, bool has_zeros,
+                     DType scale_dtype) {
+  IntGroup weight;
+  weight.n = n;
+  weight.k = k;
+  weight.group_size = group_size == -1 ? k : group_size;
+  weight.bits = bits;
+  weight.has_zeros = has_zeros;
+  weight.scale_dtype = scale_dtype;
+  if (const Status status = weight.check(); !status.ok()) {
+    throw std::invalid_argument(status.message());
+  }
+  return weight;
+}
+
+Selection select_or_throw(const std::string& op, const Problem& problem) {
+  Selection choice = select(op.c_str(), problem);
+  if (!choice.row) throw std::invalid_argument(choice.status.message());
+  return choice;
+}
+
+}  // namespace
+
+std::vector<py::dict> list_formats() {
+  std::vector<py::dict> result;
+  for (const Format& format : formats()) {
+    result.push_back(py::dict("name"_a = format.name, "summary"_a = format.summary));
+  }
+  return result;
+}
+
+std::vector<py::dict> list_kernels() {
+  std::vector<py::dict> result;
+  for (const KernelRow& row : kernels()) {
+    const bool on_cpu = row.device == Device::cpu;
+    result.push_back(py::dict("name"_a = row.name, "op"_a = row.op, "format"_a = row.format,
+                              "device"_a = name(row.device), "isa"_a = on_cpu ? name(row.isa) : "",
+                              "layout"_a = row.layout));
+  }
+  return result;
+}
+
+std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain(
+    const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size, int bits,
+    bool has_zeros, const std::string& dtype, const std::string& device, int layout) {
+  Problem problem;
+  problem.device = parse_device(device);
+  problem.dtype = parse_dtype(dtype);
+  problem.m = m;
+  problem.weight = make_weight(n, k, group_size, bits, has_zeros, problem.dtype);
+  problem.layout = layout;
+  const Selection choice = select_or_throw(op, problem);
+  std::vector<std::pair<std::string, std::string>> rejected;
+  for (const Rejection& rejection : choice.rejected) {
+    rejected.emplace_back(rejection.kernel, rejection.reason);
+  }
+  return {choice.row->name, std::move(rejected)};
+}
+
+std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, int64_t n, int64_t k,
+                                                        int64_t group_size, int bits,
+                                                        bool has_zeros,
+                                                        const std::string& scale_dtype,
+                                                        const std::string& device) {
+  Problem problem;
+  problem.device = parse_device(device);
+  problem.weight = make_weight(n, k, group_size, bits, has_zeros, parse_dtype(scale_dtype));
+  const Selection choice = select_or_throw(op, problem);
+  const PackedSizes sizes = choice.row->packed_sizes(problem.weight);
+  return {choice.row->layout, sizes.qweight_bytes, sizes.scales, sizes.zeros};
+}
+
+}  // namespace qcore::binding

@@ -1,0 +1,32 @@
+// The core's lists as plain Python objects. Names of dtypes are torch's ("float16").
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+namespace qcore::binding {
+
+std::vector<pybind11::dict> list_formats();  // name, summary
+std::vector<pybind11::dict> list_kernels();  // name, op, format, device, isa, layout
+
+// The kernel that would take the problem, and the faster ones that were passed over with the
+// reason. Throws ValueError, with every reason, if none takes it. `layout` 0: the weight is not
+// packed yet.
+std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain(
+    const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size, int bits,
+    bool has_zeros, const std::string& dtype, const std::string& device, int layout);
+
+// (layout, bytes of qweight, elements of scales, bytes of zeros) that packing would give: for fake
+// kernels.
+std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, int64_t n, int64_t k,
+                                                        int64_t group_size, int bits,
+                                                        bool has_zeros,
+                                                        const std::string& scale_dtype,
+                                                        const std::string& device);
+
+}  // namespace qcore::binding

@@ -1,0 +1,91 @@
+#include "tensors.h"
+
+#include <algorithm>
+
+namespace qcore::binding {
+namespace {
+
+// The names that Python shows: torch.float16, not Half.
+const char* name(ScalarType type) {
+  switch (type) {
+    case ScalarType::Byte: return "uint8";
+    case ScalarType::Char: return "int8";
+    case ScalarType::Short: return "int16";
+    case ScalarType::Int: return "int32";
+    case ScalarType::Long: return "int64";
+    case ScalarType::Half: return "float16";
+    case ScalarType::Float: return "float32";
+    case ScalarType::Double: return "float64";
+    case ScalarType::BFloat16: return "bfloat16";
+    case ScalarType::Bool: return "bool";
+    default: return torch::headeronly::toString(type);
+  }
+}
+
+void run_on_torch_threads(void*, int64_t count, int64_t grain, Parallel::Body body, void* state) {
+  torch::stable::parallel_for(
+      0, count, grain, [body, state](int64_t begin, int64_t end) { body(state, begin, end); });
+}
+
+}  // namespace
+
+void check(const Status& status, const char* op) {
+  check(status.ok(), op, status.message());
+}
+
+std::span<const int64_t> sizes(const Tensor& tensor) {
+  const auto view = tensor.sizes();
+  return {view.data(), view.size()};
+}
+
+bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected) {
+  const auto actual = sizes(tensor);
+  return std::equal(actual.begin(), actual.end(), expected.begin(), expected.end());
+}
+
+std::string describe(std::span<const int64_t> sizes) {
+  std::string text = "[";
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    text += (i ? ", " : "") + std::to_string(sizes[i]);
+  }
+  return text + "]";
+}
+
+std::string describe(const Tensor& tensor) {
+  std::string text = std::string(name(tensor.scalar_type())) + " " + describe(sizes(tensor));
+  if (!tensor.is_cpu()) text += tensor.is_cuda() ? " on cuda" : " on another device";
+  return text;
+}
+
+bool is_float(const Tensor& tensor) {
+  const auto type = tensor.scalar_type();
+  return type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16;
+}
+
+DType to_dtype(ScalarType type) {
+  return type == ScalarType::Float  ? DType::f32
+         : type == ScalarType::Half ? DType::f16
+                                    : DType::bf16;
+}
+
+void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& with) {
+  check(tensor.device() == with.device(), op, name,
+        " must be on the device of the other arguments, got ", describe(tensor));
+}
+
+Tensor dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);
+}
+
+Parallel torch_threads() {
+  Parallel parallel;
+  parallel.threads = static_cast<int>(torch::stable::get_num_threads());
+  parallel.run = run_on_torch_threads;
+  return parallel;
+}
+
+}  // namespace qcore::binding

@@ -1,0 +1,57 @@
+// What every op needs around the core: tensor checks with messages that name the argument, torch's
+// thread pool, and the mapping between torch's and the core's vocabulary. Only the stable ABI of
+// torch.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "qcore/qcore.h"
+
+namespace qcore::binding {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Throws "<op>: <parts>" unless `ok`. The dispatcher turns it into Python's RuntimeError.
+template <class... Parts>
+void check(bool ok, const char* op, const Parts&... parts) {
+  if (ok) [[likely]] {
+    return;
+  }
+  std::ostringstream message;
+  message << "qcore." << op << ": ";
+  (message << ... << parts);
+  throw std::runtime_error(message.str());
+}
+
+void check(const Status& status, const char* op);
+
+// "uint8 [3, 4] on cpu"
+std::string describe(const Tensor& tensor);
+std::string describe(std::span<const int64_t> sizes);  // "[3, 4]"
+
+std::span<const int64_t> sizes(const Tensor& tensor);
+bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected);
+
+bool is_float(const Tensor& tensor);  // float32, float16 or bfloat16
+DType to_dtype(ScalarType type);      // of one for which is_float holds
+
+void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& with);
+
+// The tensor itself if it is contiguous, else a copy.
+Tensor dense(const Tensor& tensor);
+// An uninitialised tensor on the device of `like`.
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type);
+
+Parallel torch_threads();
+
+}  // namespace qcore::binding

@@ -1,0 +1,44 @@
+"""The native module. Importing it, after torch, registers ``torch.ops.qcore.*``."""
+
+from typing import TypedDict
+
+class FormatInfo(TypedDict):
+    name: str
+    summary: str
+
+class KernelInfo(TypedDict):
+    name: str
+    op: str
+    format: str
+    device: str
+    isa: str
+    layout: int
+
+def version() -> str: ...
+def cuda_built() -> bool: ...
+def cpu_isa() -> str: ...
+def detected_isa() -> str: ...
+def formats() -> list[FormatInfo]: ...
+def kernels() -> list[KernelInfo]: ...
+def explain(
+    op: str,
+    m: int,
+    n: int,
+    k: int,
+    group_size: int,
+    bits: int = 4,
+    has_zeros: bool = False,
+    dtype: str = "float32",
+    device: str = "cpu",
+    layout: int = 0,
+) -> tuple[str, list[tuple[str, str]]]: ...
+def packed_sizes(
+    op: str,
+    n: int,
+    k: int,
+    group_size: int,
+    bits: int,
+    has_zeros: bool,
+    scale_dtype: str,
+    device: str,
+) -> tuple[int, int, int, int]: ...

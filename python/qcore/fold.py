@@ -1,0 +1,124 @@
+"""Moving an input scale of a linear layer into whatever comes before it.
+
+`linear(x) = linear_scaled(x / s)`: the division is free if an earlier module can absorb it, a norm's
+weight or the rows of a linear layer. Which module that is, is not looked up in a table of architectures:
+candidates are found by tracing who produced the input, and each is tried with a random scale; only a fold
+that leaves the block's output unchanged is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Fold", "find_fold"]
+
+# How far a fold may move the block's output, relative to its largest value: float32 rounding.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Fold:
+    """An earlier module that absorbs 1/s.
+
+    Attributes:
+        module: the norm or linear layer.
+        channel: int64 [K], the output channel of `module` that becomes input channel k (several k share
+            one where query heads share a value head).
+        offset: what the module adds to its weight before use: 1 for norms that compute x * (1 + w).
+    """
+
+    module: nn.Module
+    channel: Tensor
+    offset: float = 0.0
+
+    def apply(self, s: Tensor, dtype: torch.dtype) -> Tensor:
+        """Divides the module's output channels by s [K] (equal wherever `channel` is); returns the scale
+        that was really applied, after rounding the norm's weight to the dtype in which it is kept."""
+        weight, bias = self.module.weight, getattr(self.module, "bias", None)
+        per_channel = torch.ones(weight.shape[0], dtype=torch.float32, device=weight.device)
+        per_channel[self.channel] = s.float()
+        with torch.no_grad():
+            if weight.dim() == 1:
+                old = weight + self.offset
+                new = (old / per_channel - self.offset).to(dtype).float()
+                usable = (old != 0) & (new + self.offset != 0)
+                per_channel = torch.where(usable, old / (new + self.offset), 1.0)
+                weight.copy_(torch.where(usable, new, weight))
+            else:
+                weight.div_(per_channel[:, None])
+            if isinstance(bias, Tensor):
+                bias.div_(per_channel)
+        return per_channel[self.channel]
+
+
+def find_fold(
+    linears: Sequence[nn.Linear],
+    producers: Sequence[nn.Module],
+    head_dim: int | None,
+    run: Callable[[], Tensor],
+) -> Fold | None:
+    """The fold for linear layers that share one input, or None.
+
+    Args:
+        linears: the layers that read the input [.., K].
+        producers: modules that may have made it, likeliest first.
+        head_dim: channels per attention head, if known.
+        run: the block's output on a sample.
+    """
+    k = linears[0].in_features
+    expected = run()
+    probe = 2.0 ** torch.randint(-2, 3, (k,), generator=torch.Generator().manual_seed(0))
+    for fold in _candidates(producers, k, head_dim, linears[0].weight.device):
+        s = _tied(probe.to(linears[0].weight.device), fold.channel)
+        with _restored(fold.module, *linears):
+            fold.apply(s, torch.float32)
+            for linear in linears:
+                linear.weight.data = linear.weight.data * s
+            moved = (run() - expected).abs().max()
+        if moved <= _TOLERANCE * expected.abs().max():
+            return fold
+    return None
+
+
+def _candidates(
+    producers: Sequence[nn.Module], k: int, head_dim: int | None, device: torch.device
+) -> list[Fold]:
+    found = []
+    columns = torch.arange(k, device=device)
+    for module in producers:
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.shape[0] == 0:
+            continue
+        n = weight.shape[0]
+        if weight.dim() == 1 and n == k:
+            found += [Fold(module, columns), Fold(module, columns, offset=1.0)]
+        elif isinstance(module, nn.Linear) and n == k:
+            found.append(Fold(module, columns))
+        elif isinstance(module, nn.Linear) and head_dim and k % n == 0 and n % head_dim == 0:
+            head, within = columns // head_dim, columns % head_dim
+            found.append(Fold(module, head // (k // n) * head_dim + within))
+    return found
+
+
+def _tied(s: Tensor, channel: Tensor) -> Tensor:
+    """s with one value for each channel of the earlier module."""
+    shared = torch.ones(int(channel.max()) + 1, device=s.device)
+    shared[channel] = s
+    return shared[channel]
+
+
+@contextmanager
+def _restored(*modules: nn.Module) -> Iterator[None]:
+    saved = [(p, p.data, p.data.clone()) for m in modules for p in m.parameters(recurse=False)]
+    try:
+        yield
+    finally:
+        for parameter, data, values in saved:
+            data.copy_(values)
+            parameter.data = data

@@ -1,0 +1,234 @@
+"""Formats: how a weight is stored. A method chooses codes only through fit, round and dequantize."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["Grid", "IntGroup"]
+
+# Temporaries of a fit are kept under this many elements by working on chunks of rows.
+_CHUNK = 1 << 22
+
+# The clip search: how far the range shrinks, and how often the scale is refitted to its codes.
+_SHRINKS = 24
+_SMALLEST_SHRINK = 0.36
+_REFITS = 3
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The values that codes may stand for: `scale * (code - zero)` per row and group.
+
+    Attributes:
+        scales: [N, G] in the stored dtype.
+        zeros: uint8 [N, G], or None if symmetric.
+    """
+
+    scales: Tensor
+    zeros: Tensor | None
+
+
+@dataclass(frozen=True)
+class IntGroup:
+    """Integer codes with a scale and optional zero point per row and group of columns.
+
+    `W[n, k] = scale[n, g] * (code[n, k] - zero[n, g])`, `g = k // group_size`; the last group may be
+    shorter. Symmetric formats have the constant zero point `2**(bits - 1)`.
+
+    Attributes:
+        bits: 2, 3, 4 or 8.
+        symmetric: no zero points.
+        group_size: columns per group; -1 is one group per row.
+    """
+
+    bits: int = 4
+    symmetric: bool = True
+    group_size: int = 128
+
+    name = "int_group"
+
+    def __post_init__(self) -> None:
+        if self.bits not in (2, 3, 4, 8):
+            raise ValueError(f"bits: expected 2, 3, 4 or 8, got {self.bits}")
+        if self.group_size != -1 and self.group_size < 1:
+            raise ValueError(
+                f"group_size: expected a positive number, or -1 for one group per row, "
+                f"got {self.group_size}"
+            )
+
+    @property
+    def levels(self) -> int:
+        return 1 << self.bits
+
+    @property
+    def center(self) -> int:
+        return 1 << (self.bits - 1)
+
+    def width(self, k: int) -> int:
+        """Columns per group for a weight of K columns (at least 1, so that K = 0 works)."""
+        return max(k, 1) if self.group_size == -1 else min(self.group_size, max(k, 1))
+
+    def groups(self, k: int) -> int:
+        return -(-k // self.width(k))
+
+    def stored_bits(self, n: int, k: int, scale_dtype: torch.dtype) -> int:
+        """Bits that a weight takes in a checkpoint."""
+        per_group = scale_dtype.itemsize * 8 + (0 if self.symmetric else self.bits)
+        return n * (k * self.bits + self.groups(k) * per_group)
+
+    def group_index(self, k: int) -> Tensor:
+        """The group of each column, int64 [K]."""
+        return torch.arange(k) // self.width(k)
+
+    # -- choosing a grid ------------------------------------------------------------------------
+
+    def fit(
+        self,
+        w: Tensor,
+        scale_dtype: torch.dtype,
+        importance: Tensor | None = None,
+        search: bool = False,
+    ) -> Grid:
+        """The grid for a weight.
+
+        Args:
+            w: [N, K] float32.
+            scale_dtype: what the scales are stored in. They are rounded to it before anything is
+                rounded with them, so that a saved weight dequantizes to what was chosen here.
+            importance: [K], how much an error in each column counts; only used by the search.
+            search: shrink the range and refit the scale to lower the weighted squared error. Without
+                it the grid covers the range: min to max if asymmetric, -amax to amax if symmetric.
+        """
+        n, k = w.shape
+        g, width = self.groups(k), self.width(k)
+        weight_of = torch.ones(k, device=w.device) if importance is None else importance.float()
+        weight_of = weight_of / weight_of.mean().clamp_min(1e-30)
+        weight_of = _grouped(weight_of[None], g, width)
+        scales = w.new_empty(n, g, dtype=scale_dtype)
+        zeros = None if self.symmetric else w.new_empty(n, g, dtype=torch.uint8)
+        for rows in _row_chunks(n, g * width):
+            part = _grouped(w[rows].float(), g, width)
+            s, z = self._range_grid(part, 1.0, 1.0, scale_dtype)
+            if search:
+                s, z = self._search(part, weight_of, s, z, scale_dtype)
+            scales[rows] = s.to(scale_dtype)
+            if zeros is not None:
+                zeros[rows] = z.to(torch.uint8)
+        return Grid(scales, zeros)
+
+    def _range_grid(
+        self, w: Tensor, low: float, high: float, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Scale and zero, float32 [n, G], for the range shrunk by `low` and `high` at its two ends."""
+        if self.symmetric:
+            # amax / (center - 1/2): the positive end is clipped by half a step, and the grid is finer
+            # than amax / (center - 1) by more than that costs.
+            scale = w.abs().amax(-1) * high / (self.center - 0.5)
+            scale = _storable(scale, dtype)
+            return scale, torch.full_like(scale, self.center)
+        bottom = w.amin(-1).clamp_max(0) * low
+        top = w.amax(-1).clamp_min(0) * high
+        scale = _storable((top - bottom) / (self.levels - 1), dtype)
+        return scale, self._nearest_zero(bottom, scale)
+
+    def _nearest_zero(self, bottom: Tensor, scale: Tensor) -> Tensor:
+        return (-bottom / scale).round().clamp(0, self.levels - 1)
+
+    def _search(
+        self, w: Tensor, importance: Tensor, scale: Tensor, zero: Tensor, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        best_error = self._error(w, importance, scale, zero)
+
+        def consider(s: Tensor, z: Tensor) -> None:
+            nonlocal scale, zero, best_error
+            error = self._error(w, importance, s, z)
+            better = error < best_error
+            scale, zero = torch.where(better, s, scale), torch.where(better, z, zero)
+            best_error = torch.where(better, error, best_error)
+
+        for shrink in torch.linspace(1.0, _SMALLEST_SHRINK, _SHRINKS).tolist()[1:]:
+            consider(*self._range_grid(w, shrink, shrink, dtype))
+        if not self.symmetric:
+            for ends in ((0.9, 1.0), (0.8, 1.0), (0.65, 1.0), (1.0, 0.9), (1.0, 0.8), (1.0, 0.65)):
+                bottom, top = -zero * scale, (self.levels - 1 - zero) * scale
+                s = _storable((top * ends[1] - bottom * ends[0]) / (self.levels - 1), dtype)
+                consider(s, self._nearest_zero(bottom * ends[0], s))
+        for _ in range(_REFITS):
+            # Least squares: the scale that fits the codes best, then codes that fit the scale.
+            q = self._round(w, scale, zero) - zero.unsqueeze(-1)
+            fitted = (importance * w * q).sum(-1) / (importance * q * q).sum(-1).clamp_min(1e-30)
+            consider(_storable(torch.where(fitted > 0, fitted, scale), dtype), zero)
+        return scale, zero
+
+    def _error(self, w: Tensor, importance: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        delta = (self._round(w, scale, zero) - zero.unsqueeze(-1)) * scale.unsqueeze(-1) - w
+        return (importance * delta * delta).sum(-1)
+
+    def _round(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """Float codes for w [n, G, width]: the one rounding rule, used by every path."""
+        q = (w / scale.unsqueeze(-1)).round() + zero.unsqueeze(-1)
+        return q.clamp_(0, self.levels - 1)
+
+    # -- codes ----------------------------------------------------------------------------------
+
+    def expand(self, grid: Grid, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale and zero, float32 [N, C], of each of the given columns (int64 [C])."""
+        of = columns // (self.group_size if self.group_size != -1 else 1 << 62)
+        scale = grid.scales.float()[:, of]
+        if grid.zeros is None:
+            return scale, torch.full_like(scale, self.center)
+        return scale, grid.zeros.float()[:, of]
+
+    def round_columns(self, w: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (float32) and their values (float32) for w [N, C] float32, given `expand`ed grids."""
+        q = self._round(w.unsqueeze(-1), scale, zero).squeeze(-1)
+        return q, (q - zero) * scale
+
+    def round(self, w: Tensor, grid: Grid) -> Tensor:
+        """The nearest codes, uint8 [N, K], for w [N, K]."""
+        n, k = w.shape
+        g, width = self.groups(k), self.width(k)
+        codes = w.new_empty(n, k, dtype=torch.uint8)
+        for rows in _row_chunks(n, g * width):
+            scale = grid.scales[rows].float()
+            zero = torch.full_like(scale, self.center) if grid.zeros is None else grid.zeros[rows].float()
+            q = self._round(_grouped(w[rows].float(), g, width), scale, zero)
+            codes[rows] = q.flatten(1)[:, :k].to(torch.uint8)
+        return codes
+
+    def dequantize(self, codes: Tensor, grid: Grid) -> Tensor:
+        """The values of codes, float32 [N, K]."""
+        width = self.width(codes.shape[1])
+        k = codes.shape[1]
+        w = codes.float()
+        if grid.zeros is None:
+            w -= self.center
+        else:
+            w -= grid.zeros.float().repeat_interleave(width, 1)[:, :k]
+        w *= grid.scales.float().repeat_interleave(width, 1)[:, :k]
+        return w
+
+
+def _grouped(w: Tensor, groups: int, width: int) -> Tensor:
+    """[n, K] -> [n, G, width], the last group padded with zeros (which move no range and no error)."""
+    n, k = w.shape
+    if k < groups * width:
+        w = torch.nn.functional.pad(w, (0, groups * width - k))
+    return w.reshape(n, groups, width)
+
+
+def _row_chunks(rows: int, row_elements: int) -> Iterator[slice]:
+    step = max(1, _CHUNK // max(row_elements, 1))
+    for begin in range(0, rows, step):
+        yield slice(begin, min(begin + step, rows))
+
+
+def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
+    """Rounded to the stored dtype, as float32; 1 for a group of zeros, never 0 and never infinite."""
+    limits = torch.finfo(dtype)
+    stored = scale.clamp(limits.smallest_normal, limits.max).to(dtype).float()
+    return torch.where(scale > 0, stored, torch.ones_like(stored))

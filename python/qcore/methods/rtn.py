@@ -1,0 +1,36 @@
+"""Round to nearest: no calibration, each weight to the nearest point of its group's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcore.formats import IntGroup
+from qcore.methods.base import InputStats
+from qcore.qweight import QWeight
+
+__all__ = ["Rtn"]
+
+
+@dataclass(frozen=True)
+class Rtn:
+    """Round to nearest.
+
+    Attributes:
+        search: shrink each group's range where that lowers the squared error (weighted by the mean
+            squared input where calibration is at hand). Off by default: plain min-max rounding.
+    """
+
+    search: bool = False
+
+    name = "rtn"
+    needs_calibration = False
+
+    def quantize(
+        self, w: Tensor, stats: InputStats | None, format: IntGroup, scale_dtype: torch.dtype
+    ) -> QWeight:
+        importance = None if stats is None else stats.hessian.diagonal()
+        grid = format.fit(w.float(), scale_dtype, importance, self.search)
+        return QWeight(format, format.round(w, grid), grid.scales, grid.zeros)
