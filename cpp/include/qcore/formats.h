@@ -19,9 +19,9 @@ std::span<const Format> formats();
 const Format* find_format(std::string_view name);  // null if there is none
 
 // int_group: a weight [N, K] of unsigned b-bit codes, b in {2, 3, 4, 8}, cut along K into groups of
-// `group_size` columns (the last may be shorter), with a scale per row and group and, if asymmetric, a
-// zero point:  W[n, k] = scale[n, g] * (code[n, k] - zero[n, g]),  g = k / group_size.
-// Symmetric weights have the constant zero point 2^(b-1).
+// `group_size` columns (the last may be shorter), with a scale per row and group and, if
+// asymmetric, a zero point:  W[n, k] = scale[n, g] * (code[n, k] - zero[n, g]),  g = k /
+// group_size. Symmetric weights have the constant zero point 2^(b-1).
 struct IntGroup {
   int64_t n = 0;
   int64_t k = 0;
@@ -30,8 +30,8 @@ struct IntGroup {
   bool has_zeros = false;
   DType scale_dtype = DType::f32;
 
-  int64_t groups() const { return ceil_div(k, group_size); }
-  int center() const { return 1 << (bits - 1); }
+  constexpr int64_t groups() const { return ceil_div(k, group_size); }
+  constexpr int center() const { return 1 << (bits - 1); }
   Status check() const;
 };
 

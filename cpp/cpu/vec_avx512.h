@@ -1,0 +1,104 @@
+// The vector vocabulary of w4a16_loops.h in AVX512 (F, BW, DQ, VL): 16 lanes are one zmm.
+// Included inside a target region and a namespace; <immintrin.h> comes before.
+//
+// A code of at most 4 bits becomes a float by VPERMPS from a table of 16: the instruction looks
+// only at the low 4 bits of an index, so the bits above need no AND. For 2 and 3 bits the table
+// repeats.
+
+inline constexpr int kTileRows = 8;  // 8 rows x 2 panels = 16 accumulators, of 32 registers
+inline constexpr int kTilePanels =
+    2;  // VFMADD takes 4 cycles at most 2 per cycle: 8 chains are enough
+inline constexpr int kDirectRows = 4;  // up to here, weights are decoded in registers
+
+struct F32x16 {
+  __m512 v;
+};
+struct U32x16 {
+  __m512i v;
+};
+
+QCORE_INLINE F32x16 zero() {
+  return {_mm512_setzero_ps()};
+}
+QCORE_INLINE F32x16 broadcast(const float* p) {
+  return {_mm512_set1_ps(*p)};
+}
+QCORE_INLINE F32x16 load(const float* p) {
+  return {_mm512_loadu_ps(p)};
+}
+QCORE_INLINE void store(float* p, F32x16 a) {
+  _mm512_storeu_ps(p, a.v);
+}
+QCORE_INLINE F32x16 add(F32x16 a, F32x16 b) {
+  return {_mm512_add_ps(a.v, b.v)};
+}
+QCORE_INLINE F32x16 sub(F32x16 a, F32x16 b) {
+  return {_mm512_sub_ps(a.v, b.v)};
+}
+QCORE_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+QCORE_INLINE F32x16 fnmadd(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
+}
+
+QCORE_INLINE F32x16 load_f16(const void* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+}
+QCORE_INLINE F32x16 load_bf16(const void* p) {
+  const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+}
+QCORE_INLINE F32x16 load_u8(const uint8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
+}
+QCORE_INLINE void store_f16(void* p, F32x16 a) {
+  _mm256_storeu_si256(static_cast<__m256i*>(p),
+                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+QCORE_INLINE void store_bf16(void* p, F32x16 a) {
+  const __m512i u = _mm512_castps_si512(a.v);
+  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+  const __m512i even = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
+  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
+  const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
+  const __m512i rounded = _mm512_srli_epi32(_mm512_mask_mov_epi32(even, nan, quiet), 16);
+  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+}
+
+QCORE_INLINE U32x16 load_words(const uint32_t* p) {
+  return {_mm512_loadu_si512(p)};
+}
+template <int n>
+QCORE_INLINE U32x16 shift_right(U32x16 a) {
+  return {_mm512_srli_epi32(a.v, n)};
+}
+// (a & mask) | b
+QCORE_INLINE U32x16 and_or(U32x16 a, int mask, U32x16 b) {
+  return {_mm512_ternarylogic_epi32(a.v, _mm512_set1_epi32(mask), b.v, 0xea)};
+}
+
+alignas(64) inline constexpr float kSigned2[16] = {0, 1, -2, -1, 0, 1, -2, -1,
+                                                   0, 1, -2, -1, 0, 1, -2, -1};
+alignas(64) inline constexpr float kSigned3[16] = {0, 1, 2, 3, -4, -3, -2, -1,
+                                                   0, 1, 2, 3, -4, -3, -2, -1};
+alignas(64) inline constexpr float kSigned4[16] = {0,  1,  2,  3,  4,  5,  6,  7,
+                                                   -8, -7, -6, -5, -4, -3, -2, -1};
+
+// The signed number in bits [shift, shift + bits).
+template <int bits, int shift>
+QCORE_INLINE F32x16 field(U32x16 a) {
+  if constexpr (bits == 8) {
+    const __m512i high = shift == 24 ? a.v : _mm512_slli_epi32(a.v, 24 - shift);
+    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(high, 24))};
+  } else {
+    const float* table = bits == 4 ? kSigned4 : bits == 3 ? kSigned3 : kSigned2;
+    const __m512i index = shift == 0 ? a.v : _mm512_srli_epi32(a.v, shift);
+    return {_mm512_permutexvar_ps(index, _mm512_load_ps(table))};
+  }
+}
+
+QCORE_INLINE void prefetch(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+}

@@ -1,0 +1,22 @@
+// The CPU rows of op "w4a16", and what their gemms share.
+#pragma once
+
+#include "qcore/kernel.h"
+
+namespace qcore {
+
+namespace avx512 {
+Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel);
+}
+namespace avx2 {
+Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel);
+}
+namespace reference {
+Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel);
+}
+
+// A gathered column outside [0, k) would read foreign memory, so it is checked at every call: one
+// pass over K integers, next to N * K / 2 bytes of weights.
+Status check_perm(const int32_t* perm, int64_t k);
+
+}  // namespace qcore

@@ -1,0 +1,428 @@
+// The gemm of op "w4a16", written once for every instruction set. A file that instantiates it opens
+// a target region and a namespace, includes a vector vocabulary (vec_*.h) and then this file.
+// Nothing here is shared between instruction sets, and every std header is included before the
+// region.
+//
+// One sequence of roundings for every M, tile and thread count, so that a row of y does not depend
+// on its batch or on the pool. For one output, over the segments of K (panel16.h):
+//   acc   = fma(x[k], code - center, acc), k ascending from acc = 0, padding included (0 * 0)
+//   acc   = fnmadd(zero - center, sum of x over the segment, acc), if there are zero points
+//   total = fma(scale, acc, total), from total = 0
+// and y = round(total + bias).
+//
+// Activations of a block of rows are prepared as fp32, [segment][tile of rows][k][row of the tile],
+// so that a register tile reads them as one stream; their sums are [segment][row].
+//   few rows:  weights are decoded in registers, several panels at once for independent chains
+//   many rows: a segment of kTilePanels panels is decoded once into L1 and used by all tiles of the
+//   block
+
+using panel16::Geometry;
+using panel16::kSegmentColumns;
+using panel16::kSegmentUnits;
+using panel16::kUnitColumns;
+using panel16::Segment;
+constexpr int kLanes = panel16::kRows;
+
+// How the rows of a block are cut into tiles of nearly equal height: a tile of one row would wait
+// for its own additions.
+struct Tiling {
+  int64_t rows, tiles;
+
+  static Tiling of(int64_t rows) { return {rows, ceil_div(rows, kTileRows)}; }
+  int64_t height(int64_t tile) const { return rows / tiles + (tile < rows % tiles ? 1 : 0); }
+  int64_t first(int64_t tile) const { return tile * (rows / tiles) + std::min(tile, rows % tiles); }
+};
+
+// A block of rows of x, prepared, and what is needed to compute its rows of y.
+struct Block {
+  const W4A16Args& args;
+  const Geometry& geometry;
+  int64_t row0;
+  Tiling tiling;
+  const float* x;
+  const float* sums;
+};
+
+QCORE_INLINE F32x16 load_as(DType dtype, const void* p) {
+  if (dtype == DType::f32) return load(static_cast<const float*>(p));
+  return dtype == DType::f16 ? load_f16(p) : load_bf16(p);
+}
+
+// ---- activations
+// ----------------------------------------------------------------------------------
+
+// The `count` elements of a segment of one row into fp32, gathered by perm and padded with 0.
+inline void load_activations(const W4A16Args& args, int64_t row, const Segment& segment,
+                             float* out) {
+  alignas(64) char raw[kSegmentColumns * 4];
+  const int64_t size = size_of(args.dtype);
+  const char* x = static_cast<const char*>(args.x) + row * args.x_stride * size;
+  if (!args.perm) {
+    std::memcpy(raw, x + segment.source * size, static_cast<size_t>(segment.real * size));
+  } else {
+    const int32_t* columns = args.perm + segment.source;
+    for (int64_t i = 0; i < segment.real; ++i) {
+      if (size == 4) {
+        std::memcpy(raw + i * 4, x + int64_t{columns[i]} * 4, 4);
+      } else {
+        std::memcpy(raw + i * 2, x + int64_t{columns[i]} * 2, 2);
+      }
+    }
+  }
+  std::memset(raw + segment.real * size, 0,
+              static_cast<size_t>((segment.columns - segment.real) * size));
+  for (int64_t i = 0; i < segment.columns; i += kLanes) {
+    store(out + i, load_as(args.dtype, raw + i * size));
+  }
+}
+
+// In a fixed order: 16 partial sums along the segment, then a tree.
+inline float sum_of(const float* x, int64_t count) {
+  F32x16 partial = zero();
+  for (int64_t i = 0; i < count; i += kLanes) partial = add(partial, load(x + i));
+  float lanes[kLanes];
+  store(lanes, partial);
+  for (int width = kLanes / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
+  }
+  return lanes[0];
+}
+
+inline void prepare_segment(const W4A16Args& args, const Geometry& g, int64_t index, int64_t row0,
+                            Tiling tiling, float* x, float* sums) {
+  const Segment segment = panel16::segment_at(g, index);
+  float* out = x + segment.unit * kUnitColumns * tiling.rows;
+  for (int64_t tile = 0; tile < tiling.tiles; ++tile) {
+    const int64_t height = tiling.height(tile);
+    for (int64_t r = 0; r < height; ++r) {
+      const int64_t row = tiling.first(tile) + r;
+      alignas(64) float staged[kSegmentColumns];
+      load_activations(args, row0 + row, segment, staged);
+      if (sums) sums[index * tiling.rows + row] = sum_of(staged, segment.columns);
+      for (int64_t k = 0; k < segment.columns; ++k) out[k * height + r] = staged[k];
+    }
+    out += segment.columns * height;
+  }
+}
+
+// ---- weights
+// --------------------------------------------------------------------------------------
+
+// Column C of a unit as signed floats, one lane per row; the arrangement is told in panel16.h.
+template <int bits, int C>
+QCORE_INLINE F32x16 column(const uint32_t* unit) {
+  constexpr panel16::Field f = panel16::field_of(bits, C);
+  const U32x16 word = load_words(unit + f.word * kLanes);
+  if constexpr (f.high_shift < 0) {
+    return field<bits, f.shift>(word);
+  } else {
+    const U32x16 high = shift_right<f.high_shift - 2>(load_words(unit + 2 * kLanes));
+    return field<bits, 0>(and_or(high, 4, shift_right<f.shift>(word)));
+  }
+}
+
+// Scales and zero points (less the center) of one group of a panel.
+struct Parameters {
+  F32x16 scale, zero;
+};
+
+QCORE_INLINE Parameters load_parameters(const Block& b, int64_t panel, int64_t group) {
+  const PackedIntGroup& w = b.args.weight;
+  const int64_t at = b.geometry.group_offset(panel, group);
+  const char* scales = static_cast<const char*>(w.scales) + at * size_of(w.shape.scale_dtype);
+  const float center = static_cast<float>(w.shape.center());
+  return {load_as(w.shape.scale_dtype, scales),
+          w.zeros ? sub(load_u8(w.zeros + at), broadcast(&center)) : zero()};
+}
+
+QCORE_INLINE const uint32_t* unit_at(const Block& b, int64_t panel, int64_t unit) {
+  return reinterpret_cast<const uint32_t*>(static_cast<const char*>(b.args.weight.qweight) +
+                                           b.geometry.unit_offset(panel, unit));
+}
+
+// ---- results
+// --------------------------------------------------------------------------------------
+
+inline void store_as(DType dtype, void* p, F32x16 a) {
+  if (dtype == DType::f32) return store(static_cast<float*>(p), a);
+  return dtype == DType::f16 ? store_f16(p, a) : store_bf16(p, a);
+}
+
+// y = round(total + bias) for `rows` rows and one panel; totals are `stride` floats apart.
+inline void write_panel(const Block& b, int64_t row, int64_t rows, int64_t panel,
+                        const float* totals, int64_t stride) {
+  const DType dtype = b.args.dtype;
+  const int64_t size = size_of(dtype);
+  const int64_t n0 = panel * kLanes;
+  const int64_t columns = std::min<int64_t>(kLanes, b.geometry.n - n0);
+  const size_t bytes = static_cast<size_t>(columns * size);
+  F32x16 bias = zero();
+  if (b.args.bias) {
+    alignas(64) char padded[kLanes * 4] = {};
+    std::memcpy(padded, static_cast<const char*>(b.args.bias) + n0 * size, bytes);
+    bias = load_as(dtype, padded);
+  }
+  char* y = static_cast<char*>(b.args.y) + ((b.row0 + row) * b.geometry.n + n0) * size;
+  for (int64_t r = 0; r < rows; ++r, y += b.geometry.n * size) {
+    F32x16 total = load(totals + r * stride);
+    if (b.args.bias) total = add(total, bias);
+    if (columns == kLanes) {
+      store_as(dtype, y, total);
+    } else {
+      alignas(64) char padded[kLanes * 4];
+      store_as(dtype, padded, total);
+      std::memcpy(y, padded, bytes);
+    }
+  }
+}
+
+// ---- register tiles: R rows of x by P panels
+// --------------------------------------------------------
+
+template <int R, int P>
+struct Tile {
+  F32x16 v[R][P];
+};
+
+template <int R, int P>
+QCORE_INLINE void clear(Tile<R, P>& tile) {
+  for (auto& row : tile.v) {
+    for (F32x16& a : row) a = zero();
+  }
+}
+
+template <int R, int P>
+QCORE_INLINE void multiply(const float* x, const F32x16 (&w)[P], Tile<R, P>& acc) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const F32x16 activation = broadcast(x + r);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) acc.v[r][p] = fma(activation, w[p], acc.v[r][p]);
+  }
+}
+
+template <int R, int P>
+QCORE_INLINE void finish_segment(const Parameters (&parameters)[P], const float* sums,
+                                 Tile<R, P>& acc, Tile<R, P>& total) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      if (sums) acc.v[r][p] = fnmadd(parameters[p].zero, broadcast(sums + r), acc.v[r][p]);
+      total.v[r][p] = fma(parameters[p].scale, acc.v[r][p], total.v[r][p]);
+    }
+  }
+}
+
+// ---- few rows: decode in registers
+// ------------------------------------------------------------------
+
+template <int bits, int C, int R, int P>
+QCORE_INLINE void direct_column(const uint32_t* const (&units)[P], const float* x,
+                                Tile<R, P>& acc) {
+  F32x16 w[P];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) w[p] = column<bits, C>(units[p]);
+  multiply<R, P>(x + C * R, w, acc);
+}
+
+template <int bits, int R, int P, int... C>
+QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x, Tile<R, P>& acc,
+                              std::integer_sequence<int, C...>) {
+  (direct_column<bits, C, R, P>(units, x, acc), ...);
+}
+
+// R is the whole block: few rows are one tile.
+template <int bits, int R, int P>
+void direct(const Block& b, int64_t panel) {
+  const Geometry& g = b.geometry;
+  const float* x = b.x;
+  const float* sums = b.sums;
+  const uint32_t* units[P];
+  for (int p = 0; p < P; ++p) units[p] = unit_at(b, panel + p, 0);
+  Tile<R, P> total;
+  clear(total);
+  for (int64_t group = 0; group < g.groups; ++group) {
+    Parameters parameters[P];
+    for (int p = 0; p < P; ++p) parameters[p] = load_parameters(b, panel + p, group);
+    for (int64_t left = g.units_of(group); left > 0; left -= kSegmentUnits) {
+      Tile<R, P> acc;
+      clear(acc);
+      for (int64_t u = std::min<int64_t>(left, kSegmentUnits); u > 0; --u) {
+        direct_unit<bits, R, P>(units, x, acc, std::make_integer_sequence<int, kUnitColumns>());
+        x += kUnitColumns * R;
+        for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(bits);
+      }
+      finish_segment<R, P>(parameters, sums, acc, total);
+      if (sums) sums += R;
+    }
+  }
+  alignas(64) float totals[R][kLanes];
+  for (int p = 0; p < P; ++p) {
+    for (int r = 0; r < R; ++r) store(totals[r], total.v[r][p]);
+    write_panel(b, 0, R, panel + p, totals[0], kLanes);
+  }
+}
+
+template <int bits, int R>
+void direct_panels(const Block& b, int64_t begin, int64_t end) {
+  constexpr int P = R == 1 ? 4 : 2;
+  for (; begin + P <= end; begin += P) direct<bits, R, P>(b, begin);
+  for (; begin < end; ++begin) direct<bits, R, 1>(b, begin);
+}
+
+// ---- many rows: decode a segment into L1, then multiply all tiles by it
+// -----------------------------
+
+template <int bits, int P, int... C>
+QCORE_INLINE void decode_unit(const uint32_t* unit, float* out, std::integer_sequence<int, C...>) {
+  (store(out + C * P * kLanes, column<bits, C>(unit)), ...);
+}
+
+// [column][panel][16]
+template <int bits, int P>
+void decode_segment(const Block& b, int64_t panel, const Segment& segment, float* out) {
+  for (int p = 0; p < P; ++p) {
+    const uint32_t* unit = unit_at(b, panel + p, segment.unit);
+    for (int64_t k = 0; k < segment.columns; k += kUnitColumns) {
+      decode_unit<bits, P>(unit, out + (k * P + p) * kLanes,
+                           std::make_integer_sequence<int, kUnitColumns>());
+      unit += panel16::unit_words(bits);
+    }
+  }
+}
+
+template <int R, int P>
+void tile_segment(int64_t columns, const float* x, const float* w,
+                  const Parameters (&parameters)[P], const float* sums, float* totals) {
+  Tile<R, P> acc;
+  clear(acc);
+  for (int64_t k = 0; k < columns; ++k) {
+    F32x16 weights[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) weights[p] = load(w + p * kLanes);
+    multiply<R, P>(x, weights, acc);
+    x += R;
+    w += P * kLanes;
+  }
+  Tile<R, P> total;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) total.v[r][p] = load(totals + (r * P + p) * kLanes);
+  }
+  finish_segment<R, P>(parameters, sums, acc, total);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) store(totals + (r * P + p) * kLanes, total.v[r][p]);
+  }
+}
+
+template <int P>
+using TileFunction = void (*)(int64_t, const float*, const float*, const Parameters (&)[P],
+                              const float*, float*);
+
+template <int P, int... R>
+constexpr std::array<TileFunction<P>, sizeof...(R)> tile_functions(
+    std::integer_sequence<int, R...>) {
+  return {tile_segment<R + 1, P>...};
+}
+
+constexpr int64_t kBlockRows = 128;
+
+template <int bits, int P>
+void blocked(const Block& b, int64_t panel) {
+  static constexpr auto kTiles = tile_functions<P>(std::make_integer_sequence<int, kTileRows>());
+  const Geometry& g = b.geometry;
+  alignas(64) float weights[kSegmentColumns * P * kLanes];
+  alignas(64) float totals[kBlockRows * P * kLanes];
+  std::memset(totals, 0, static_cast<size_t>(b.tiling.rows * P * kLanes) * sizeof(float));
+  const int64_t segments = g.segments();
+  for (int64_t index = 0; index < segments; ++index) {
+    const Segment segment = panel16::segment_at(g, index);
+    decode_segment<bits, P>(b, panel, segment, weights);
+    Parameters parameters[P];
+    for (int p = 0; p < P; ++p) parameters[p] = load_parameters(b, panel + p, segment.group);
+    const float* x = b.x + segment.unit * kUnitColumns * b.tiling.rows;
+    for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
+      const int64_t height = b.tiling.height(tile);
+      const int64_t row = b.tiling.first(tile);
+      const float* sums = b.sums ? b.sums + index * b.tiling.rows + row : nullptr;
+      kTiles[static_cast<size_t>(height - 1)](segment.columns, x, weights, parameters, sums,
+                                              totals + row * P * kLanes);
+      x += segment.columns * height;
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    write_panel(b, 0, b.tiling.rows, panel + p, totals + p * kLanes, P * kLanes);
+  }
+}
+
+template <int bits>
+void blocked_panels(const Block& b, int64_t begin, int64_t end) {
+  for (; begin + kTilePanels <= end; begin += kTilePanels) blocked<bits, kTilePanels>(b, begin);
+  if constexpr (kTilePanels > 1) {
+    for (; begin < end; ++begin) blocked<bits, 1>(b, begin);
+  }
+}
+
+// ---- the gemm
+// ---------------------------------------------------------------------------------------
+
+using PanelsFunction = void (*)(const Block&, int64_t, int64_t);
+
+template <int bits, int... R>
+PanelsFunction choose_rows(int64_t rows, std::integer_sequence<int, R...>) {
+  static constexpr PanelsFunction kDirect[] = {direct_panels<bits, R + 1>...};
+  return rows <= kDirectRows ? kDirect[rows - 1] : blocked_panels<bits>;
+}
+
+inline PanelsFunction choose(int bits, int64_t rows) {
+  constexpr auto kRows = std::make_integer_sequence<int, kDirectRows>();
+  switch (bits) {
+    case 2: return choose_rows<2>(rows, kRows);
+    case 3: return choose_rows<3>(rows, kRows);
+    case 4: return choose_rows<4>(rows, kRows);
+    default: return choose_rows<8>(rows, kRows);
+  }
+}
+
+// A range of a parallel loop should hold at least this many multiply-adds.
+constexpr int64_t kGrain = 1 << 17;
+
+Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
+  if (args.m == 0 || args.weight.shape.n == 0) return {};
+  if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
+  const Geometry g(args.weight.shape);
+  const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
+  const int64_t x_size = g.padded_k() * block_rows;
+  const int64_t sums_size = args.weight.zeros ? g.segments() * block_rows : 0;
+  const AlignedFloats buffer(x_size + sums_size);
+  if (!buffer.data()) {
+    return {StatusCode::out_of_memory, "w4a16_gemm: no memory for x as fp32, " +
+                                           std::to_string((x_size + sums_size) * 4) + " bytes"};
+  }
+  float* x = buffer.data();
+  float* sums = args.weight.zeros ? x + x_size : nullptr;
+
+  for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
+    const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));
+    const int64_t segment_work = kSegmentColumns * tiling.rows * 8;
+    parallel.for_range(g.segments(), ceil_div(kGrain, segment_work),
+                       [&](int64_t begin, int64_t end) {
+                         for (int64_t i = begin; i < end; ++i) {
+                           prepare_segment(args, g, i, row0, tiling, x, sums);
+                         }
+                       });
+    const Block block{args, g, row0, tiling, x, sums};
+    const PanelsFunction run = choose(args.weight.shape.bits, tiling.rows);
+    constexpr int64_t kStep = 4;  // panels that direct() takes at once
+    const int64_t step_work = kStep * kLanes * g.padded_k() * tiling.rows;
+    parallel.for_range(ceil_div(g.panels, kStep), ceil_div(kGrain, step_work),
+                       [&](int64_t begin, int64_t end) {
+                         run(block, begin * kStep, std::min(g.panels, end * kStep));
+                       });
+  }
+  return {};
+}

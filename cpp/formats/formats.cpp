@@ -1,0 +1,50 @@
+#include "qcore/formats.h"
+
+#include <string>
+
+namespace qcore {
+namespace {
+
+constexpr Format kFormats[] = {
+#define QCORE_FORMAT(name, summary) {#name, summary},
+#include "formats/formats.def"
+#undef QCORE_FORMAT
+};
+
+// Bounds n and k so that every size derived from them fits in int64_t: padding a group to 32
+// columns can enlarge k 32 times, and 2^31 * 2^26 * 32 codes of 8 bits are 2^62 bytes.
+constexpr int64_t kMaxRows = (int64_t{1} << 31) - 1;
+constexpr int64_t kMaxColumns = (int64_t{1} << 26);
+
+Status bad(const char* argument, const std::string& expected, int64_t got) {
+  return Status::invalid(std::string(argument) + ": expected " + expected + ", got " +
+                         std::to_string(got));
+}
+
+}  // namespace
+
+std::span<const Format> formats() {
+  return kFormats;
+}
+
+const Format* find_format(std::string_view name) {
+  for (const Format& format : kFormats) {
+    if (name == format.name) return &format;
+  }
+  return nullptr;
+}
+
+Status IntGroup::check() const {
+  if (n < 0 || n > kMaxRows) return bad("n", "0 .. " + std::to_string(kMaxRows), n);
+  if (k < 1 || k > kMaxColumns) return bad("k", "1 .. " + std::to_string(kMaxColumns), k);
+  if (group_size < 1 || group_size > k) {
+    return bad("group_size", "1 .. k (" + std::to_string(k) + ")", group_size);
+  }
+  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) return bad("bits", "2, 3, 4 or 8", bits);
+  if (scale_dtype != DType::f32 && scale_dtype != DType::f16 && scale_dtype != DType::bf16) {
+    return bad("scale_dtype", "f32, f16 or bf16", static_cast<int64_t>(scale_dtype));
+  }
+  return {};
+}
+
+}  // namespace qcore

@@ -1,0 +1,15 @@
+// Where the kernel rows come from: each device has one function that lists its rows, fastest first.
+#pragma once
+
+#include <span>
+
+#include "qcore/kernel.h"
+
+namespace qcore {
+
+std::span<const KernelRow> cpu_rows();
+#if QCORE_HAVE_CUDA
+std::span<const KernelRow> cuda_rows();  // defined in cuda/rows.cu
+#endif
+
+}  // namespace qcore

@@ -1,0 +1,41 @@
+#include "qcore/types.h"
+
+#include "qcore/qcore.h"
+
+#ifndef QCORE_VERSION
+#define QCORE_VERSION "0.0.0"
+#endif
+
+namespace qcore {
+
+const char* name(DType dtype) {
+  switch (dtype) {
+    case DType::f32: return "f32";
+    case DType::f16: return "f16";
+    case DType::bf16: return "bf16";
+  }
+  return "unknown dtype";
+}
+
+const char* name(Device device) {
+  switch (device) {
+    case Device::cpu: return "cpu";
+    case Device::cuda: return "cuda";
+  }
+  return "unknown device";
+}
+
+const char* name(Isa isa) {
+  switch (isa) {
+    case Isa::scalar: return "scalar";
+    case Isa::avx2: return "avx2";
+    case Isa::avx512: return "avx512";
+  }
+  return "unknown isa";
+}
+
+const char* version() {
+  return QCORE_VERSION;
+}
+
+}  // namespace qcore

@@ -1,0 +1,141 @@
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <set>
+
+#include "cases.h"
+
+namespace qcore {
+namespace {
+
+using namespace testing;
+
+// Sets a variable of the environment for one test, and puts the old value back.
+class Env {
+ public:
+  Env(const char* name, const char* value) : name_(name) {
+    if (const char* old = std::getenv(name)) old_ = old, had_ = true;
+    setenv(name, value, 1);
+  }
+  Env(const Env&) = delete;
+  Env& operator=(const Env&) = delete;
+  ~Env() { had_ ? setenv(name_, old_.c_str(), 1) : unsetenv(name_); }
+
+ private:
+  const char* name_;
+  std::string old_;
+  bool had_ = false;
+};
+
+const Problem kProblem{.weight = {.n = 16, .k = 64, .group_size = 32}};
+
+TEST(Registry, NamesAreUniqueAndTheReferenceIsLastOnTheCpu) {
+  std::set<std::string> names;
+  for (const KernelRow& row : kernels()) {
+    EXPECT_TRUE(names.insert(row.name).second) << row.name;
+    EXPECT_EQ(std::string(row.name).rfind(std::string(row.op) + "_", 0), 0u) << row.name;
+  }
+  EXPECT_STREQ(kernels().back().name, "w4a16_reference");
+}
+
+TEST(Registry, TakesTheFastestRow) {
+  const Selection selection = select("w4a16", kProblem);
+  ASSERT_NE(selection.row, nullptr) << selection.status.message();
+  EXPECT_EQ(selection.row, runnable_rows("w4a16").front());
+}
+
+TEST(Registry, SaysWhatIsWrongWithAProblem) {
+  EXPECT_NE(select("no_such_op", kProblem).status.message().find("no_such_op"), std::string::npos);
+  Problem problem = kProblem;
+  problem.layout = 999;
+  Selection selection = select("w4a16", problem);
+  EXPECT_EQ(selection.row, nullptr);
+  EXPECT_NE(selection.status.message().find("layout 999"), std::string::npos);
+  EXPECT_GE(selection.rejected.size(), runnable_rows("w4a16").size());
+  problem = kProblem;
+  problem.weight.bits = 5;
+  EXPECT_NE(select("w4a16", problem).status.message().find("bits: expected"), std::string::npos);
+}
+
+TEST(ForceIsa, HidesStrongerRowsAndSaysSo) {
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    const Env env("QCORE_FORCE_ISA", name(isa));
+    const Selection selection = select("w4a16", kProblem);
+    if (isa > detected_isa()) {
+      EXPECT_EQ(selection.row, nullptr);
+      EXPECT_NE(selection.status.message().find("this machine has"), std::string::npos);
+      continue;
+    }
+    EXPECT_EQ(active_isa(), isa);
+    ASSERT_NE(selection.row, nullptr);
+    EXPECT_EQ(selection.row->isa, isa);
+    for (const Rejection& rejection : selection.rejected) {
+      if (std::string_view(rejection.kernel).find("avx") == std::string_view::npos) continue;
+      EXPECT_NE(rejection.reason.find("QCORE_FORCE_ISA="), std::string::npos) << rejection.reason;
+    }
+  }
+}
+
+TEST(ForceIsa, UnknownNameIsAnError) {
+  const Env env("QCORE_FORCE_ISA", "sse9");
+  const Selection selection = select("w4a16", kProblem);
+  EXPECT_EQ(selection.row, nullptr);
+  EXPECT_EQ(selection.status.message(), "QCORE_FORCE_ISA=sse9: expected scalar, avx2 or avx512");
+}
+
+TEST(ForceKernel, Takes) {
+  for (const KernelRow* row : runnable_rows("w4a16")) {
+    const Env env("QCORE_FORCE_KERNEL", row->name);
+    EXPECT_EQ(select("w4a16", kProblem).row, row);
+  }
+}
+
+TEST(ForceKernel, UnknownNameListsTheNames) {
+  const Env env("QCORE_FORCE_KERNEL", "w4a16_abacus");
+  const Selection selection = select("w4a16", kProblem);
+  EXPECT_EQ(selection.row, nullptr);
+  for (const KernelRow& row : kernels()) {
+    EXPECT_NE(selection.status.message().find(row.name), std::string::npos);
+  }
+}
+
+TEST(ForceKernel, SaysWhyTheRowCannot) {
+  const Env env("QCORE_FORCE_KERNEL", "w4a16_reference");
+  Problem problem = kProblem;
+  problem.layout = 999;
+  const Selection selection = select("w4a16", problem);
+  EXPECT_EQ(selection.row, nullptr);
+  EXPECT_NE(selection.status.message().find("w4a16_reference: the kernel reads layout"),
+            std::string::npos);
+  // It names a row of another op, so this op is not constrained by it.
+  EXPECT_NE(select("other_op", kProblem).status.message().find("no kernel is named"),
+            std::string::npos);
+}
+
+TEST(ForceKernel, StrongerThanTheForcedIsaIsAnError) {
+  if (detected_isa() == Isa::scalar) GTEST_SKIP() << "no stronger row here";
+  const Env kernel("QCORE_FORCE_KERNEL", "w4a16_avx2");
+  const Env isa("QCORE_FORCE_ISA", "scalar");
+  const Selection selection = select("w4a16", kProblem);
+  EXPECT_EQ(selection.row, nullptr);
+  EXPECT_NE(selection.status.message().find("needs avx2"), std::string::npos);
+}
+
+// That a forced row also computes: the reference rounds once, the vector rows in fp32 along the
+// way.
+TEST(ForceKernel, GemmRunsTheForcedRow) {
+  Rng rng(5);
+  Case shape{.weight = {.n = 16, .k = 512, .group_size = 512}, .m = 1};
+  const GemmData data = random_data(shape, rng);
+  for (const KernelRow* row : runnable_rows("w4a16")) {
+    const Packed packed = pack(*row, data.weight);
+    std::vector<float> forced(16), direct(16);
+    const Env env("QCORE_FORCE_KERNEL", row->name);
+    ASSERT_TRUE(w4a16_gemm(data.args(packed.view, forced.data()), {}).ok());
+    ASSERT_TRUE(row->gemm(data.args(packed.view, direct.data()), {}).ok());
+    EXPECT_EQ(forced, direct) << row->name;
+  }
+}
+
+}  // namespace
+}  // namespace qcore

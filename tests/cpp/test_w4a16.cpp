@@ -1,0 +1,228 @@
+#include <gtest/gtest.h>
+
+#include "cases.h"
+#include "thread_pool.h"
+
+namespace qcore {
+namespace {
+
+using namespace testing;
+
+// y with guard bytes on both sides, filled with NaN.
+class Output {
+ public:
+  Output(DType dtype, int64_t count)
+      : dtype_(dtype),
+        bytes_(static_cast<size_t>(count * size_of(dtype)) + 2 * kGuard, char(0xff)) {
+    std::memset(bytes_.data(), 0x5a, kGuard);
+    std::memset(bytes_.data() + bytes_.size() - kGuard, 0x5a, kGuard);
+  }
+  void* data() { return bytes_.data() + kGuard; }
+  float get(int64_t i) const { return load_scalar(dtype_, bytes_.data() + kGuard, i); }
+  bool guards_hold() const {
+    for (size_t i = 0; i < kGuard; ++i) {
+      if (bytes_[i] != 0x5a || bytes_[bytes_.size() - 1 - i] != 0x5a) return false;
+    }
+    return true;
+  }
+  bool operator==(const Output& other) const { return bytes_ == other.bytes_; }
+  // Whether `count` elements from `from` are the first elements of `other`, bit for bit.
+  bool holds(int64_t from, const Output& other, int64_t count) const {
+    const size_t size = static_cast<size_t>(size_of(dtype_));
+    return std::memcmp(bytes_.data() + kGuard + static_cast<size_t>(from) * size,
+                       other.bytes_.data() + kGuard, static_cast<size_t>(count) * size) == 0;
+  }
+
+ private:
+  static constexpr size_t kGuard = 64;
+  DType dtype_;
+  std::vector<char> bytes_;
+};
+
+// Half the distance between neighbours of |y| in the dtype.
+double half_step(DType dtype, double y) {
+  if (dtype == DType::f32) return std::abs(y) * 0x1p-24;
+  if (dtype == DType::bf16) return std::abs(y) * 0x1p-8;
+  return std::max(std::abs(y) * 0x1p-11, 0x1p-25);
+}
+
+class EveryRow : public ::testing::TestWithParam<const KernelRow*> {
+ protected:
+  const KernelRow& row() const { return *GetParam(); }
+
+  Output run(const GemmData& data, const PackedIntGroup& packed, const Parallel& parallel = {}) {
+    Output y(data.shape.dtype, data.shape.m * data.shape.weight.n);
+    const Status status = row().gemm(data.args(packed, y.data()), parallel);
+    EXPECT_TRUE(status.ok()) << status.message();
+    EXPECT_TRUE(y.guards_hold()) << describe(data.shape);
+    return y;
+  }
+
+  void compare(const GemmData& data) {
+    const Packed packed = pack(row(), data.weight);
+    ASSERT_TRUE(packed.status.ok()) << packed.status.message();
+    const Output y = run(data, packed.view);
+    const std::vector<Exact> exact = exact_gemm(data);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double got = y.get(static_cast<int64_t>(i));
+      const double bound =
+          8 * 0x1p-23 * exact[i].magnitude + 1.01 * half_step(data.shape.dtype, exact[i].value);
+      ASSERT_LE(std::abs(got - exact[i].value), bound)  // false for NaN
+          << describe(data.shape) << " at " << i << ": expected " << exact[i].value << ", got "
+          << got;
+    }
+  }
+};
+
+TEST_P(EveryRow, IsCloseToTheExactProduct) {
+  Rng rng(11);
+  for (int i = 0; i < 250; ++i) compare(random_data(random_case(rng), rng));
+}
+
+TEST_P(EveryRow, EveryHeightOfTile) {
+  Rng rng(12);
+  for (const int bits : {2, 3, 4, 8}) {
+    for (int64_t m = 1; m <= 34; ++m) {
+      compare(random_data(
+          {.weight = {.n = 49, .k = 200, .group_size = 72, .bits = bits, .has_zeros = m % 2 == 0},
+           .m = m},
+          rng));
+    }
+  }
+}
+
+TEST_P(EveryRow, DoesNotDependOnThreads) {
+  ThreadPool two(2), three(3);
+  Rng rng(13);
+  for (int i = 0; i < 60; ++i) {
+    Case c = random_case(rng);
+    c.weight.n = uniform(rng, 100, 700);
+    c.m = std::min<int64_t>(c.m, 140);
+    const GemmData data = random_data(c, rng);
+    const Packed packed = pack(row(), data.weight);
+    const Output one = run(data, packed.view);
+    EXPECT_TRUE(one == run(data, packed.view, two.parallel())) << describe(c);
+    EXPECT_TRUE(one == run(data, packed.view, three.parallel())) << describe(c);
+  }
+}
+
+TEST_P(EveryRow, DoesNotDependOnTheBatch) {
+  Rng rng(14);
+  for (int i = 0; i < 40; ++i) {
+    const GemmData data = random_data(random_case(rng), rng);
+    const Packed packed = pack(row(), data.weight);
+    const Output batch = run(data, packed.view);
+    for (int64_t taken = 1; taken <= 12; ++taken) {
+      if (taken > data.shape.m) break;
+      GemmData part = data;
+      const int64_t first = uniform(rng, 0, data.shape.m - taken);
+      part.shape.m = taken;
+      part.x.bytes.erase(part.x.bytes.begin(),
+                         part.x.bytes.begin() + first * data.x_stride * size_of(data.shape.dtype));
+      const Output alone = run(part, packed.view);
+      EXPECT_TRUE(batch.holds(first * data.shape.weight.n, alone, taken * data.shape.weight.n))
+          << describe(data.shape) << " rows " << first << " + " << taken;
+    }
+  }
+}
+
+TEST_P(EveryRow, OneHotActivationsReadTheWeightExactly) {
+  Rng rng(15);
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const bool zeros : {false, true}) {
+      Case c{.weight = {.n = 33, .k = 150, .group_size = 64, .bits = bits, .has_zeros = zeros},
+             .m = 150};
+      GemmData data = random_data(c, rng);
+      for (int64_t m = 0; m < c.m; ++m) {
+        for (int64_t k = 0; k < c.weight.k; ++k) data.x.set(m * data.x_stride + k, m == k ? 1 : 0);
+      }
+      const Packed packed = pack(row(), data.weight);
+      const Output y = run(data, packed.view);
+      for (int64_t k = 0; k < c.weight.k; ++k) {
+        for (int64_t n = 0; n < c.weight.n; ++n) {
+          const int64_t g = k / c.weight.group_size;
+          const float expected =
+              data.weight.scales.get(n * c.weight.groups() + g) *
+              static_cast<float>(data.weight.centred(n, k) - data.weight.zero_less_center(n, g));
+          ASSERT_EQ(y.get(k * c.weight.n + n), expected)
+              << "bits " << bits << " n " << n << " k " << k;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryRow, RefusesAColumnOutsideX) {
+  Rng rng(16);
+  GemmData data = random_data({.weight = {.n = 5, .k = 40, .group_size = 40}, .perm = true}, rng);
+  const Packed packed = pack(row(), data.weight);
+  for (const int32_t bad : {40, -1}) {
+    data.perm[7] = bad;
+    Output y(DType::f32, 5);
+    const Status status = row().gemm(data.args(packed.view, y.data()), {});
+    EXPECT_EQ(status.message(),
+              "perm: expected columns in [0, 40), got " + std::to_string(bad) + " at 7");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(W4A16, EveryRow, ::testing::ValuesIn(runnable_rows("w4a16")),
+                         [](const auto& row) { return std::string(row.param->name); });
+
+// The vector rows promise one sequence of roundings, so they agree with each other bit for bit.
+TEST(W4A16, VectorRowsAgree) {
+  const auto rows = runnable_rows("w4a16");
+  if (rows.size() < 3) GTEST_SKIP() << "needs two vector rows";
+  Rng rng(17);
+  for (int i = 0; i < 60; ++i) {
+    const GemmData data = random_data(random_case(rng), rng);
+    const Packed packed = pack(*rows[0], data.weight);
+    Output a(data.shape.dtype, data.shape.m * data.shape.weight.n), b = a;
+    ASSERT_TRUE(rows[0]->gemm(data.args(packed.view, a.data()), {}).ok());
+    ASSERT_TRUE(rows[1]->gemm(data.args(packed.view, b.data()), {}).ok());
+    EXPECT_TRUE(a == b) << describe(data.shape);
+  }
+}
+
+TEST(W4A16, EmptyProblemsWriteNothing) {
+  Rng rng(18);
+  for (const auto& [m, n] : {std::pair<int64_t, int64_t>{0, 20}, {20, 0}, {0, 0}}) {
+    const GemmData data = random_data({.weight = {.n = n, .k = 32, .group_size = 32}, .m = m}, rng);
+    for (const KernelRow* row : runnable_rows("w4a16")) {
+      const Packed packed = pack(*row, data.weight);
+      ASSERT_TRUE(packed.status.ok()) << packed.status.message();
+      Output y(DType::f32, 0);
+      EXPECT_TRUE(row->gemm(data.args(packed.view, y.data()), {}).ok());
+      EXPECT_TRUE(w4a16_gemm(data.args(packed.view, y.data()), {}).ok());
+      EXPECT_TRUE(y.guards_hold());
+    }
+  }
+}
+
+TEST(W4A16, BadArgumentsAreNamed) {
+  Rng rng(19);
+  const GemmData data =
+      random_data({.weight = {.n = 5, .k = 40, .group_size = 40, .has_zeros = true}, .m = 2}, rng);
+  const Packed packed = pack(*runnable_rows("w4a16").front(), data.weight);
+  Output y(DType::f32, 10);
+  const auto named = [&](auto change) {
+    W4A16Args args = data.args(packed.view, y.data());
+    change(args);
+    const Status status = w4a16_gemm(args, {});
+    EXPECT_EQ(status.code(), StatusCode::invalid_argument) << status.message();
+    return status.message().substr(0, status.message().find(':'));
+  };
+  EXPECT_EQ(named([](W4A16Args& a) { a.m = -1; }), "m");
+  EXPECT_EQ(named([](W4A16Args& a) { a.x = nullptr; }), "x");
+  EXPECT_EQ(named([](W4A16Args& a) { a.y = nullptr; }), "y");
+  EXPECT_EQ(named([](W4A16Args& a) { a.x_stride = -4; }), "x_stride");
+  EXPECT_EQ(named([](W4A16Args& a) { a.dtype = DType{7}; }), "dtype");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.qweight = nullptr; }), "weight.qweight");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.scales = nullptr; }), "weight.scales");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.zeros = nullptr; }), "weight.zeros");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.layout = 77; }), "weight.layout");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.shape.bits = 6; }), "weight.bits");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.shape.group_size = 41; }), "weight.group_size");
+}
+
+}  // namespace
+}  // namespace qcore
