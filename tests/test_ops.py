@@ -1,0 +1,398 @@
+"""torch.ops.qcore.w4a16_*: results, layouts of the arguments, choice of the kernel."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from cases import (
+    DTYPES,
+    ISAS,
+    WEIGHT_CASES,
+    WeightCase,
+    assert_gemm,
+    cpu_kernels,
+    make_weight,
+    make_x,
+    runnable_isas,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qcore import _C, ops
+
+WEIGHT = make_weight(WeightCase(48, 300, 64, asymmetric=True))
+PACKED = WEIGHT.pack()
+
+
+def by_name(dtype: object) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+@pytest.mark.parametrize("case", WEIGHT_CASES, ids=str)
+def test_round_trip_is_exact(case: WeightCase) -> None:
+    weight = make_weight(case)
+    codes, scales, zeros = ops.w4a16_unpack(weight.pack())
+    assert torch.equal(codes, weight.codes)
+    assert torch.equal(scales, weight.scales)
+    assert scales.dtype == case.scale_dtype
+    assert (zeros is None) == (weight.zeros is None)
+    if zeros is not None and weight.zeros is not None:
+        assert torch.equal(zeros, weight.zeros)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    n=st.integers(1, 70),
+    k=st.integers(1, 300),
+    group=st.integers(1, 300),
+    bits=st.sampled_from([2, 3, 4, 8]),
+    asymmetric=st.booleans(),
+    m=st.integers(1, 9),
+)
+def test_any_shape(n: int, k: int, group: int, bits: int, asymmetric: bool, m: int) -> None:
+    weight = make_weight(WeightCase(n, k, min(group, k), bits, asymmetric))
+    packed = weight.pack()
+    assert torch.equal(ops.w4a16_unpack(packed)[0], weight.codes)
+    x = make_x(m, k)
+    assert_gemm(ops.w4a16_gemm(x, *packed), x, weight.dense)
+
+
+@pytest.mark.parametrize("kernel", cpu_kernels())
+@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
+@pytest.mark.parametrize("case", WEIGHT_CASES, ids=str)
+def test_gemm(
+    case: WeightCase, dtype: torch.dtype, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QCORE_FORCE_KERNEL", kernel)
+    weight = make_weight(case)
+    packed = weight.pack()
+    bias = make_x(case.n, seed=2)
+    perm = torch.randperm(case.k, generator=torch.Generator().manual_seed(3))
+    for m in (1, 2, 5, 33):
+        x = make_x(m, case.k, dtype=dtype)
+        assert_gemm(ops.w4a16_gemm(x, *packed), x, weight.dense)
+        y = ops.w4a16_gemm(x, *packed, perm=perm, bias=bias)
+        assert_gemm(y, x, weight.dense, perm, bias)
+
+
+@pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3), (2, 1, 4), (0,), (3, 0), (0, 2)])
+def test_leading_shapes(leading: tuple[int, ...]) -> None:
+    x = make_x(*leading, 300)
+    assert_gemm(ops.w4a16_gemm(x, *PACKED), x, WEIGHT.dense)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
+def test_strides(dtype: torch.dtype) -> None:
+    views = {
+        "transposed": make_x(300, 6, dtype=dtype).t(),
+        "wider rows": make_x(6, 500, dtype=dtype)[:, 100:400],
+        "every second row": make_x(12, 300, dtype=dtype)[::2],
+        "every second column": make_x(6, 600, dtype=dtype)[:, ::2],
+        "repeated row": make_x(1, 300, dtype=dtype).expand(6, 300),
+        "swapped batch": make_x(3, 2, 300, dtype=dtype).transpose(0, 1),
+        "overlapping": make_x(310, dtype=dtype).as_strided((6, 300), (2, 1)),
+        "1-D": make_x(600, dtype=dtype)[::2],
+        "offset": make_x(1801, dtype=dtype)[1:].view(6, 300),
+    }
+    for name, x in views.items():
+        assert torch.equal(
+            ops.w4a16_gemm(x, *PACKED), ops.w4a16_gemm(x.clone().contiguous(), *PACKED)
+        ), name
+
+
+def test_other_arguments_need_not_be_contiguous() -> None:
+    codes = WEIGHT.codes.t().contiguous().t()
+    scales = WEIGHT.scales.repeat_interleave(2, dim=1)[:, ::2]
+    assert WEIGHT.zeros is not None
+    zeros = WEIGHT.zeros.t().contiguous().t()
+    packed = ops.w4a16_pack(codes, scales, zeros, 64)
+    for got, expected in zip(packed, PACKED, strict=True):
+        assert torch.equal(got, expected)
+        assert got.shape == expected.shape
+
+    spread = [tensor.repeat_interleave(3)[::3] for tensor in PACKED[:3]]
+    x, bias = make_x(2, 300), make_x(96)[::2]
+    perm = torch.randperm(600)[::2].argsort()
+    assert not spread[0].is_contiguous()
+    assert torch.equal(
+        ops.w4a16_gemm(x, *spread, PACKED.shape, perm, bias),
+        ops.w4a16_gemm(x, *PACKED, perm.contiguous(), bias.contiguous()),
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
+def test_bias_of_any_float_dtype(dtype: torch.dtype) -> None:
+    x = make_x(3, 300, dtype=dtype)
+    for bias_dtype in DTYPES:
+        bias = make_x(48, dtype=bias_dtype)
+        assert_gemm(ops.w4a16_gemm(x, *PACKED, bias=bias), x, WEIGHT.dense, bias=bias)
+
+
+def test_perm_of_either_width() -> None:
+    x = make_x(3, 300)
+    perm = torch.randperm(300)
+    expected = ops.w4a16_gemm(x[:, perm], *PACKED)
+    assert torch.equal(ops.w4a16_gemm(x, *PACKED, perm), expected)
+    assert torch.equal(ops.w4a16_gemm(x, *PACKED, perm.int()), expected)
+
+
+def test_descriptor_follows_copies_and_files(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    assert PACKED.shape.numel() == 0
+    assert list(PACKED.shape.shape)[2:] == [48, 300, 64, 4]
+    save_file(PACKED._asdict(), tmp_path / "packed.safetensors")
+    torch.save(PACKED._asdict(), tmp_path / "packed.pt")
+    copies = [
+        load_file(tmp_path / "packed.safetensors"),
+        torch.load(tmp_path / "packed.pt", weights_only=True),
+        copy.deepcopy(PACKED._asdict()),
+    ]
+    x = make_x(2, 300)
+    for loaded in copies:
+        assert loaded["shape"].shape == PACKED.shape.shape
+        assert torch.equal(ops.w4a16_gemm(x, **loaded), ops.w4a16_gemm(x, *PACKED))
+
+
+# -- the same bits whatever surrounds the row ------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
+@pytest.mark.parametrize("kernel", cpu_kernels())
+def test_bits_depend_on_neither_threads_nor_batch(
+    kernel: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, torch_threads: None
+) -> None:
+    monkeypatch.setenv("QCORE_FORCE_KERNEL", kernel)
+    weight = make_weight(WeightCase(200, 1100, 128, asymmetric=True))
+    packed = weight.pack()
+    x = make_x(67, 1100, dtype=dtype)
+    torch.set_num_threads(1)
+    whole = ops.w4a16_gemm(x, *packed)
+    single = torch.cat([ops.w4a16_gemm(row[None], *packed) for row in x])
+    assert torch.equal(single, whole)
+    for threads in (2, 3):
+        torch.set_num_threads(threads)
+        assert torch.equal(ops.w4a16_gemm(x, *packed), whole)
+        assert torch.equal(ops.w4a16_gemm(x[:1], *packed), whole[:1])
+        assert torch.equal(ops.w4a16_gemm(x[3:8], *packed), whole[3:8])
+        for got, expected in zip(weight.pack(), packed, strict=True):
+            assert torch.equal(got, expected)
+
+
+# -- choice of the kernel --------------------------------------------------------------------------
+
+
+def explain(**changes: object) -> tuple[str, list[tuple[str, str]]]:
+    problem = {"op": "w4a16", "m": 1, "n": 48, "k": 300, "group_size": 64} | changes
+    return _C.explain(**problem)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kernel", cpu_kernels())
+def test_forced_kernel_is_taken(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCORE_FORCE_KERNEL", kernel)
+    assert explain()[0] == kernel
+
+
+@pytest.mark.parametrize("isa", runnable_isas())
+def test_forced_isa_is_taken(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QCORE_FORCE_ISA", isa)
+    assert _C.cpu_isa() == isa
+    chosen, rejected = explain()
+    isa_of = {row["name"]: row["isa"] for row in ops.kernels()}
+    assert ISAS.index(isa_of[chosen]) <= ISAS.index(isa)
+    for name, reason in rejected:
+        if isa_of[name] in ISAS and ISAS.index(isa_of[name]) > ISAS.index(isa):
+            assert "QCORE_FORCE_ISA" in reason
+    x = make_x(5, 300)
+    assert_gemm(ops.w4a16_gemm(x, *PACKED), x, WEIGHT.dense)
+
+
+def test_gemm_obeys_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What explain() says is also what gemm does: each refuses what the other refuses."""
+    x = make_x(1, 300)
+    monkeypatch.setenv("QCORE_FORCE_KERNEL", "w4a16_unheard_of")
+    with pytest.raises(RuntimeError, match="w4a16_unheard_of.*expected one of.*w4a16_reference"):
+        ops.w4a16_gemm(x, *PACKED)
+    monkeypatch.delenv("QCORE_FORCE_KERNEL")
+    monkeypatch.setenv("QCORE_FORCE_ISA", "mmx")
+    with pytest.raises(RuntimeError, match="QCORE_FORCE_ISA=mmx"):
+        ops.w4a16_gemm(x, *PACKED)
+    strong = [row for row in ops.kernels() if row["isa"] == _C.detected_isa() != "scalar"]
+    if strong:
+        monkeypatch.setenv("QCORE_FORCE_ISA", "scalar")
+        monkeypatch.setenv("QCORE_FORCE_KERNEL", strong[0]["name"])
+        with pytest.raises(RuntimeError, match=strong[0]["name"]):
+            ops.w4a16_gemm(x, *PACKED)
+        with pytest.raises(ValueError, match=strong[0]["name"]):
+            explain()
+
+
+def test_reference_is_last_and_always_able() -> None:
+    rows = [row for row in ops.kernels() if row["op"] == "w4a16" and row["device"] == "cpu"]
+    assert rows[-1]["name"] == "w4a16_reference"
+    assert {row["format"] for row in ops.kernels()} <= {f["name"] for f in _C.formats()}
+    names = [row["name"] for row in ops.kernels()]
+    assert len(set(names)) == len(names)
+
+
+def test_explain_refuses_what_is_no_problem() -> None:
+    with pytest.raises(ValueError, match="bits"):
+        explain(bits=5)
+    with pytest.raises(ValueError, match="group_size"):
+        explain(group_size=0)
+    with pytest.raises(ValueError, match="dtype must be"):
+        explain(dtype="int8")
+    with pytest.raises(ValueError, match="device must be"):
+        explain(device="tpu")
+    with pytest.raises(ValueError, match="w9a9"):
+        explain(op="w9a9")
+
+
+# -- torch: opcheck and compile --------------------------------------------------------------------
+
+
+def pack_arguments() -> list[tuple[object, ...]]:
+    symmetric = make_weight(WeightCase(33, 100, -1, 3, scale_dtype=torch.bfloat16))
+    return [
+        (WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros, 64, 4),
+        (symmetric.codes, symmetric.scales, None, -1, 3),
+    ]
+
+
+@pytest.mark.parametrize("arguments", pack_arguments(), ids=["asymmetric", "symmetric"])
+def test_opcheck_pack_and_unpack(arguments: tuple[object, ...]) -> None:
+    torch.library.opcheck(torch.ops.qcore.w4a16_pack.default, arguments)
+    packed = torch.ops.qcore.w4a16_pack(*arguments)
+    torch.library.opcheck(torch.ops.qcore.w4a16_unpack.default, packed)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
+@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (0,)], ids=str)
+def test_opcheck_gemm(leading: tuple[int, ...], dtype: torch.dtype) -> None:
+    x = make_x(*leading, 300, dtype=dtype)
+    gemm = torch.ops.qcore.w4a16_gemm.default
+    torch.library.opcheck(gemm, (x, *PACKED))
+    torch.library.opcheck(gemm, (x, *PACKED, torch.randperm(300), make_x(48)))
+
+
+class Linear(torch.nn.Module):
+    """A packed weight in buffers, as QLinear holds it."""
+
+    def __init__(self, packed: ops.PackedW4A16) -> None:
+        super().__init__()
+        for name, tensor in packed._asdict().items():
+            self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = ops.w4a16_gemm(x, self.qweight, self.scales, self.zeros, self.shape)
+        return torch.relu(y) + 1
+
+
+def test_compile_static() -> None:
+    module, x = Linear(PACKED), make_x(4, 300)
+    compiled = torch.compile(module, fullgraph=True, dynamic=False)
+    torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_compile_dynamic_m_compiles_once() -> None:
+    module = Linear(PACKED)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    x = make_x(4, 300)
+    torch._dynamo.mark_dynamic(x, 0)
+    torch.testing.assert_close(compiled(x), module(x))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for m in (2, 3, 17, 64):
+            x = make_x(m, 300)
+            torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_compile_pack_and_unpack() -> None:
+    def round_trip(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
+        packed = ops.w4a16_pack(codes, scales, zeros, 64)
+        return ops.w4a16_unpack(packed)[0] + 1
+
+    compiled = torch.compile(round_trip, fullgraph=True, backend="aot_eager")
+    assert WEIGHT.zeros is not None
+    assert torch.equal(compiled(WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros), WEIGHT.codes + 1)
+
+
+# -- wrong arguments: the message names the argument, what was expected and what came --------------
+
+X = make_x(2, 300)
+BAD_GEMM = {
+    "x dtype": (dict(x=X.double()), r"x must be float32.* got float64 \[2, 300\]"),
+    "x integers": (dict(x=torch.zeros(2, 300, dtype=torch.int32)), r"x must be.* got int32"),
+    "x columns": (dict(x=X[:, :299]), r"x must have the sizes \[\.\.\., 300\].*\[2, 299\]"),
+    "x scalar": (dict(x=torch.tensor(1.0)), r"x must have the sizes.* got float32 \[\]"),
+    "qweight dtype": (dict(qweight=PACKED.qweight.char()), r"qweight must be uint8.* got int8"),
+    "qweight size": (dict(qweight=PACKED.qweight[1:]), r"qweight must have \d+ elements for n=48"),
+    "scales dtype": (dict(scales=PACKED.scales.double()), r"scales must be float32.* got float64"),
+    "scales size": (dict(scales=PACKED.scales[1:]), r"scales must have \d+ elements"),
+    "zeros dtype": (dict(zeros=PACKED.zeros.int()), r"zeros must be uint8.* got int32"),
+    "zeros size": (dict(zeros=PACKED.zeros[1:]), r"zeros must have \d+ elements"),
+    "shape rank": (dict(shape=torch.empty(0, 1, dtype=torch.uint8)), r"shape must be the descrip"),
+    "shape dtype": (dict(shape=PACKED.shape.float()), r"shape must be the descriptor.* float32"),
+    "shape layout": (
+        dict(shape=torch.empty(0, 99, 48, 300, 64, 4, dtype=torch.uint8)),
+        r"shape names layout 99, which no kernel",
+    ),
+    "shape bits": (
+        dict(shape=torch.empty(0, 1, 48, 300, 64, 5, dtype=torch.uint8)),
+        r"bits: expected 2, 3, 4 or 8, got 5",
+    ),
+    "shape larger than the buffers": (
+        dict(shape=torch.empty(0, 1, 4800, 300, 64, 4, dtype=torch.uint8)),
+        r"qweight must have \d+ elements for n=4800",
+    ),
+    "perm dtype": (dict(perm=torch.zeros(300)), r"perm must be int32 or int64, got float32"),
+    "perm size": (dict(perm=torch.arange(299)), r"perm must have the sizes \[300\]"),
+    "perm range": (dict(perm=torch.arange(1, 301)), r"perm.*expected.* got 300"),
+    "perm negative": (dict(perm=torch.arange(-1, 299).int()), r"perm.*expected.* got -1"),
+    "perm beyond int32": (dict(perm=torch.arange(300) + 2**32), r"perm.*expected.* got 4294967296"),
+    "bias dtype": (dict(bias=torch.zeros(48, dtype=torch.int64)), r"bias must be.* got int64"),
+    "bias size": (dict(bias=torch.zeros(47)), r"bias must be.*\[48\], got float32 \[47\]"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_GEMM.values(), ids=BAD_GEMM)
+def test_bad_gemm_arguments(change: dict[str, Tensor], message: str) -> None:
+    with pytest.raises(RuntimeError, match=r"qcore.w4a16_gemm: " + message):
+        torch.ops.qcore.w4a16_gemm(**({"x": X} | PACKED._asdict() | change))
+
+
+GOOD_PACK = dict(codes=WEIGHT.codes, scales=WEIGHT.scales, zeros=WEIGHT.zeros, group_size=64)
+BAD_PACK = {
+    "codes dtype": (dict(codes=WEIGHT.codes.int()), r"codes must be uint8 \[N, K\], got int32"),
+    "codes rank": (dict(codes=WEIGHT.codes[0]), r"codes must be uint8 \[N, K\], got uint8 \[300\]"),
+    "codes empty": (dict(codes=WEIGHT.codes[:, :0]), r"k: expected 1 \.\."),
+    "scales dtype": (dict(scales=WEIGHT.scales.double()), r"scales must be float32.*got float64"),
+    "scales shape": (dict(scales=WEIGHT.scales[:, 1:]), r"scales must have the sizes \[48, 5\].*4\]"),
+    "zeros dtype": (dict(zeros=WEIGHT.codes[:, :5].int()), r"zeros must be uint8 \[48, 5\], got int"),
+    "zeros shape": (dict(zeros=WEIGHT.codes[:, :4]), r"zeros must be uint8 \[48, 5\], got.*48, 4"),
+    "group_size 0": (dict(group_size=0), r"group_size: expected 1 .. k \(300\), got 0"),
+    "group_size -2": (dict(group_size=-2), r"group_size: expected"),
+    "group_size above k": (dict(group_size=301), r"group_size: expected.* got 301"),
+    "bits": (dict(bits=6), r"bits: expected 2, 3, 4 or 8, got 6"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_PACK.values(), ids=BAD_PACK)
+def test_bad_pack_arguments(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RuntimeError, match=r"qcore.w4a16_pack: " + message):
+        ops.w4a16_pack(**(GOOD_PACK | change))  # type: ignore[arg-type]
+
+
+def test_bad_unpack_arguments() -> None:
+    with pytest.raises(RuntimeError, match=r"qcore.w4a16_unpack: qweight must have"):
+        ops.w4a16_unpack(PACKED._replace(qweight=PACKED.qweight[:-1]))
+
+
+def test_outputs_alias_no_input() -> None:
+    inputs = {t.data_ptr() for t in (WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros) if t is not None}
+    outputs = itertools.chain(PACKED[:3], ops.w4a16_unpack(PACKED))
+    assert not inputs & {t.data_ptr() for t in outputs if t is not None}
