@@ -52,8 +52,8 @@ class Weight:
         return ops.w4a16_pack(self.codes, self.scales, self.zeros, case.group_size, case.bits)
 
 
-# Every number of bits, with and without zeros; group sizes that do and do not divide K, shorter than
-# a vector, and one per row; N and K that fill no whole tile; every dtype of the scales.
+# Every number of bits, with and without zeros; group sizes that do and do not divide K, shorter
+# than a vector, and one per row; N and K that fill no whole tile; every dtype of the scales.
 WEIGHT_CASES = (
     *(
         WeightCase(n, k, group_size, bits, asymmetric)

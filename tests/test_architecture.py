@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from conftest import REPOSITORY
 
 PACKAGE = REPOSITORY / "python" / "qcore"
 
-# A module may import what stands before it, or its own folder. Entries of one line are siblings that
-# do not know each other.
+# A module may import what stands before it, or its own folder. Entries of one line are siblings
+# that do not know each other.
 LAYERS = (
     {"_C", "progress", "blocks"},
     {"ops"},

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from cases import (
     DTYPES,
     ISAS,
@@ -19,10 +23,6 @@ from cases import (
     make_x,
     runnable_isas,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import Tensor
-
 from qcore import _C, ops
 
 WEIGHT = make_weight(WeightCase(48, 300, 64, asymmetric=True))
@@ -216,7 +216,7 @@ def test_gemm_obeys_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
     """What explain() says is also what gemm does: each refuses what the other refuses."""
     x = make_x(1, 300)
     monkeypatch.setenv("QCORE_FORCE_KERNEL", "w4a16_unheard_of")
-    with pytest.raises(RuntimeError, match="w4a16_unheard_of.*expected one of.*w4a16_reference"):
+    with pytest.raises(RuntimeError, match=r"w4a16_unheard_of.*expected one of.*w4a16_reference"):
         ops.w4a16_gemm(x, *PACKED)
     monkeypatch.delenv("QCORE_FORCE_KERNEL")
     monkeypatch.setenv("QCORE_FORCE_ISA", "mmx")
@@ -371,8 +371,14 @@ BAD_PACK = {
     "codes rank": (dict(codes=WEIGHT.codes[0]), r"codes must be uint8 \[N, K\], got uint8 \[300\]"),
     "codes empty": (dict(codes=WEIGHT.codes[:, :0]), r"k: expected 1 \.\."),
     "scales dtype": (dict(scales=WEIGHT.scales.double()), r"scales must be float32.*got float64"),
-    "scales shape": (dict(scales=WEIGHT.scales[:, 1:]), r"scales must have the sizes \[48, 5\].*4\]"),
-    "zeros dtype": (dict(zeros=WEIGHT.codes[:, :5].int()), r"zeros must be uint8 \[48, 5\], got int"),
+    "scales shape": (
+        dict(scales=WEIGHT.scales[:, 1:]),
+        r"scales must have the sizes \[48, 5\].*4\]",
+    ),
+    "zeros dtype": (
+        dict(zeros=WEIGHT.codes[:, :5].int()),
+        r"zeros must be uint8 \[48, 5\], got int",
+    ),
     "zeros shape": (dict(zeros=WEIGHT.codes[:, :4]), r"zeros must be uint8 \[48, 5\], got.*48, 4"),
     "group_size 0": (dict(group_size=0), r"group_size: expected 1 .. k \(300\), got 0"),
     "group_size -2": (dict(group_size=-2), r"group_size: expected"),
