@@ -54,9 +54,11 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
   if (args.m == 0 || args.weight.shape.n == 0) return {};
   if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
   const Geometry g(args.weight.shape);
-  const auto x = allocate(args.m * g.k);
+  const auto x_memory = allocate(args.m * g.k);
   // A row of weights for each panel, so that threads share nothing.
-  const auto w = allocate(g.panels * g.k);
+  const auto w_memory = allocate(g.panels * g.k);
+  double* const x = x_memory.get();
+  double* const w = w_memory.get();
   if (!x || !w) return {StatusCode::out_of_memory, "w4a16_reference: no memory for a copy of x"};
   for (int64_t m = 0; m < args.m; ++m) {
     for (int64_t k = 0; k < g.k; ++k) {
@@ -66,7 +68,7 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
   }
   parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin * panel16::kRows; n < std::min(g.n, end * panel16::kRows); ++n) {
-      run(args, g, x.get(), w.get() + n / panel16::kRows * g.k, n);
+      run(args, g, x, w + n / panel16::kRows * g.k, n);
     }
   });
   return {};

@@ -36,7 +36,7 @@ struct W4A16Args {
   DType dtype = DType::f32;  // of x, bias and y
   const void* x = nullptr;   // [M, K], rows `x_stride` elements apart, each row contiguous
   int64_t x_stride = 0;
-  PackedIntGroup weight;
+  PackedIntGroup weight = {};
   const int32_t* perm = nullptr;  // [K] or null; column j of the weight meets x[:, perm[j]]
   const void* bias = nullptr;     // [N] or null
   void* y = nullptr;              // [M, N], contiguous
@@ -47,7 +47,7 @@ struct Problem {
   Device device = Device::cpu;
   DType dtype = DType::f32;
   int64_t m = 0;
-  IntGroup weight;
+  IntGroup weight = {};
   int layout = 0;  // 0: not packed yet
 };
 

@@ -1,0 +1,92 @@
+// Memory: wide loads over a stream, 8 accumulators so that additions never wait. Multiply units: 16
+// independent chains of VFMADD, more than latency (4) x throughput (2) needs.
+#include "probes.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace qcore::bench {
+namespace {
+
+#if defined(__x86_64__)
+
+__attribute__((target("avx2"))) uint64_t read_avx2(const void* data, int64_t bytes) {
+  const __m256i* p = static_cast<const __m256i*>(data);
+  __m256i sum[8] = {};
+  for (const __m256i* end = p + bytes / 32; p < end; p += 8) {
+    _mm_prefetch(reinterpret_cast<const char*>(p) + 2048, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p) + 2048 + 64, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p) + 2048 + 128, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(p) + 2048 + 192, _MM_HINT_T0);
+    for (int i = 0; i < 8; ++i) sum[i] = _mm256_add_epi64(sum[i], _mm256_loadu_si256(p + i));
+  }
+  for (int i = 1; i < 8; ++i) sum[0] = _mm256_add_epi64(sum[0], sum[i]);
+  uint64_t lanes[4];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(lanes), sum[0]);
+  return lanes[0] + lanes[1] + lanes[2] + lanes[3];
+}
+
+__attribute__((target("avx2,fma"))) double multiply_add_avx2(int64_t rounds, float* sink) {
+  __m256 acc[12];
+  for (__m256& a : acc) a = _mm256_set1_ps(*sink);
+  const __m256 x = _mm256_set1_ps(0.5f), y = _mm256_set1_ps(*sink);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 12
+    for (__m256& a : acc) a = _mm256_fmadd_ps(a, x, y);
+  }
+  for (const __m256& a : acc) *sink += _mm256_cvtss_f32(a);
+  return static_cast<double>(rounds) * 12 * 16;
+}
+
+__attribute__((target("avx512f"))) double multiply_add_avx512(int64_t rounds, float* sink) {
+  __m512 acc[16];
+  for (__m512& a : acc) a = _mm512_set1_ps(*sink);
+  const __m512 x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(*sink);
+  for (int64_t i = 0; i < rounds; ++i) {
+#pragma GCC unroll 16
+    for (__m512& a : acc) a = _mm512_fmadd_ps(a, x, y);
+  }
+  for (const __m512& a : acc) *sink += _mm512_cvtss_f32(a);
+  return static_cast<double>(rounds) * 16 * 32;
+}
+
+#endif
+
+uint64_t read_scalar(const void* data, int64_t bytes) {
+  const uint64_t* p = static_cast<const uint64_t*>(data);
+  uint64_t sum = 0;
+  for (int64_t i = 0; i < bytes / 8; ++i) sum += p[i];
+  return sum;
+}
+
+double multiply_add_scalar(int64_t rounds, float* sink) {
+  float acc[16];
+  for (float& a : acc) a = *sink;
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (float& a : acc) a = a * 0.5f + *sink;
+  }
+  for (const float a : acc) *sink += a;
+  return static_cast<double>(rounds) * 32;
+}
+
+}  // namespace
+
+uint64_t read_all(Isa isa, const void* data, int64_t bytes) {
+#if defined(__x86_64__)
+  if (isa != Isa::scalar) return read_avx2(data, bytes);
+#endif
+  static_cast<void>(isa);
+  return read_scalar(data, bytes);
+}
+
+double multiply_add(Isa isa, int64_t rounds, float* sink) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return multiply_add_avx512(rounds, sink);
+  if (isa == Isa::avx2) return multiply_add_avx2(rounds, sink);
+#endif
+  static_cast<void>(isa);
+  return multiply_add_scalar(rounds, sink);
+}
+
+}  // namespace qcore::bench
