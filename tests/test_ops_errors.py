@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cases import WeightCase, make_weight, make_x
 from torch import Tensor
 
+from cases import WeightCase, make_weight, make_x
 from qcore import ops
 
 WEIGHT = make_weight(WeightCase(48, 300, 64, asymmetric=True))
