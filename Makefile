@@ -25,6 +25,7 @@ PYTHON_FILES := $(shell find python/qcore -name '*.py')
 
 .PHONY: all setup demo test ctest pytest bench lint format wheel clean
 .DELETE_ON_ERROR:
+.NOTPARALLEL:
 all: test
 
 setup: $(VENV)/.qcore
@@ -54,7 +55,7 @@ $(VENV)/.qcore: $(VENV)/.tools $(NATIVE) $(PYTHON_FILES) pyproject.toml
 demo: setup
 	$(BIN)/python bench/demo.py
 
-test: pytest ctest
+test: ctest pytest
 
 pytest: setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

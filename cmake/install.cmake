@@ -5,7 +5,8 @@ include(CMakePackageConfigHelpers)
 set(qcore_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/qcore)
 
 set_target_properties(qcore_core PROPERTIES EXPORT_NAME core)
-install(TARGETS qcore_core EXPORT qcore ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT core)
+install(TARGETS qcore_core EXPORT qcore ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT core
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(DIRECTORY cpp/include/qcore DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT core)
 install(EXPORT qcore NAMESPACE qcore:: FILE qcoreTargets.cmake DESTINATION ${qcore_package_dir}
         COMPONENT core)
