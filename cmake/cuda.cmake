@@ -37,8 +37,6 @@ if(NOT QCORE_CUDA STREQUAL "OFF")
   endif()
 endif()
 if(QCORE_HAVE_CUDA)
-  set(CMAKE_CUDA_STANDARD 20)
-  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the binary must not depend on the runtime that torch ships
   set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 endif()
