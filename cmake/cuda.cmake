@@ -37,6 +37,13 @@ if(NOT QCORE_CUDA STREQUAL "OFF")
   endif()
 endif()
 if(QCORE_HAVE_CUDA)
+  if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)  # CMake 3.25 does not know that nvcc can do C++20
+    set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+    set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    list(APPEND CMAKE_CUDA_COMPILE_FEATURES cuda_std_20)
+  endif()
+  set(CMAKE_CUDA_STANDARD 20)
+  set(CMAKE_CUDA_STANDARD_REQUIRED ON)
   set(CMAKE_CUDA_RUNTIME_LIBRARY Static)  # the binary must not depend on the runtime that torch ships
   set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 endif()
