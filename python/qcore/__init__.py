@@ -1,10 +1,71 @@
-"""Quantized matrix kernels for CPU and CUDA, and the tools to quantize models with them."""
+"""Quantized matrix kernels for CPU and CUDA, and the tools to quantize models with them.
+
+>>> import qcore
+>>> qcore.quantize(model, "W4A16", "gptq", calibration=token_ids)
+>>> qcore.save(model, "model-w4a16")
+>>> model = qcore.load("model-w4a16")
+"""
+
+from __future__ import annotations
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
 
 import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
 
-from qcore import _C, ops
+from qcore import ops
+from qcore.formats import IntGroup
+from qcore.ops import kernels
+from qcore.qweight import QWeight
+
+if TYPE_CHECKING:
+    from qcore.evaluation import Evaluation, evaluate
+    from qcore.folder import load, quantize_folder, save
+    from qcore.linear import QLinear
+    from qcore.methods import Awq, Gptq, Rtn
+    from qcore.patch import quantize
+    from qcore.schemes import SCHEMES
 
 __version__ = _version("qcore")
-__all__ = ["_C", "__version__", "ops"]
+__all__ = [
+    "SCHEMES",
+    "Awq",
+    "Evaluation",
+    "Gptq",
+    "IntGroup",
+    "QLinear",
+    "QWeight",
+    "Rtn",
+    "evaluate",
+    "kernels",
+    "load",
+    "ops",
+    "quantize",
+    "quantize_folder",
+    "save",
+]
+
+# What needs transformers is imported on first use, so that a framework that only wants the ops starts fast.
+_LAZY = {
+    "SCHEMES": "qcore.schemes",
+    "Awq": "qcore.methods",
+    "Evaluation": "qcore.evaluation",
+    "Gptq": "qcore.methods",
+    "QLinear": "qcore.linear",
+    "Rtn": "qcore.methods",
+    "evaluate": "qcore.evaluation",
+    "load": "qcore.folder",
+    "quantize": "qcore.patch",
+    "quantize_folder": "qcore.folder",
+    "save": "qcore.folder",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'qcore' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

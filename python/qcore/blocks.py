@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["Batch", "BlockCalls", "Weights", "as_batch", "find_blocks", "record_calls"]
+__all__ = ["Batch", "BlockCalls", "Stop", "Weights", "as_batch", "find_blocks", "record_calls"]
 
 # Keyword arguments of one forward call of the model, e.g. {"input_ids": int64 [B, T]}.
 Batch = Mapping[str, Any]
@@ -33,6 +33,9 @@ class Weights:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._dtypes: dict[str, dict[str, torch.dtype]] = {}
+
+    def prepare(self, blocks: Sequence[str]) -> None:
+        """Called first: what lies outside the blocks must be present, in any dtype."""
 
     def load(self, prefix: str) -> None:
         """Makes the parameters under `prefix` present, in float32."""
@@ -51,8 +54,7 @@ class Weights:
         part = self.model.get_submodule(prefix)
         parameters = dict(part.named_parameters())
         for name, dtype in self._dtypes.pop(prefix).items():
-            if name in parameters:
-                parameters[name].data = parameters[name].data.to(dtype)
+            parameters[name].data = parameters[name].data.to(dtype)
 
 
 def as_batch(item: Tensor | Batch) -> Batch:
@@ -75,7 +77,7 @@ def find_blocks(model: nn.Module, targets: Iterable[str]) -> list[str]:
     return best
 
 
-class _Stop(Exception):
+class Stop(Exception):
     """Ends a forward pass once everything that was wanted of it has been seen."""
 
 
@@ -112,7 +114,7 @@ def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch
                 calls.hidden.append(hidden.float())
             calls.rest[index].append(_floats((args, kwargs)))
             if index == len(names) - 1:
-                raise _Stop
+                raise Stop
             return hidden
 
         return forward
@@ -121,7 +123,7 @@ def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch
         for batch in batches:
             try:
                 model(**batch, **_no_cache(model))
-            except _Stop:
+            except Stop:
                 continue
             except (_NoChain, TypeError, AttributeError, IndexError):
                 return None

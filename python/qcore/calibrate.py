@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from qcore.blocks import Batch, BlockCalls, Weights, find_blocks, record_calls, run_after_blocks
+from qcore.blocks import Batch, BlockCalls, Stop, Weights, find_blocks, record_calls, run_after_blocks
 from qcore.fold import find_fold
 from qcore.formats import IntGroup
 from qcore.methods import Awq, InputStats, Method, Rtn
@@ -47,6 +47,7 @@ def calibrate(
     """
     weights = weights or Weights(model)
     names = find_blocks(model, formats)
+    weights.prepare(names)
     calls = record_calls(model, names, batches) if names else None
     if calls is None:  # no chain of blocks: the whole model is one block
         weights.load("")
@@ -64,28 +65,27 @@ def calibrate(
         weights.release(name)
     outside = {n: f for n, f in formats.items() if not any(n.startswith(b + ".") for b in names)}
     if outside:
-        for prefix in outside:
-            weights.load(prefix)
         stats = {n: InputStats(_linear(model, n).in_features) for n in outside}
-        with _observed({_linear(model, n): [stats[n]] for n in outside}):
+        with _observed({_linear(model, n): stats[n] for n in outside}):
             for batch, hidden in zip(batches, calls.hidden, strict=True):
                 run_after_blocks(model, names, batch, hidden)
         for name, format in outside.items():
-            emit(name, quantize_linear(name, _linear(model, name), stats[name], format, method,
-                                       weights.stored_dtype(name, "weight")))
+            weights.load(name)
+            w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
+            emit(name, quantize_linear(name, w, stats[name], format, method, dtype))
             weights.release(name)
 
 
 def quantize_linear(
     name: str,
-    linear: nn.Linear,
+    w: Tensor,
     stats: InputStats | None,
     format: IntGroup,
     method: Method,
     scale_dtype: torch.dtype,
 ) -> QWeight:
-    """Quantizes one layer; errors name it."""
-    if not torch.isfinite(linear.weight).all():
+    """Quantizes the weight of one layer; errors name it."""
+    if not torch.isfinite(w).all():
         raise ValueError(f"{name}.weight: holds NaN or infinity; nothing sensible can be quantized")
     if stats is not None and stats.tokens == 0:
         warnings.warn(
@@ -93,7 +93,7 @@ def quantize_linear(
         )
         method, stats = Rtn(search=True), None
     try:
-        return method.quantize(linear.weight.detach(), stats, format, scale_dtype)
+        return method.quantize(w, stats, format, scale_dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
@@ -144,11 +144,12 @@ class _Block:
         if scale is not None and stats.tokens:
             stats = stats.divided_by(scale)
             linear.weight.data = linear.weight.data * scale
-        q = quantize_linear(name, linear, stats, self.formats[name], self.method,
-                            self._stored(linear))
+        w, dtype = linear.weight.detach(), self._stored(linear)
+        q = quantize_linear(name, w, stats, self.formats[name], self.method, dtype)
         if scale is not None:
-            q = QWeight(q.format, q.codes, q.scales, q.zeros, act_scale=scale)
-        linear.weight.data = q.dequantize()
+            q = replace(q, act_scale=scale)
+        # A new parameter: the old one may be shared with a layer that is not quantized (tied embeddings).
+        linear.weight = nn.Parameter(q.dequantize(), requires_grad=False)
         self.emit(name, q)
 
     def _trace(self) -> list[_Group]:
@@ -191,9 +192,10 @@ class _Block:
         """Statistics of each group's input over all batches."""
         first = [self.linears[group.names[0]] for group in groups]
         stats = [InputStats(m.in_features, m.weight.device) for m in first]
-        with _observed({m: [s] for m, s in zip(first, stats, strict=True)}), torch.no_grad():
+        with _observed(dict(zip(first, stats, strict=True)), stop=True), torch.no_grad():
             for run in self.run:
-                run()
+                with suppress(Stop):
+                    run()
         return stats
 
     def _scale_inputs(self, groups: Sequence[_Group], method: Awq) -> None:
@@ -238,10 +240,17 @@ def _stages(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
 
 
 @contextmanager
-def _observed(stats: Mapping[nn.Module, list[InputStats]]) -> Iterator[None]:
+def _observed(stats: Mapping[nn.Module, InputStats], stop: bool = False) -> Iterator[None]:
+    """Adds the inputs of the given layers to their statistics; with `stop`, a forward pass ends (by the
+    exception Stop) as soon as it has reached all of them."""
+    reached: set[nn.Module] = set()
+
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        for each in stats[module]:
-            each.add(args[0])
+        stats[module].add(args[0])
+        reached.add(module)
+        if stop and len(reached) == len(stats):
+            reached.clear()
+            raise Stop
 
     handles = [module.register_forward_pre_hook(hook) for module in stats]
     try:

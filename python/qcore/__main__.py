@@ -1,0 +1,3 @@
+from qcore.cli import main
+
+main()

@@ -1,0 +1,248 @@
+"""The command line: `qcore quantize`, `qcore eval`, `qcore inspect`."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from qcore.methods import METHODS
+from qcore.schemes import SCHEMES
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="""Quantize Hugging Face models, evaluate and inspect them.
+
+A typical session:
+
+    qcore quantize my-model my-model-w4 --scheme W4A16 --method gptq --calibration text.txt
+
+    qcore eval my-model-w4 --text heldout.txt --reference my-model
+
+    qcore inspect my-model-w4
+
+The result is a Hugging Face folder in compressed-tensors, which vLLM, SGLang and transformers load.
+""",
+)
+
+# typer turns the members into the choices that it shows and accepts.
+SchemeName = Enum("SchemeName", {name: name for name in SCHEMES})  # type: ignore[misc]
+MethodName = Enum("MethodName", {name: name for name in METHODS})  # type: ignore[misc]
+
+
+class DTypeName(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
+
+@app.command()
+def quantize(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face folder or id.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    scheme: Annotated[
+        SchemeName,
+        typer.Option(
+            help="Bits of weights and activations; _ASYM adds zero points.", case_sensitive=False
+        ),
+    ] = SchemeName["W4A16"],
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            help="rtn rounds to nearest (no calibration, seconds); gptq corrects each rounding error in "
+            "the columns still to come; awq scales up the channels that matter; awq+gptq does both and "
+            "is the best and the slowest."
+        ),
+    ] = MethodName["gptq"],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A UTF-8 text like what the model will see. Needed by gptq and awq."),
+    ] = None,
+    group_size: Annotated[
+        int, typer.Option(help="Columns that share a scale; -1: one scale per row.")
+    ] = 128,
+    ignore: Annotated[
+        list[str],
+        typer.Option(
+            help="Layers to leave alone: a name, its last part, or re:EXPRESSION. Repeatable."
+        ),
+    ] = ["lm_head"],  # noqa: B006 - typer wants a list
+    samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
+    sequence_length: Annotated[
+        int, typer.Option(help="Tokens per calibration sequence.", min=2)
+    ] = 512,
+    damping: Annotated[
+        float, typer.Option(help="GPTQ: added to the Hessian's diagonal, relative to its mean.")
+    ] = 0.01,
+    act_order: Annotated[
+        bool, typer.Option(help="GPTQ: columns with the largest inputs first.")
+    ] = True,
+    search: Annotated[
+        bool, typer.Option(help="Search each group's clipping range (rtn alone never does).")
+    ] = True,
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            help="Calibrate each layer behind the quantized layers of its own block too (slower)."
+        ),
+    ] = True,
+    shard_gb: Annotated[float, typer.Option(help="Size of the files to write, in GB.")] = 1.0,
+    overwrite: Annotated[bool, typer.Option(help="Replace DST if it exists.")] = False,
+) -> None:
+    """Quantize SRC into the new folder DST.
+
+    The model is never whole in memory: rtn holds one tensor at a time, the others one block. DST appears
+    only once it is complete.
+    """
+    from qcore.folder import quantize_folder
+    from qcore.io.checkpoint import resolve_source
+    from qcore.text import token_chunks
+
+    with _errors():
+        chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
+        folder = resolve_source(source)
+        tokens = None
+        if chosen.needs_calibration:
+            if calibration is None:
+                raise ValueError(f"--calibration: method {method.value} needs a text file")
+            tokens = token_chunks(folder, calibration, sequence_length, samples)
+        start = time.perf_counter()
+        quantize_folder(
+            folder,
+            destination,
+            scheme.value,
+            chosen,
+            tokens,
+            ignore=ignore,
+            group_size=group_size,
+            sequential=sequential,
+            overwrite=overwrite,
+            shard_bytes=int(shard_gb * (1 << 30)),
+        )
+        seconds = time.perf_counter() - start
+    size = sum(f.stat().st_size for f in destination.glob("*.safetensors"))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{destination}: {scheme.value} by {method.value}, {size / 1e6:.1f} MB, {seconds:.1f} s, "
+        f"peak memory {_peak_memory_gb():.2f} GB"
+    )
+
+
+@app.command("eval")
+def evaluate_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or Hugging Face id.")],
+    text: Annotated[Path, typer.Option(help="A UTF-8 text that the model has not seen.")],
+    reference: Annotated[
+        str | None,
+        typer.Option(help="The original model: adds KL divergence and top-1 agreement."),
+    ] = None,
+    chunk: Annotated[int, typer.Option(help="Tokens per chunk.", min=2)] = 512,
+    chunks: Annotated[int, typer.Option(help="The most chunks to evaluate.", min=1)] = 48,
+    dtype: Annotated[DTypeName, typer.Option(help="Of the activations.")] = DTypeName.float32,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Perplexity of MODEL on a text, and how far it is from a reference model.
+
+    Errors (+-) are standard errors of the mean over chunks.
+    """
+    import torch
+
+    from qcore.evaluation import evaluate
+    from qcore.folder import load
+    from qcore.text import token_chunks
+
+    with _errors():
+        wanted = None if dtype is DTypeName.auto else getattr(torch, dtype.value)
+        loaded = load(model, dtype=wanted)
+        other = None if reference is None else load(reference, dtype=wanted)
+        result = evaluate(loaded, token_chunks(model, text, chunk, chunks), other)
+    if as_json:
+        print(json.dumps(asdict(result)))
+        return
+    table = Table("figure", "value", "+-")
+    table.add_row("perplexity", f"{result.perplexity:.4f}", f"{result.perplexity_error:.4f}")
+    if result.kl is not None and result.top1 is not None:
+        table.add_row("KL to reference (nats/token)", f"{result.kl:.5f}", f"{result.kl_error:.5f}")
+        table.add_row("top-1 agreement", f"{result.top1:.2%}", "")
+    table.add_row("tokens", str(result.tokens), "")
+    Console().print(table)
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or Hugging Face id.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on standard output.")] = False,
+) -> None:
+    """What a checkpoint holds: each tensor's format, shape, bits per weight and bytes."""
+    from qcore.inspection import inspect_checkpoint
+
+    with _errors():
+        rows = inspect_checkpoint(path)
+    if as_json:
+        print(json.dumps([asdict(row) for row in rows]))
+        return
+    table = Table("tensor", "format", "shape", "bits/weight", "bytes")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        shape = " x ".join(map(str, row.shape))
+        table.add_row(row.tensor, row.format, shape, f"{row.bits_per_weight:.3f}", f"{row.bytes:,}")
+    weights, total = sum(row.weights for row in rows), sum(row.bytes for row in rows)
+    table.add_section()
+    table.add_row("all", "", f"{weights:,} weights", f"{total * 8 / max(weights, 1):.3f}", f"{total:,}")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _method(name: str, damping: float, act_order: bool, search: bool):  # type: ignore[no-untyped-def]
+    from qcore.methods import Awq, Gptq, Rtn
+
+    gptq = Gptq(damping=damping, act_order=act_order, search=search)
+    # A folder must load everywhere, so AWQ only scales what an earlier module can absorb.
+    return {
+        "rtn": Rtn(),
+        "gptq": gptq,
+        "awq": Awq(inner=Rtn(search=search), act_scale=False),
+        "awq+gptq": Awq(inner=gptq, act_scale=False),
+    }[name]
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What a user can mend is one line and exit code 1; a bug keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+
+
+def _peak_memory_gb() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
+
+
+def main() -> None:
+    """Entry point of the `qcore` command."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+    app()

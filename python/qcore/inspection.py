@@ -1,0 +1,69 @@
+"""What a checkpoint holds."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from qcore.io import compressed_tensors as ct
+from qcore.io.checkpoint import Checkpoint
+
+__all__ = ["Row", "inspect_checkpoint"]
+
+_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight: a tensor, or the tensors that store a quantized layer together.
+
+    Attributes:
+        format: a dtype, or e.g. "int4 g128 asym".
+        shape: of the weight, [N, K] if quantized.
+        bytes: of all its tensors.
+    """
+
+    tensor: str
+    format: str
+    shape: tuple[int, ...]
+    weights: int
+    bits_per_weight: float
+    bytes: int
+
+
+def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
+    """One row per weight, in the order of the names."""
+    checkpoint = Checkpoint(path)
+    stored = checkpoint.config.get("quantization_config")
+    formats = ct.read_formats(stored, checkpoint) if stored else {}
+    rows, parts = [], set()
+    for name, format in formats.items():
+        keys = ct.parts(name, checkpoint)
+        parts.update(keys)
+        shape = tuple(int(size) for size in checkpoint.tensor(f"{name}.weight_shape"))
+        group = "per row" if format.group_size == -1 else f"g{format.group_size}"
+        label = f"int{format.bits} {group} {'sym' if format.symmetric else 'asym'}"
+        rows.append(_row(f"{name}.weight", label, shape, sum(_bytes(checkpoint, k) for k in keys)))
+    for name in checkpoint:
+        if name not in parts:
+            label = checkpoint.dtype(name)
+            rows.append(_row(name, label, checkpoint.shape(name), _bytes(checkpoint, name)))
+    return sorted(rows, key=lambda row: _natural(row.tensor))
+
+
+def _row(name: str, label: str, shape: tuple[int, ...], size: int) -> Row:
+    weights = math.prod(shape)
+    return Row(name, label, shape, weights, 8 * size / max(weights, 1), size)
+
+
+def _bytes(checkpoint: Checkpoint, name: str) -> int:
+    return math.prod(checkpoint.shape(name)) * _BITS[checkpoint.dtype(name)] // 8
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layers.2 before layers.10."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]

@@ -1,0 +1,1 @@
+"""Checkpoints: reading and writing Hugging Face folders, and the formats that others load."""

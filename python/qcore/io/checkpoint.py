@@ -1,0 +1,231 @@
+"""Hugging Face folders: sharded safetensors in, sharded safetensors out, one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+__all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "copy_companions", "resolve_source"]
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+
+# What goes along with the weights: tokenizers, generation settings, templates, custom model code.
+_COMPANIONS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template*",
+    "*preprocessor_config.json",
+    "*.py",
+)
+# Scripts that lie beside a model but are no part of it stay behind: code is copied only for models whose
+# config names some of it.
+_CODE = "*.py"
+
+
+def resolve_source(source: str | os.PathLike[str]) -> Path:
+    """The folder of a checkpoint: a local one, or a Hugging Face id, downloaded to the local cache."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ValueError(f"{path}: expected a folder with config.json and safetensors, got a file")
+    text = str(source)
+    if text.count("/") == 1 and not text.startswith((".", "/", "~")):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(snapshot_download(text, ignore_patterns=["*.bin", "*.pth", "*.gguf"]))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise FileNotFoundError(
+                f"{text}: no such folder, and it could not be downloaded as a Hugging Face id: {error}"
+            ) from error
+    raise FileNotFoundError(f"{text}: no such folder")
+
+
+class Checkpoint:
+    """The tensors of a folder, by name. Every shard's header is checked on opening.
+
+    Attributes:
+        path: the folder.
+        config: config.json.
+        files: the shard that holds each tensor.
+    """
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        self.path = resolve_source(source)
+        self.config = self._config()
+        self.files = self._index()
+
+    def _config(self) -> dict[str, Any]:
+        return _read_json(self.path / "config.json")
+
+    def _index(self) -> dict[str, Path]:
+        if (self.path / _INDEX).exists():
+            weight_map = _read_json(self.path / _INDEX).get("weight_map")
+            if not isinstance(weight_map, dict):
+                raise ValueError(f"{self.path / _INDEX}: expected a weight_map, found none")
+            files = {name: self.path / shard for name, shard in weight_map.items()}
+        elif (self.path / _SINGLE).exists():
+            files = {name: self.path / _SINGLE for name in _names(self.path / _SINGLE)}
+        else:
+            raise FileNotFoundError(
+                f"{self.path}: expected {_SINGLE} or {_INDEX}, found neither "
+                f"(pickle checkpoints are not read; save them as safetensors first)"
+            )
+        for shard in sorted(set(files.values())):
+            if not shard.exists():
+                raise FileNotFoundError(f"{shard}: named by {_INDEX}, but missing")
+            absent = {n for n, f in files.items() if f == shard} - set(_names(shard))
+            if absent:
+                raise ValueError(f"{shard}: {_INDEX} promises {sorted(absent)[0]}, which it lacks")
+        return files
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.files)
+
+    def tensor(self, name: str) -> Tensor:
+        """Reads one tensor. The file is mapped for just this call, so that its pages do not stay."""
+        if name not in self.files:
+            raise ValueError(f"{self.path}: has no tensor {name}")
+        shard = self.files[name]
+        try:
+            with safe_open(shard, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(name).clone()
+        except SafetensorError as error:
+            raise ValueError(f"{shard}: cannot read {name}: {error}") from error
+        return tensor
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        with safe_open(self.files[name], framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    def dtype(self, name: str) -> str:
+        """The safetensors name of a tensor's dtype, e.g. BF16."""
+        with safe_open(self.files[name], framework="pt") as file:
+            return str(file.get_slice(name).get_dtype())
+
+
+class ShardWriter:
+    """Writes tensors into shards of at most about `shard_bytes`, and the index at the end."""
+
+    def __init__(self, folder: Path, shard_bytes: int) -> None:
+        self.folder, self.shard_bytes = folder, shard_bytes
+        self._pending: dict[str, Tensor] = {}
+        self._pending_bytes = 0
+        self._shards: list[list[str]] = []
+        self.total_bytes = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        size = tensor.numel() * tensor.itemsize
+        if self._pending and self._pending_bytes + size > self.shard_bytes:
+            self._flush()
+        self._pending[name] = tensor.detach().cpu().contiguous()
+        self._pending_bytes += size
+        self.total_bytes += size
+
+    def _flush(self) -> None:
+        path = self.folder / f"shard-{len(self._shards)}.safetensors"
+        try:
+            save_file(self._pending, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(f"{path}: cannot write: {error}") from error
+        self._shards.append(list(self._pending))
+        self._pending, self._pending_bytes = {}, 0
+
+    def finish(self) -> None:
+        """Writes what is left, gives the shards their final names, and writes the index if several."""
+        if self._pending or not self._shards:
+            self._flush()
+        count = len(self._shards)
+        weight_map: dict[str, str] = {}
+        for index, names in enumerate(self._shards):
+            final = _SINGLE if count == 1 else f"model-{index + 1:05}-of-{count:05}.safetensors"
+            os.rename(self.folder / f"shard-{index}.safetensors", self.folder / final)
+            weight_map.update(dict.fromkeys(names, final))
+        if count > 1:
+            index_json = {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
+            write_json(self.folder / _INDEX, index_json)
+
+
+@contextmanager
+def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
+    """A folder to write into that appears under its name only once it is complete.
+
+    On any error nothing is left behind, and an existing destination stays as it was.
+    """
+    target = Path(destination)
+    if target.exists() and not overwrite:
+        raise FileExistsError(f"{target}: exists already; choose another name, or allow overwriting")
+    if target.exists() and not target.is_dir():
+        raise FileExistsError(f"{target}: expected a folder to overwrite, found a file")
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+    try:
+        os.chmod(work, 0o755)  # noqa: S103 - mkdtemp makes it private; a model folder is not
+        yield work
+        if target.exists():
+            old = work.with_name(work.name + ".old")
+            os.rename(target, old)
+            os.rename(work, target)
+            shutil.rmtree(old)
+        else:
+            os.rename(work, target)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+
+
+def copy_companions(source: Path, destination: Path) -> None:
+    """Copies tokenizer, generation config and the like."""
+    has_code = "auto_map" in _read_json(source / "config.json") if (source / "config.json").exists() else False
+    for pattern in _COMPANIONS:
+        if pattern == _CODE and not has_code:
+            continue
+        for file in sorted(source.glob(pattern)):
+            if file.is_file():
+                shutil.copyfile(file, destination / file.name)
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: missing") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: no valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def _names(shard: Path) -> Iterable[str]:
+    try:
+        with safe_open(shard, framework="pt") as file:
+            return list(file.keys())
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{shard}: no readable safetensors file (truncated?): {error}") from error

@@ -1,0 +1,39 @@
+"""Texts as token ids."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer
+
+__all__ = ["token_chunks"]
+
+
+def token_chunks(
+    model: str | os.PathLike[str], file: str | os.PathLike[str], length: int, limit: int | None = None
+) -> Tensor:
+    """A text file as token ids int64 [chunks, length], without special tokens between them.
+
+    Args:
+        model: the folder whose tokenizer is used.
+        length: tokens per chunk; what is left at the end is dropped.
+        limit: the most chunks to take.
+    """
+    path = Path(file)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected a UTF-8 text: {error}") from error
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    count = len(ids) // length
+    if count == 0:
+        raise ValueError(
+            f"{path}: expected at least {length} tokens, got {len(ids)}; give a longer text or a "
+            f"shorter chunk length"
+        )
+    count = min(count, limit) if limit is not None else count
+    return torch.tensor(ids[: count * length], dtype=torch.int64).view(count, length)
