@@ -1,9 +1,11 @@
-// Times every row of op "w4a16" over bits, M, shapes and threads, beside two probes of the same machine.
+// Times every row of op "w4a16" over bits, M, shapes and threads, beside two probes of the same
+// machine.
 //
 //   bench_w4a16 --benchmark_filter='avx512/bits:4' --benchmark_out=w4a16.json
 //
-// With few rows of x the time is that of reading the weights, so they rotate over more memory than any
-// cache holds, as the layers of a model do. GB/s counts the packed codes, scales and zero points.
+// With few rows of x the time is that of reading the weights, so they rotate over more memory than
+// any cache holds, as the layers of a model do. GB/s counts the packed codes, scales and zero
+// points.
 #include <benchmark/benchmark.h>
 
 #include <memory>
@@ -36,7 +38,8 @@ class Rotation {
       PackedIntGroup view = packed.view;
       view.qweight = copy(packed.qweight.data(), packed.qweight.size());
       view.scales = copy(packed.scales.data(), packed.scales.size());
-      if (view.zeros) view.zeros = static_cast<uint8_t*>(copy(packed.zeros.data(), packed.zeros.size()));
+      if (view.zeros)
+        view.zeros = static_cast<uint8_t*>(copy(packed.zeros.data(), packed.zeros.size()));
       views_.push_back(view);
     }
     bytes_ = static_cast<double>(bytes);

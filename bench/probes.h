@@ -1,4 +1,5 @@
-// What the machine can do, measured in the same run as the kernels: the ceilings to read them against.
+// What the machine can do, measured in the same run as the kernels: the ceilings to read them
+// against.
 #pragma once
 
 #include <cstdint>

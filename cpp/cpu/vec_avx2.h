@@ -1,12 +1,28 @@
 // The vector vocabulary of w4a16_loops.h in AVX2 + FMA + F16C: 16 lanes are two ymm.
 // Included inside a target region and a namespace; <immintrin.h> comes before.
 //
-// A code becomes a float by shifting it to the top of its dword, back down with its sign, and
-// VCVTDQ2PS: AVX2 has no permutation of floats with a table of 16.
+// A code becomes a float in one of three ways:
+//   2, 3 bits: VPERMPS from a table of 8; the instruction looks only at the low 3 bits of an index.
+//   8 bits, and columns 4..7 of a dword of 4 bits: shifted to the top, back down with the sign, and
+//     VCVTDQ2PS.
+//   columns 0..3 of a dword of 4 bits: where the code stands. In a float of exponent 23 - p, bit p
+//   of
+//     the mantissa weighs 1, so (dword & field) ^ (exponent | sign bit of the field) is
+//     2^(23-p) + 2^(b-1) + code, and a subtraction leaves the code; all of it is exact.
+// The third needs no shift, which only two of the four vector pipes of Zen 4 do, but three
+// constants for each place: half of the columns each way keeps the pipes even and the constants
+// few.
 
-inline constexpr int kTileRows = 6;    // 6 rows x 2 ymm = 12 accumulators of 16 registers; two hold
-inline constexpr int kTilePanels = 1;  // the weights and one the activation
-inline constexpr int kDirectRows = 2;  // up to here, weights are decoded in registers
+// A register tile of 6 rows x 1 panel: 12 accumulators of 16 registers; two more hold the weights
+// and one the activation.
+inline constexpr int kTileRows = 6;
+inline constexpr int kTilePanels = 1;
+// Blocks of so many rows or fewer decode weights in registers, `direct_panels` panels at once: with
+// few rows, one panel would not give enough independent chains of multiply-adds.
+inline constexpr int kDirectRows = 12;
+constexpr int direct_panels(int rows) {
+  return rows <= 2 ? 2 : 1;
+}
 
 struct F32x16 {
   __m256 lo, hi;
@@ -37,6 +53,9 @@ QCORE_INLINE F32x16 sub(F32x16 a, F32x16 b) {
 }
 QCORE_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+QCORE_INLINE F32x16 fma_broadcast(const float* x, F32x16 w, F32x16 acc) {
+  return fma(broadcast(x), w, acc);
 }
 QCORE_INLINE F32x16 fnmadd(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
@@ -93,16 +112,39 @@ QCORE_INLINE U32x16 and_or(U32x16 a, int mask, U32x16 b) {
           _mm256_or_si256(_mm256_and_si256(a.hi, m), b.hi)};
 }
 
-template <int bits, int shift>
-QCORE_INLINE __m256 field_of_8(__m256i a) {
-  constexpr int up = 32 - bits - shift;
+template <int bits, int p>
+QCORE_INLINE __m256 field_in_mantissa(__m256i a) {
+  constexpr int sign = 1 << (p + bits - 1);
+  constexpr int mask = (1 << (p + bits)) - (1 << p);
+  constexpr int exponent = (127 + 23 - p) << 23;
+  constexpr float bias = static_cast<float>((1 << (23 - p)) + (1 << (bits - 1)));
+  const __m256i field = _mm256_and_si256(a, _mm256_set1_epi32(mask));
+  const __m256i number = _mm256_xor_si256(field, _mm256_set1_epi32(exponent | sign));
+  return _mm256_sub_ps(_mm256_castsi256_ps(number), _mm256_set1_ps(bias));
+}
+
+template <int bits, int p>
+QCORE_INLINE __m256 field_by_shifts(__m256i a) {
+  constexpr int up = 32 - bits - p;
   const __m256i high = up == 0 ? a : _mm256_slli_epi32(a, up);
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(high, 32 - bits));
 }
+
+alignas(32) inline constexpr float kSigned2[8] = {0, 1, -2, -1, 0, 1, -2, -1};
+alignas(32) inline constexpr float kSigned3[8] = {0, 1, 2, 3, -4, -3, -2, -1};
+
 // The signed number in bits [shift, shift + bits).
 template <int bits, int shift>
 QCORE_INLINE F32x16 field(U32x16 a) {
-  return {field_of_8<bits, shift>(a.lo), field_of_8<bits, shift>(a.hi)};
+  if constexpr (bits <= 3) {
+    const U32x16 index = shift_right<shift>(a);
+    const __m256 table = _mm256_load_ps(bits == 3 ? kSigned3 : kSigned2);
+    return {_mm256_permutevar8x32_ps(table, index.lo), _mm256_permutevar8x32_ps(table, index.hi)};
+  } else if constexpr (bits == 4 && shift < 16) {
+    return {field_in_mantissa<bits, shift>(a.lo), field_in_mantissa<bits, shift>(a.hi)};
+  } else {
+    return {field_by_shifts<bits, shift>(a.lo), field_by_shifts<bits, shift>(a.hi)};
+  }
 }
 
 QCORE_INLINE void prefetch(const void* p) {

@@ -5,10 +5,16 @@
 // only at the low 4 bits of an index, so the bits above need no AND. For 2 and 3 bits the table
 // repeats.
 
-inline constexpr int kTileRows = 8;  // 8 rows x 2 panels = 16 accumulators, of 32 registers
-inline constexpr int kTilePanels =
-    2;  // VFMADD takes 4 cycles at most 2 per cycle: 8 chains are enough
-inline constexpr int kDirectRows = 4;  // up to here, weights are decoded in registers
+// A register tile of 8 rows x 2 panels: 16 accumulators of 32 registers. VFMADD takes 4 cycles, 1
+// or 2 start per cycle, so 8 chains keep the units busy.
+inline constexpr int kTileRows = 8;
+inline constexpr int kTilePanels = 2;
+// Blocks of so many rows or fewer decode weights in registers, `direct_panels` panels at once: with
+// few rows, one panel would not give enough independent chains of multiply-adds.
+inline constexpr int kDirectRows = 32;
+constexpr int direct_panels(int rows) {
+  return rows <= 3 ? 4 : 2;
+}
 
 struct F32x16 {
   __m512 v;
@@ -37,6 +43,12 @@ QCORE_INLINE F32x16 sub(F32x16 a, F32x16 b) {
 }
 QCORE_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+}
+// w * *x + acc with the broadcast inside the instruction. Compilers share one broadcast between
+// several multiply-adds; that separate instruction costs a slot where the decoding needs it.
+QCORE_INLINE F32x16 fma_broadcast(const float* x, F32x16 w, F32x16 acc) {
+  __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*x));
+  return acc;
 }
 QCORE_INLINE F32x16 fnmadd(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
