@@ -96,7 +96,9 @@ class BlockCalls:
         return _first(out)
 
 
-def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> BlockCalls | None:
+def record_calls(
+    model: nn.Module, names: Sequence[str], batches: Sequence[Batch]
+) -> BlockCalls | None:
     """Runs the model with its blocks replaced by recorders; None if it is no simple chain of blocks."""
     calls = BlockCalls(list(names), rest=[[] for _ in names])
 
@@ -131,9 +133,7 @@ def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch
     return calls
 
 
-def run_after_blocks(
-    model: nn.Module, names: Sequence[str], batch: Batch, hidden: Tensor
-) -> Any:
+def run_after_blocks(model: nn.Module, names: Sequence[str], batch: Batch, hidden: Tensor) -> Any:
     """Runs the model on a batch with its blocks skipped, the last one returning `hidden`."""
 
     def skip(index: int) -> Callable[..., Any]:

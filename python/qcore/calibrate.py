@@ -11,7 +11,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from qcore.blocks import Batch, BlockCalls, Stop, Weights, find_blocks, record_calls, run_after_blocks
+from qcore.blocks import (
+    Batch,
+    BlockCalls,
+    Stop,
+    Weights,
+    find_blocks,
+    record_calls,
+    run_after_blocks,
+)
 from qcore.fold import find_fold
 from qcore.formats import IntGroup
 from qcore.methods import Awq, InputStats, Method, Rtn
@@ -89,7 +97,8 @@ def quantize_linear(
         raise ValueError(f"{name}.weight: holds NaN or infinity; nothing sensible can be quantized")
     if stats is not None and stats.tokens == 0:
         warnings.warn(
-            f"{name}: no calibration token reached this layer; it is rounded to nearest", stacklevel=2
+            f"{name}: no calibration token reached this layer; it is rounded to nearest",
+            stacklevel=2,
         )
         method, stats = Rtn(search=True), None
     try:

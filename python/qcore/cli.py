@@ -155,7 +155,9 @@ def evaluate_command(
     chunk: Annotated[int, typer.Option(help="Tokens per chunk.", min=2)] = 512,
     chunks: Annotated[int, typer.Option(help="The most chunks to evaluate.", min=1)] = 48,
     dtype: Annotated[DTypeName, typer.Option(help="Of the activations.")] = DTypeName.float32,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on standard output.")
+    ] = False,
 ) -> None:
     """Perplexity of MODEL on a text, and how far it is from a reference model.
 
@@ -187,7 +189,9 @@ def evaluate_command(
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or Hugging Face id.")],
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on standard output.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON list on standard output.")
+    ] = False,
 ) -> None:
     """What a checkpoint holds: each tensor's format, shape, bits per weight and bytes."""
     from qcore.inspection import inspect_checkpoint
@@ -205,7 +209,9 @@ def inspect(
         table.add_row(row.tensor, row.format, shape, f"{row.bits_per_weight:.3f}", f"{row.bytes:,}")
     weights, total = sum(row.weights for row in rows), sum(row.bytes for row in rows)
     table.add_section()
-    table.add_row("all", "", f"{weights:,} weights", f"{total * 8 / max(weights, 1):.3f}", f"{total:,}")
+    table.add_row(
+        "all", "", f"{weights:,} weights", f"{total * 8 / max(weights, 1):.3f}", f"{total:,}"
+    )
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

@@ -8,10 +8,9 @@ that leaves the block's output unchanged is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -38,23 +37,35 @@ class Fold:
     offset: float = 0.0
 
     def apply(self, s: Tensor, dtype: torch.dtype) -> Tensor:
-        """Divides the module's output channels by s [K] (equal wherever `channel` is); returns the scale
-        that was really applied, after rounding the norm's weight to the dtype in which it is kept."""
+        """Divides the module's output channels by s [K] (equal wherever `channel` is).
+
+        What is kept in `dtype` is rounded to it, and the scale that this really amounts to is returned, so
+        that the function of the model stays the same. A linear layer's weight is not rounded, since it will
+        be quantized; only a LayerNorm's bias, after its weight, may lose its last bit.
+        """
         weight, bias = self.module.weight, getattr(self.module, "bias", None)
         per_channel = torch.ones(weight.shape[0], dtype=torch.float32, device=weight.device)
         per_channel[self.channel] = s.float()
         with torch.no_grad():
             if weight.dim() == 1:
-                old = weight + self.offset
-                new = (old / per_channel - self.offset).to(dtype).float()
-                usable = (old != 0) & (new + self.offset != 0)
-                per_channel = torch.where(usable, old / (new + self.offset), 1.0)
-                weight.copy_(torch.where(usable, new, weight))
+                per_channel = _divide(weight, per_channel, dtype, self.offset)
+                if isinstance(bias, Tensor):
+                    bias.div_(per_channel)
             else:
+                if isinstance(bias, Tensor):
+                    per_channel = _divide(bias, per_channel, dtype)
                 weight.div_(per_channel[:, None])
-            if isinstance(bias, Tensor):
-                bias.div_(per_channel)
         return per_channel[self.channel]
+
+
+def _divide(values: Tensor, by: Tensor, dtype: torch.dtype, offset: float = 0.0) -> Tensor:
+    """Divides `values + offset` in place, rounded to dtype; returns what they were really divided by."""
+    old = values + offset
+    new = (old / by - offset).to(dtype).float()
+    vanished = (old != 0) & (new + offset == 0)
+    new = torch.where(vanished, values, new)
+    values.copy_(new)
+    return torch.where(old == 0, by, old / torch.where(old == 0, 1.0, new + offset))
 
 
 def find_fold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,11 @@ from qcore.models import (
     choose_formats,
     config_of,
     empty_model,
+    head_name,
     linear_names,
-    missing_tensors,
+    model_name,
     set_tensor,
-    stored_name,
+    stored_names,
 )
 from qcore.patch import calibration_batches, replace_linear
 from qcore.progress import track
@@ -41,7 +42,8 @@ __all__ = ["load", "quantize_folder", "save"]
 
 SHARD_BYTES = 1 << 30
 
-_TORCH_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# What weights may be stored in, as safetensors names it.
+_FLOATS = ("F32", "F16", "BF16")
 
 
 def save(
@@ -78,8 +80,8 @@ def save(
         for name, layer in track(list(layers.items()), "saving layers"):
             for key, tensor in ct.to_tensors(name, layer.to_qweight()).items():
                 writer.add(key, tensor)
-            if layer.bias is not None:
-                writer.add(f"{name}.bias", layer.bias)
+            if layer.bias is not None:  # a copy: it may be shared, which safetensors does not take
+                writer.add(f"{name}.bias", layer.bias.clone())
         writer.finish()
         source = Path(getattr(model, "name_or_path", "") or "")
         if tokenizer is None and source.is_dir() and (source / "config.json").exists():
@@ -90,8 +92,7 @@ def save(
             model.generation_config.save_pretrained(folder)  # type: ignore[union-attr,operator]
         formats = {name: layer.format for name, layer in layers.items()}
         act_scale = any(layer.act_scale is not None for layer in layers.values())
-        linears = sorted({*linear_names(model), *layers})
-        _write_config(folder, config.to_dict(), formats, linears, act_scale, writer)
+        _write_config(folder, model, config.to_dict(), formats, act_scale)
 
 
 def _plain_tensors(model: nn.Module, layers: dict[str, QLinear]) -> dict[str, Tensor]:
@@ -112,21 +113,23 @@ def _plain_tensors(model: nn.Module, layers: dict[str, QLinear]) -> dict[str, Te
 
 def _write_config(
     folder: Path,
+    model: nn.Module,
     config: dict[str, Any],
     formats: dict[str, IntGroup],
-    linears: Sequence[str],
-    act_scale: bool,
-    writer: ShardWriter,
+    act_scale: bool = False,
 ) -> None:
     config = {k: v for k, v in config.items() if k != "quantization_config"}
-    if any(name.rpartition(".")[2] == "lm_head" for name in formats):
+    if head_name(model) in formats:
         config["tie_word_embeddings"] = False  # the quantized head no longer is the embedding
+    linears = [n for n, m in model.named_modules() if type(m) in (nn.Linear, QLinear)]
     config["quantization_config"] = ct.quantization_config(formats, linears, act_scale)
     write_json(folder / "config.json", config)
 
 
 def load(
-    path: str | os.PathLike[str], dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
 ) -> nn.Module:
     """Loads a folder for inference, quantized or not.
 
@@ -146,21 +149,19 @@ def load(
         return _load_plain(checkpoint, dtype).to(device)
     model = empty_model(config_of(checkpoint))
     linears = set(linear_names(model))
-    consumed: set[str] = set()
-    for name in track(list(formats), "loading layers"):
+    for stored, format in track(list(formats.items()), "loading layers"):
+        name = model_name(model, f"{stored}.weight").removesuffix(".weight")
         if name not in linears:
-            raise ValueError(f"{checkpoint.path}: {name} is quantized, but is no linear layer of the model")
-        keys = ct.parts(name, checkpoint)
-        weight = ct.from_tensors(name, {k: checkpoint.tensor(k) for k in keys}, formats[name])
-        consumed.update(keys)
-        replace_linear(model, name, weight)
-    names = {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
-    for name in checkpoint:
-        if name in names and name not in consumed:
-            tensor = checkpoint.tensor(name)
-            if dtype is not None and tensor.is_floating_point():
-                tensor = tensor.to(dtype)
-            set_tensor(model, name, tensor)
+            raise ValueError(
+                f"{checkpoint.path}: {stored} is quantized, but is no linear layer of the model"
+            )
+        tensors = {key: checkpoint.tensor(key) for key in ct.parts(stored, checkpoint)}
+        replace_linear(model, name, ct.from_tensors(stored, tensors, format))
+    for name, key in stored_names(model, checkpoint).items():
+        tensor = checkpoint.tensor(key)
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        set_tensor(model, name, tensor)
     if hasattr(model, "tie_weights"):
         model.tie_weights()
     missing = [n for n, p in model.named_parameters() if p.is_meta]
@@ -191,46 +192,54 @@ class _Streamed(Weights):
     def __init__(self, model: nn.Module, checkpoint: Checkpoint, writer: ShardWriter) -> None:
         super().__init__(model)
         self.checkpoint, self.writer = checkpoint, writer
-        self.written: set[str] = set()
-        self.quantized: set[str] = set()
+        self.stored = stored_names(model, checkpoint)
+        self.done: set[str] = set()  # tensors of the checkpoint that need not be copied any more
 
     def prepare(self, blocks: Sequence[str]) -> None:
         inside = tuple(f"{name}." for name in blocks)
-        for name in self.checkpoint:
+        for name in self.stored:
             if not name.startswith(inside):
                 self._fill(name)
         if hasattr(self.model, "tie_weights"):
             self.model.tie_weights()
 
     def _fill(self, name: str) -> None:
-        try:
-            set_tensor(self.model, name, self.checkpoint.tensor(name))
-        except (AttributeError, KeyError):
-            return  # a tensor that the model does not use; it is copied as it is
+        set_tensor(self.model, name, self.checkpoint.tensor(self.stored[name]))
 
     def load(self, prefix: str) -> None:
-        part = self.model.get_submodule(prefix)
-        dot = prefix + "." if prefix else ""
-        for name, parameter in part.named_parameters():
+        for name, parameter in self._parameters(prefix):
             if parameter.is_meta:
-                self._fill(dot + name)
+                self._fill(name)
         super().load(prefix)
 
     def release(self, prefix: str) -> None:
         super().release(prefix)
+        for name, parameter in self._parameters(prefix):
+            key = self.stored[name]
+            if key not in self.done:
+                self.writer.add(key, parameter.data)
+                self.done.add(key)
+            set_tensor(self.model, name, None)
+
+    def _parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
+        dot = f"{prefix}." if prefix else ""
         part = self.model.get_submodule(prefix)
-        dot = prefix + "." if prefix else ""
-        for name, parameter in list(part.named_parameters()):
-            full = dot + name
-            if full in self.checkpoint and full not in self.quantized:
-                self.writer.add(full, parameter.data)
-                self.written.add(full)
-            set_tensor(self.model, full, None)
+        return [(dot + name, parameter) for name, parameter in part.named_parameters()]
 
     def emit(self, name: str, weight: QWeight) -> None:
-        for key, tensor in ct.to_tensors(name, weight).items():
-            self.writer.add(key, tensor)
-        self.quantized.add(f"{name}.weight")
+        key = self.stored[f"{name}.weight"]
+        own = model_name(self.model, key) == f"{name}.weight"
+        layer = key.removesuffix(".weight") if own else name  # a tied weight gets a name of its own
+        for part, tensor in ct.to_tensors(layer, weight).items():
+            self.writer.add(part, tensor)
+        if own:
+            self.done.add(key)
+
+    def copy_rest(self) -> None:
+        """Writes what calibration did not touch."""
+        for key in self.checkpoint:
+            if key not in self.done:
+                self.writer.add(key, self.checkpoint.tensor(key))
 
 
 def quantize_folder(
@@ -262,55 +271,36 @@ def quantize_folder(
     _check_targets(checkpoint, model, formats)
     with atomic_folder(destination, overwrite) as folder, torch.no_grad():
         writer = ShardWriter(folder, shard_bytes)
+        weights = _Streamed(model, checkpoint, writer)
         if method.needs_calibration:
-            weights = _Streamed(model, checkpoint, writer)
             calibrate(model, formats, batches, method, weights.emit, weights, sequential)
-            for name in checkpoint:
-                if name not in weights.written and name not in weights.quantized:
-                    writer.add(name, checkpoint.tensor(name))
         else:
-            for name, tensor in _quantized_one_by_one(checkpoint, model, formats, method):
-                writer.add(name, tensor)
+            for name in track(list(formats), "quantizing layers"):
+                w = checkpoint.tensor(weights.stored[f"{name}.weight"])
+                weights.emit(name, quantize_linear(name, w, None, formats[name], method, w.dtype))
+        weights.copy_rest()
         writer.finish()
         copy_companions(checkpoint.path, folder)
-        _write_config(folder, checkpoint.config, formats, linear_names(model), False, writer)
+        _write_config(folder, model, checkpoint.config, formats)
 
 
-def _check_targets(
-    checkpoint: Checkpoint, model: nn.Module, formats: dict[str, IntGroup]
-) -> None:
+def _check_targets(checkpoint: Checkpoint, model: nn.Module, formats: dict[str, IntGroup]) -> None:
     """Everything that can be known to fail, before anything is computed or written."""
-    for name, format in formats.items():
-        key = stored_name(model, checkpoint, f"{name}.weight")
-        if key not in checkpoint:
-            raise ValueError(f"{checkpoint.path}: has no tensor {key}, which the model needs")
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        expected = (linear.out_features, linear.in_features)
-        if checkpoint.shape(key) != expected:
+    stored = stored_names(model, checkpoint)
+    for name, parameter in model.named_parameters():
+        if name not in stored:
+            raise ValueError(f"{checkpoint.path}: has no tensor {name}, which the model needs")
+        key = stored[name]
+        if checkpoint.shape(key) != tuple(parameter.shape):
             raise ValueError(
-                f"{checkpoint.files[key]}: {key}: expected shape {expected}, got {checkpoint.shape(key)}"
+                f"{checkpoint.files[key]}: {key}: expected shape {tuple(parameter.shape)}, got "
+                f"{checkpoint.shape(key)}"
             )
-        if checkpoint.dtype(key) not in _TORCH_DTYPES:
+    for name, format in formats.items():
+        key = stored[f"{name}.weight"]
+        if checkpoint.dtype(key) not in _FLOATS:
             raise ValueError(
-                f"{checkpoint.files[key]}: {key}: expected one of {', '.join(_TORCH_DTYPES)}, got "
+                f"{checkpoint.files[key]}: {key}: expected one of {', '.join(_FLOATS)}, got "
                 f"{checkpoint.dtype(key)}"
             )
-        ct.check_exportable(name, linear.in_features, format)
-    missing = missing_tensors(model, checkpoint)
-    if missing:
-        raise ValueError(f"{checkpoint.path}: has no tensor {missing[0]}, which the model needs")
-
-
-def _quantized_one_by_one(
-    checkpoint: Checkpoint, model: nn.Module, formats: dict[str, IntGroup], method: Method
-) -> Iterator[tuple[str, Tensor]]:
-    tied = [f"{name}.weight" for name in formats if f"{name}.weight" not in checkpoint]
-    for key in track([*checkpoint, *tied], "quantizing tensors"):
-        name = key.removesuffix(".weight")
-        tensor = checkpoint.tensor(stored_name(model, checkpoint, key))
-        if key == name or name not in formats:
-            yield key, tensor
-        else:
-            q = quantize_linear(name, tensor, None, formats[name], method, tensor.dtype)
-            yield from ct.to_tensors(name, q).items()
+        ct.check_exportable(name, checkpoint.shape(key)[1], format)

@@ -17,6 +17,8 @@ _CHUNK = 1 << 22
 _SHRINKS = 24
 _SMALLEST_SHRINK = 0.36
 _REFITS = 3
+# What a column without any importance still counts, relative to the mean (as GPTQ's usual damping does).
+_LEAST_IMPORTANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ class IntGroup:
         n, k = w.shape
         g, width = self.groups(k), self.width(k)
         weight_of = torch.ones(k, device=w.device) if importance is None else importance.float()
-        weight_of = weight_of / weight_of.mean().clamp_min(1e-30)
+        # Relative, and never nothing: channels that calibration saw idle may wake up on other data.
+        weight_of = weight_of / weight_of.mean().clamp_min(1e-30) + _LEAST_IMPORTANCE
         weight_of = _grouped(weight_of[None], g, width)
         scales = w.new_empty(n, g, dtype=scale_dtype)
         zeros = None if self.symmetric else w.new_empty(n, g, dtype=torch.uint8)
@@ -195,7 +198,11 @@ class IntGroup:
         codes = w.new_empty(n, k, dtype=torch.uint8)
         for rows in _row_chunks(n, g * width):
             scale = grid.scales[rows].float()
-            zero = torch.full_like(scale, self.center) if grid.zeros is None else grid.zeros[rows].float()
+            zero = (
+                torch.full_like(scale, self.center)
+                if grid.zeros is None
+                else grid.zeros[rows].float()
+            )
             q = self._round(_grouped(w[rows].float(), g, width), scale, zero)
             codes[rows] = q.flatten(1)[:, :k].to(torch.uint8)
         return codes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 from qcore import ops
@@ -43,7 +42,7 @@ class QLinear(nn.Module):
             weight.codes,
             weight.scales,
             weight.zeros,
-            group_size=self.format.group_size,
+            group_size=self.format.width(self.in_features),
             bits=self.format.bits,
         )
         for name, tensor in packed._asdict().items():
@@ -99,4 +98,3 @@ class QLinear(nn.Module):
             f"bits={self.format.bits}, {kind}, group_size={self.format.group_size}, "
             f"bias={self.bias is not None}"
         )
-

@@ -10,6 +10,8 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from qcore.formats import IntGroup
 from qcore.io.checkpoint import Checkpoint
@@ -18,11 +20,12 @@ __all__ = [
     "choose_formats",
     "config_of",
     "empty_model",
+    "head_name",
     "is_ignored",
     "linear_names",
-    "missing_tensors",
+    "model_name",
     "set_tensor",
-    "stored_name",
+    "stored_names",
 ]
 
 
@@ -46,9 +49,13 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
 def choose_formats(
     model: nn.Module, format: IntGroup, ignore: Sequence[str]
 ) -> dict[str, IntGroup]:
-    """The format of each layer to quantize: all linear layers but those ignored."""
+    """The format of each layer to quantize: all linear layers but those ignored.
+
+    "lm_head" in `ignore` stands for the layer that makes the logits, whatever its name.
+    """
     names = linear_names(model)
-    chosen = {name: format for name in names if not is_ignored(name, ignore)}
+    head = head_name(model) if "lm_head" in ignore else None
+    chosen = {n: format for n in names if n != head and not is_ignored(n, ignore)}
     if not chosen:
         raise ValueError(
             f"model: no nn.Linear layer is left to quantize ({len(names)} found, ignore={tuple(ignore)})"
@@ -100,13 +107,29 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:
     owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
-def stored_name(model: nn.Module, present: Iterable[str], name: str) -> str:
-    """The name under which a checkpoint stores a parameter: its own, or that of its tied twin."""
+def head_name(model: nn.Module) -> str | None:
+    """The name of the layer that makes logits of hidden states, whatever its architecture calls it."""
+    get = getattr(model, "get_output_embeddings", None)
+    head = get() if get is not None else None
+    return next((name for name, module in model.named_modules() if module is head), None)
+
+
+def model_name(model: nn.Module, stored: str) -> str:
+    """The model's name for a tensor of a checkpoint: some were renamed since they were saved."""
+    renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+    name: str = rename_source_key(stored, renamings, [])[0]
+    return name
+
+
+def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:
+    """Where a checkpoint stores each of the model's parameters and buffers: its name there, which for
+    tied weights is that of their twin. What is not stored is absent."""
+    ours = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    ours |= {name for name, _ in model.named_buffers()}
+    stored = {name: key for key in checkpoint if (name := model_name(model, key)) in ours}
     ties: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
-    return ties.get(name, name) if name not in present else name
-
-
-def missing_tensors(model: nn.Module, present: Iterable[str]) -> list[str]:
-    """The model's parameters that a checkpoint does not have."""
-    have = set(present)
-    return [n for n, _ in model.named_parameters() if stored_name(model, have, n) not in have]
+    if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
+        for name, twin in ties.items():
+            if name in ours and name not in stored and twin in stored:
+                stored[name] = stored[twin]
+    return stored

@@ -13,7 +13,10 @@ __all__ = ["token_chunks"]
 
 
 def token_chunks(
-    model: str | os.PathLike[str], file: str | os.PathLike[str], length: int, limit: int | None = None
+    model: str | os.PathLike[str],
+    file: str | os.PathLike[str],
+    length: int,
+    limit: int | None = None,
 ) -> Tensor:
     """A text file as token ids int64 [chunks, length], without special tokens between them.
 

@@ -84,7 +84,7 @@ class Checkpoint:
                 raise ValueError(f"{self.path / _INDEX}: expected a weight_map, found none")
             files = {name: self.path / shard for name, shard in weight_map.items()}
         elif (self.path / _SINGLE).exists():
-            files = {name: self.path / _SINGLE for name in _names(self.path / _SINGLE)}
+            files = dict.fromkeys(_names(self.path / _SINGLE), self.path / _SINGLE)
         else:
             raise FileNotFoundError(
                 f"{self.path}: expected {_SINGLE} or {_INDEX}, found neither "
@@ -176,13 +176,15 @@ def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) 
     """
     target = Path(destination)
     if target.exists() and not overwrite:
-        raise FileExistsError(f"{target}: exists already; choose another name, or allow overwriting")
+        raise FileExistsError(
+            f"{target}: exists already; choose another name, or allow overwriting"
+        )
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target}: expected a folder to overwrite, found a file")
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
     try:
-        os.chmod(work, 0o755)  # noqa: S103 - mkdtemp makes it private; a model folder is not
+        os.chmod(work, 0o755)
         yield work
         if target.exists():
             old = work.with_name(work.name + ".old")
@@ -198,7 +200,11 @@ def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) 
 
 def copy_companions(source: Path, destination: Path) -> None:
     """Copies tokenizer, generation config and the like."""
-    has_code = "auto_map" in _read_json(source / "config.json") if (source / "config.json").exists() else False
+    has_code = (
+        "auto_map" in _read_json(source / "config.json")
+        if (source / "config.json").exists()
+        else False
+    )
     for pattern in _COMPANIONS:
         if pattern == _CODE and not has_code:
             continue

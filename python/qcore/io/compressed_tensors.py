@@ -18,8 +18,6 @@ from qcore.io.bits import pack_int32, unpack_int32
 from qcore.qweight import QWeight
 
 __all__ = [
-    "QUANT_METHOD",
-    "QUANT_METHOD_ACT_SCALE",
     "check_exportable",
     "from_tensors",
     "parts",
@@ -28,12 +26,10 @@ __all__ = [
     "to_tensors",
 ]
 
-QUANT_METHOD = "compressed-tensors"
-# compressed-tensors cannot express an input scale. A folder that holds one says so by its name, so that no
-# other reader takes it for the real thing and answers nonsense.
-QUANT_METHOD_ACT_SCALE = "qcore-act-scale"
-
-_FORMAT = "pack-quantized"
+_METHOD, _FORMAT = "compressed-tensors", "pack-quantized"
+# compressed-tensors cannot express an input scale. A folder that holds one says so by its format, so that
+# other readers refuse it instead of answering nonsense.
+_FORMAT_ACT_SCALE = "qcore-act-scale"
 _PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "act_scale")
 
 
@@ -45,7 +41,7 @@ def parts(name: str, tensors: Iterable[str]) -> list[str]:
 
 def check_exportable(name: str, k: int, format: IntGroup) -> None:
     """Raises if compressed-tensors cannot express the format for a weight of K columns."""
-    if k % format.width(k):
+    if format.group_size != -1 and k % format.group_size:
         fitting = [g for g in (256, 128, 96, 64, 48, 32, 16) if k % g == 0]
         hint = f" (of the usual ones, {', '.join(map(str, fitting))} fit)" if fitting else ""
         raise ValueError(
@@ -65,7 +61,9 @@ def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
         f"{name}.weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
     }
     if weight.zeros is not None:
-        tensors[f"{name}.weight_zero_point"] = pack_int32(weight.zeros.T.contiguous(), bits).T.contiguous()
+        tensors[f"{name}.weight_zero_point"] = pack_int32(
+            weight.zeros.T.contiguous(), bits
+        ).T.contiguous()
     if weight.act_scale is not None:
         tensors[f"{name}.act_scale"] = weight.act_scale
     return tensors
@@ -99,7 +97,11 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: IntGroup) -> 
         zeros = unpack_int32(stored.T.contiguous(), format.bits, n).T.contiguous()
     try:
         return QWeight(
-            format, unpack_int32(packed, format.bits, k), scales, zeros, tensors.get(f"{name}.act_scale")
+            format,
+            unpack_int32(packed, format.bits, k),
+            scales,
+            zeros,
+            tensors.get(f"{name}.act_scale"),
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
@@ -115,6 +117,7 @@ def quantization_config(
         linears: names of all linear layers of the model; those not quantized are listed as ignored.
         act_scale: some layer carries an input scale.
     """
+    stored_format = _FORMAT_ACT_SCALE if act_scale else _FORMAT
     by_format: dict[IntGroup, list[str]] = {}
     for name, format in formats.items():
         by_format.setdefault(format, []).append(name)
@@ -132,11 +135,11 @@ def quantization_config(
             },
             "input_activations": None,
             "output_activations": None,
-            "format": _FORMAT,
+            "format": stored_format,
         }
     return {
-        "quant_method": QUANT_METHOD_ACT_SCALE if act_scale else QUANT_METHOD,
-        "format": _FORMAT,
+        "quant_method": _METHOD,
+        "format": stored_format,
         "quantization_status": "compressed",
         "config_groups": groups,
         "ignore": [name for name in linears if name not in formats],
@@ -146,9 +149,11 @@ def quantization_config(
 
 def read_formats(config: Mapping[str, Any], tensors: Iterable[str]) -> dict[str, IntGroup]:
     """The format of each quantized layer of a checkpoint, by the names of its tensors."""
-    method = config.get("quant_method")
-    if method not in (QUANT_METHOD, QUANT_METHOD_ACT_SCALE):
-        raise ValueError(f"quantization_config.quant_method: expected {QUANT_METHOD!r}, got {method!r}")
+    for key, expected in (("quant_method", (_METHOD,)), ("format", (_FORMAT, _FORMAT_ACT_SCALE))):
+        if config.get(key) not in expected:
+            raise ValueError(
+                f"quantization_config.{key}: expected {expected[0]!r}, got {config.get(key)!r}"
+            )
     groups = list(config.get("config_groups", {}).values())
     suffix = ".weight_packed"
     return {

@@ -1,0 +1,233 @@
+"""RTN, GPTQ and AWQ: the invariants that hold for any weight and any calibration data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from qcore.formats import IntGroup
+from qcore.methods import METHODS, Awq, Gptq, InputStats, Rtn, resolve_method
+from qcore.methods.awq import output_error
+from qcore.methods.gptq import inverse_factor
+from qcore.qweight import QWeight
+
+N, K = 24, 160
+FORMATS = [
+    IntGroup(bits, symmetric, group_size)
+    for bits in (2, 3, 4)
+    for symmetric in (True, False)
+    for group_size in (32, -1)
+]
+
+
+def make_weight(seed: int = 0, n: int = N, k: int = K) -> Tensor:
+    return torch.randn(n, k, generator=torch.Generator().manual_seed(seed)) * 0.05
+
+
+def make_stats(seed: int = 1, k: int = K, tokens: int = 600) -> InputStats:
+    """Correlated inputs with a few large channels, as in language models."""
+    generator = torch.Generator().manual_seed(seed)
+    mix = torch.randn(k, k, generator=generator) / k**0.5
+    x = torch.randn(tokens, k, generator=generator) @ mix
+    x[:, :: k // 5] *= 8
+    stats = InputStats(k)
+    stats.add(x)
+    return stats
+
+
+def from_hessian(hessian: Tensor) -> InputStats:
+    stats = InputStats(hessian.shape[0])
+    stats.gram, stats.tokens = hessian.double(), 1
+    stats.abs_sum = hessian.diagonal().double().sqrt()
+    return stats
+
+
+def quantize(method: Rtn | Gptq | Awq, w: Tensor, stats: InputStats, format: IntGroup) -> QWeight:
+    return method.quantize(w, stats, format, torch.bfloat16)
+
+
+def same(a: QWeight, b: QWeight) -> bool:
+    zeros = (a.zeros is None and b.zeros is None) or torch.equal(a.zeros, b.zeros)  # type: ignore[arg-type]
+    return torch.equal(a.codes, b.codes) and torch.equal(a.scales, b.scales) and zeros
+
+
+# Invariant 1.
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("search", [True, False])
+@pytest.mark.parametrize("act_order", [True, False])
+@pytest.mark.parametrize("c", [1.0, 0.37, 1e6])
+def test_gptq_with_a_multiple_of_the_identity_is_rtn(
+    format: IntGroup, search: bool, act_order: bool, c: float
+) -> None:
+    w, stats = make_weight(), from_hessian(c * torch.eye(K))
+    gptq = quantize(Gptq(search=search, act_order=act_order), w, stats, format)
+    assert same(gptq, quantize(Rtn(search=search), w, stats, format))
+
+
+# Invariant 2: what the sweep adds up, column by column, is the layer's output error.
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("act_order", [True, False])
+def test_gptq_error_identity(format: IntGroup, act_order: bool) -> None:
+    w, stats, damping = make_weight(), make_stats(), 0.01
+    q = quantize(Gptq(damping=damping, act_order=act_order), w, stats, format)
+    # Replay the sweep on the codes that came out, in its own order, and add up (w - q)^2 / d^2.
+    hessian = stats.hessian
+    diagonal = hessian.diagonal()
+    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(K)
+    mean = diagonal.mean()
+    upper = inverse_factor(hessian[order][:, order], damping)
+    values, work, total = q.dequantize().double()[:, order], w.double()[:, order], 0.0
+    for i in range(K):
+        error = (work[:, i] - values[:, i]) / upper[i, i]
+        work -= torch.outer(error, upper[i]) * (torch.arange(K) > i)
+        total += float((error**2).sum())
+    damped = hessian / mean + damping * torch.eye(K, dtype=torch.float64)
+    delta = w.double() - q.dequantize().double()
+    trace = float(torch.einsum("nk,kl,nl->", delta, damped, delta))
+    assert abs(total - trace) <= 1e-13 * trace
+    # And the codes are those that rounding the updated columns gives: the replay is the sweep.
+    scale, zero = format.expand(q.grid, order)
+    work = w.double()[:, order]
+    for i in range(K):
+        code, value = format.round_columns(
+            work[:, i : i + 1].float(), scale[:, i : i + 1], zero[:, i : i + 1]
+        )
+        assert torch.equal(code[:, 0].to(torch.uint8), q.codes[:, order[i]])
+        error = (work[:, i] - value[:, 0].double()) / upper[i, i]
+        work -= torch.outer(error, upper[i]) * (torch.arange(K) > i)
+
+
+# Invariant 3.
+@pytest.mark.parametrize("act_order", [True, False])
+def test_gptq_codes_do_not_depend_on_how_it_is_computed(
+    act_order: bool, torch_threads: None
+) -> None:
+    format, w, stats = IntGroup(3, False, 32), make_weight(), make_stats()
+    method = Gptq(act_order=act_order)
+    expected = quantize(method, w, stats, format)
+    for block in (1, 7, 32, 1000):
+        assert same(expected, quantize(replace(method, block=block), w, stats, format))
+    for c in (0.5, 3.7, 1e8):
+        assert same(expected, quantize(method, w, from_hessian(c * stats.hessian), format))
+    for row in range(N):
+        alone = quantize(method, w[row : row + 1], stats, format)
+        assert torch.equal(alone.codes[0], expected.codes[row])
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        assert same(expected, quantize(method, w, make_stats(), format))
+
+
+def test_statistics_do_not_depend_on_the_batches() -> None:
+    x = torch.randn(96, K, generator=torch.Generator().manual_seed(3))
+    whole, parts = InputStats(K), InputStats(K)
+    whole.add(x)
+    for part in x.split([1, 30, 65]):
+        parts.add(part.view(1, -1, K))
+    assert whole.tokens == parts.tokens == 96
+    torch.testing.assert_close(whole.gram, parts.gram, rtol=1e-13, atol=1e-12)
+    torch.testing.assert_close(whole.gram, x.double().T @ x.double(), rtol=1e-13, atol=1e-12)
+
+
+# Invariant 4.
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("search", [True, False])
+def test_gptq_output_error_is_below_rtn_on_the_same_grid(format: IntGroup, search: bool) -> None:
+    for seed in range(3):
+        w, stats = make_weight(seed), make_stats(seed + 10)
+        rtn = quantize(Rtn(search=search), w, stats, format)
+        gptq = quantize(Gptq(search=search), w, stats, format)
+        assert torch.equal(rtn.scales, gptq.scales)
+        assert output_error(w, gptq.dequantize(), stats) < output_error(w, rtn.dequantize(), stats)
+
+
+# Invariant 5.
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("inner", [Rtn(), Rtn(search=True), Gptq()], ids=str)
+def test_awq_is_never_worse_than_no_scale_on_its_own_objective(
+    format: IntGroup, inner: Rtn | Gptq
+) -> None:
+    w, stats = make_weight(), make_stats()
+    awq = Awq(inner=inner, steps=5)
+    s = awq.input_scale([w], stats, format, torch.bfloat16)
+    scaled = quantize(inner, w * s, stats.divided_by(s), format).dequantize() / s
+    plain = quantize(inner, w, stats, format).dequantize()
+    assert output_error(w, scaled, stats) <= output_error(w, plain, stats)
+
+
+def test_awq_helps_where_few_channels_are_large() -> None:
+    w, stats, format = make_weight(), make_stats(), IntGroup(4, True, 32)
+    awq = Awq(inner=Rtn())
+    s = awq.input_scale([w], stats, format, torch.float32)
+    scaled = awq.quantize(w * s, stats.divided_by(s), format, torch.float32).dequantize() / s
+    plain = Rtn().quantize(w, stats, format, torch.float32).dequantize()
+    assert output_error(w, scaled, stats) < 0.9 * output_error(w, plain, stats)
+    assert s.max() > 1.1
+
+
+def test_awq_tied_channels_share_a_scale() -> None:
+    tied = torch.arange(K) % 40
+    s = Awq().input_scale([make_weight()], make_stats(), IntGroup(3), torch.float32, tied=tied)
+    for channel in range(40):
+        assert len(s[tied == channel].unique()) == 1
+
+
+# Damping.
+def test_singular_hessians_are_damped_not_rounded_away() -> None:
+    """Fewer tokens than channels: the Hessian has no inverse, and GPTQ must still beat RTN."""
+    w, stats, format = make_weight(), make_stats(tokens=20), IntGroup(3, False, 32)
+    for damping in (0.01, 0.0):
+        q = quantize(Gptq(damping=damping), w, stats, format)
+        rtn = quantize(Rtn(search=True), w, stats, format)
+        assert output_error(w, q.dequantize(), stats) < output_error(w, rtn.dequantize(), stats)
+
+
+def test_a_hessian_that_no_damping_mends_is_an_error() -> None:
+    broken = torch.eye(K)
+    broken[0, 1] = broken[1, 0] = 50.0
+    with pytest.raises(ValueError, match="not positive definite even with damping 1"):
+        quantize(Gptq(), make_weight(), from_hessian(broken), IntGroup())
+    broken[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        quantize(Gptq(), make_weight(), from_hessian(broken), IntGroup())
+
+
+def test_channels_that_are_always_zero() -> None:
+    x = torch.randn(500, K, generator=torch.Generator().manual_seed(0))
+    x[:, 40:80] = 0
+    stats = InputStats(K)
+    stats.add(x)
+    w, format = make_weight(), IntGroup(4, False, 32)
+    for method in (Gptq(), Awq(), Awq(inner=Gptq(), steps=3)):
+        s = (
+            method.input_scale([w], stats, format, torch.float32)
+            if isinstance(method, Awq)
+            else torch.ones(K)
+        )
+        q = method.quantize(w * s, stats.divided_by(s), format, torch.float32)
+        # Such weights are rounded, not dropped: other data may use them.
+        error = (q.dequantize() / s - w)[:, 40:80]
+        assert error.square().mean() < 0.05 * w.square().mean()
+    nothing = InputStats(K)
+    nothing.add(torch.zeros(5, K))
+    assert same(
+        quantize(Gptq(), w, nothing, format),
+        quantize(Rtn(search=True), w, from_hessian(torch.eye(K)), format),
+    )
+
+
+def test_no_calibration_is_an_error() -> None:
+    for stats in (None, InputStats(K)):
+        with pytest.raises(ValueError, match="saw no token"):
+            Gptq().quantize(make_weight(), stats, IntGroup(), torch.float32)
+
+
+def test_methods_by_name() -> None:
+    for name in METHODS:
+        assert resolve_method(name).name == name
+    with pytest.raises(
+        ValueError, match="method: expected one of rtn, gptq, awq, awq\\+gptq, got 'x'"
+    ):
+        resolve_method("x")
