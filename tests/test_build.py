@@ -36,9 +36,7 @@ def test_needs_only_libtorch_cpu_and_the_system() -> None:
     system = {"libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6"}
     system |= {"libpthread.so.0", "libdl.so.2", "librt.so.1"}
     assert "libtorch_cpu.so" in needed
-    assert {
-        n for n in needed - system - {"libtorch_cpu.so"} if not n.startswith("ld-linux")
-    } == set()
+    assert {n for n in needed - system - {"libtorch_cpu.so"} if not n.startswith("ld-linux")} == set()
 
 
 @needs_readelf

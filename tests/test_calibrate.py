@@ -140,9 +140,7 @@ def test_layers_are_calibrated_behind_quantized_ones() -> None:
         order.append(name)
         done[name] = weight
 
-    formats = dict.fromkeys(
-        (n for n in linear_names(model) if n != "lm_head"), IntGroup(2, True, 32)
-    )
+    formats = dict.fromkeys((n for n in linear_names(model) if n != "lm_head"), IntGroup(2, True, 32))
     with torch.no_grad():
         calibrate(model, formats, [{"input_ids": ids}], Spy(), emit)
     for index in (4, len(order) - 1):  # gate_proj of the first block, down_proj of the last
@@ -170,9 +168,7 @@ def test_blocks_on_their_own_are_the_model() -> None:
             assert calls is not None, name
             last: list[torch.Tensor] = []
             handle = model.get_submodule(names[-1]).register_forward_hook(
-                lambda module, args, out, last=last: last.append(
-                    out[0] if isinstance(out, tuple) else out
-                )
+                lambda module, args, out, last=last: last.append(out[0] if isinstance(out, tuple) else out)
             )
             tiny.logits(model, tiny.tokens())
             handle.remove()

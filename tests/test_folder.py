@@ -26,9 +26,7 @@ from qcore.io.bits import pack_int32, unpack_int32
 from qcore.io.checkpoint import Checkpoint
 
 
-def write_model(
-    name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **save: Any
-) -> nn.Module:
+def write_model(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **save: Any) -> nn.Module:
     model = tiny.make_model(name, dtype)
     model.save_pretrained(folder, **save)
     (folder / "tokenizer_config.json").write_text("{}")
@@ -68,11 +66,7 @@ def test_transformers_reads_what_we_save(scheme: str, group_size: int, tmp_path:
     quantize_folder(tmp_path / "source", tmp_path / "out", scheme, "rtn", group_size=group_size)
     ours = load(tmp_path / "out")
     # Since 0.18 compressed-tensors cannot load its own asymmetric packed weights without this.
-    how = (
-        {"quantization_config": CompressedTensorsConfig(dequantize=True)}
-        if "ASYM" in scheme
-        else {}
-    )
+    how = {"quantization_config": CompressedTensorsConfig(dequantize=True)} if "ASYM" in scheme else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out", **how)
@@ -120,9 +114,7 @@ def test_tied_embeddings(tmp_path: Path) -> None:
     assert "lm_head.weight" not in Checkpoint(tmp_path / "kept")
     for method in ("rtn", "gptq"):
         out = tmp_path / method
-        quantize_folder(
-            tmp_path / "source", out, "W8A16", method, tiny.tokens(), ignore=(), group_size=32
-        )
+        quantize_folder(tmp_path / "source", out, "W8A16", method, tiny.tokens(), ignore=(), group_size=32)
         head = load(out)
         assert isinstance(head.lm_head, QLinear)
         assert torch.equal(head.model.embed_tokens.weight, model.model.embed_tokens.weight)
@@ -132,9 +124,7 @@ def test_tied_embeddings(tmp_path: Path) -> None:
 def test_shards_in_and_out(tmp_path: Path) -> None:
     model = write_model("llama", tmp_path / "source", max_shard_size="40KB")
     assert len(list((tmp_path / "source").glob("*.safetensors"))) > 2
-    quantize_folder(
-        tmp_path / "source", tmp_path / "out", "W8A16", "rtn", group_size=32, shard_bytes=40_000
-    )
+    quantize_folder(tmp_path / "source", tmp_path / "out", "W8A16", "rtn", group_size=32, shard_bytes=40_000)
     shards = list((tmp_path / "out").glob("*.safetensors"))
     assert len(shards) > 2
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
@@ -190,7 +180,7 @@ def test_inspect(tmp_path: Path) -> None:
     write_model("llama", tmp_path / "source")
     quantize_folder(tmp_path / "source", tmp_path / "out", "W4A16_ASYM", "rtn", group_size=32)
     rows = {row.tensor: row for row in inspect_checkpoint(tmp_path / "out")}
-    assert list(rows)[0] == "lm_head.weight"
+    assert next(iter(rows)) == "lm_head.weight"
     up = rows["model.layers.0.mlp.up_proj.weight"]
     assert up.format == "int4 g32 asym"
     assert up.shape == (96, 64)
@@ -283,9 +273,7 @@ def test_wrong_dtype_shape_and_values(source: Path) -> None:
         ({"method": "magic"}, ValueError, "method: expected one of"),
     ],
 )
-def test_bad_arguments(
-    source: Path, arguments: dict[str, Any], error: type[Exception], message: str
-) -> None:
+def test_bad_arguments(source: Path, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     fails(source, error, message, **arguments)
 
 
@@ -300,7 +288,7 @@ def test_bad_folders(tmp_path: Path, source: Path) -> None:
         load(tmp_path / "empty")
     (source / "config.json").write_text("{ not json")
     fails(source, ValueError, r"config.json: no valid JSON")
-    with pytest.raises(ValueError, match="expected a folder with config.json"):
+    with pytest.raises(ValueError, match="expected a folder with config"):
         load(source / "config.json")
 
 
@@ -310,9 +298,7 @@ def test_quantizing_twice(source: Path, tmp_path: Path) -> None:
         quantize_folder(tmp_path / "out", tmp_path / "again", "W4A16", "rtn", group_size=32)
 
 
-def test_an_existing_destination_is_kept_unless_told_otherwise(
-    source: Path, tmp_path: Path
-) -> None:
+def test_an_existing_destination_is_kept_unless_told_otherwise(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "precious").write_text("x")
@@ -393,9 +379,7 @@ def test_load_names_what_is_wrong(source: Path, tmp_path: Path) -> None:
     config = json.loads((out / "config.json").read_text())
     config["quantization_config"]["quant_method"] = "unheard-of"
     (out / "config.json").write_text(json.dumps(config))
-    with pytest.raises(
-        ValueError, match=r"quant_method: expected 'compressed-tensors', got 'unheard-of'"
-    ):
+    with pytest.raises(ValueError, match=r"quant_method: expected 'compressed-tensors', got 'unheard-of'"):
         load(out)
 
 

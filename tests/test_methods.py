@@ -102,9 +102,7 @@ def test_gptq_error_identity(format: IntGroup, act_order: bool) -> None:
 
 # Invariant 3.
 @pytest.mark.parametrize("act_order", [True, False])
-def test_gptq_codes_do_not_depend_on_how_it_is_computed(
-    act_order: bool, torch_threads: None
-) -> None:
+def test_gptq_codes_do_not_depend_on_how_it_is_computed(act_order: bool, torch_threads: None) -> None:
     format, w, stats = IntGroup(3, False, 32), make_weight(), make_stats()
     method = Gptq(act_order=act_order)
     expected = quantize(method, w, stats, format)
@@ -146,9 +144,7 @@ def test_gptq_output_error_is_below_rtn_on_the_same_grid(format: IntGroup, searc
 # Invariant 5.
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("inner", [Rtn(), Rtn(search=True), Gptq()], ids=str)
-def test_awq_is_never_worse_than_no_scale_on_its_own_objective(
-    format: IntGroup, inner: Rtn | Gptq
-) -> None:
+def test_awq_is_never_worse_than_no_scale_on_its_own_objective(format: IntGroup, inner: Rtn | Gptq) -> None:
     w, stats = make_weight(), make_stats()
     awq = Awq(inner=inner, steps=5)
     s = awq.input_scale([w], stats, format, torch.bfloat16)
@@ -227,7 +223,5 @@ def test_no_calibration_is_an_error() -> None:
 def test_methods_by_name() -> None:
     for name in METHODS:
         assert resolve_method(name).name == name
-    with pytest.raises(
-        ValueError, match="method: expected one of rtn, gptq, awq, awq\\+gptq, got 'x'"
-    ):
+    with pytest.raises(ValueError, match="method: expected one of rtn, gptq, awq, awq\\+gptq, got 'x'"):
         resolve_method("x")

@@ -65,9 +65,7 @@ def test_any_shape(n: int, k: int, group: int, bits: int, asymmetric: bool, m: i
 @pytest.mark.parametrize("kernel", cpu_kernels())
 @pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
 @pytest.mark.parametrize("case", WEIGHT_CASES, ids=str)
-def test_gemm(
-    case: WeightCase, dtype: torch.dtype, kernel: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gemm(case: WeightCase, dtype: torch.dtype, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QCORE_FORCE_KERNEL", kernel)
     weight = make_weight(case)
     packed = weight.pack()
@@ -100,9 +98,7 @@ def test_strides(dtype: torch.dtype) -> None:
         "offset": make_x(1801, dtype=dtype)[1:].view(6, 300),
     }
     for name, x in views.items():
-        assert torch.equal(
-            ops.w4a16_gemm(x, *PACKED), ops.w4a16_gemm(x.clone().contiguous(), *PACKED)
-        ), name
+        assert torch.equal(ops.w4a16_gemm(x, *PACKED), ops.w4a16_gemm(x.clone().contiguous(), *PACKED)), name
 
 
 def test_other_arguments_need_not_be_contiguous() -> None:

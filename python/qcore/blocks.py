@@ -40,9 +40,7 @@ class Weights:
     def load(self, prefix: str) -> None:
         """Makes the parameters under `prefix` present, in float32."""
         part = self.model.get_submodule(prefix)
-        self._dtypes[prefix] = {
-            name: p.dtype for name, p in part.named_parameters() if p.is_floating_point()
-        }
+        self._dtypes[prefix] = {name: p.dtype for name, p in part.named_parameters() if p.is_floating_point()}
         part.float()
 
     def stored_dtype(self, prefix: str, name: str) -> torch.dtype:
@@ -96,9 +94,7 @@ class BlockCalls:
         return _first(out)
 
 
-def record_calls(
-    model: nn.Module, names: Sequence[str], batches: Sequence[Batch]
-) -> BlockCalls | None:
+def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> BlockCalls | None:
     """Runs the model with its blocks replaced by recorders; None if it is no simple chain of blocks."""
     calls = BlockCalls(list(names), rest=[[] for _ in names])
 
@@ -157,19 +153,16 @@ def _no_cache(model: nn.Module) -> dict[str, Any]:
 
 
 def _first(out: Any) -> Tensor:
-    return out[0] if isinstance(out, (tuple, list)) else out
+    first: Tensor = out[0] if isinstance(out, (tuple, list)) else out
+    return first
 
 
 def _floats(tree: Any) -> Any:
-    return tree_map(
-        lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, tree
-    )
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, tree)
 
 
 @contextmanager
-def _replaced_forwards(
-    model: nn.Module, forwards: Mapping[str, Callable[..., Any]]
-) -> Iterator[None]:
+def _replaced_forwards(model: nn.Module, forwards: Mapping[str, Callable[..., Any]]) -> Iterator[None]:
     modules = [model.get_submodule(name) for name in forwards]
     for module, forward in zip(modules, forwards.values(), strict=True):
         module.forward = forward

@@ -168,7 +168,7 @@ class _Block:
         made_by: dict[int, nn.Module] = {}
         order: list[nn.Module] = []
         alive: list[Tensor] = []  # so that no id is used twice
-        names = {module: name for name, module in self.linears.items()}
+        names: dict[nn.Module, str] = {module: name for name, module in self.linears.items()}
 
         def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             x = args[0]

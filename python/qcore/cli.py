@@ -58,9 +58,7 @@ def quantize(
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
     scheme: Annotated[
         SchemeName,
-        typer.Option(
-            help="Bits of weights and activations; _ASYM adds zero points.", case_sensitive=False
-        ),
+        typer.Option(help="Bits of weights and activations; _ASYM adds zero points.", case_sensitive=False),
     ] = SchemeName["W4A16"],
     method: Annotated[
         MethodName,
@@ -74,33 +72,23 @@ def quantize(
         Path | None,
         typer.Option(help="A UTF-8 text like what the model will see. Needed by gptq and awq."),
     ] = None,
-    group_size: Annotated[
-        int, typer.Option(help="Columns that share a scale; -1: one scale per row.")
-    ] = 128,
+    group_size: Annotated[int, typer.Option(help="Columns that share a scale; -1: one scale per row.")] = 128,
     ignore: Annotated[
         list[str],
-        typer.Option(
-            help="Layers to leave alone: a name, its last part, or re:EXPRESSION. Repeatable."
-        ),
+        typer.Option(help="Layers to leave alone: a name, its last part, or re:EXPRESSION. Repeatable."),
     ] = ["lm_head"],  # noqa: B006 - typer wants a list
     samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
-    sequence_length: Annotated[
-        int, typer.Option(help="Tokens per calibration sequence.", min=2)
-    ] = 512,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per calibration sequence.", min=2)] = 512,
     damping: Annotated[
         float, typer.Option(help="GPTQ: added to the Hessian's diagonal, relative to its mean.")
     ] = 0.01,
-    act_order: Annotated[
-        bool, typer.Option(help="GPTQ: columns with the largest inputs first.")
-    ] = True,
+    act_order: Annotated[bool, typer.Option(help="GPTQ: columns with the largest inputs first.")] = True,
     search: Annotated[
         bool, typer.Option(help="Search each group's clipping range (rtn alone never does).")
     ] = True,
     sequential: Annotated[
         bool,
-        typer.Option(
-            help="Calibrate each layer behind the quantized layers of its own block too (slower)."
-        ),
+        typer.Option(help="Calibrate each layer behind the quantized layers of its own block too (slower)."),
     ] = True,
     shard_gb: Annotated[float, typer.Option(help="Size of the files to write, in GB.")] = 1.0,
     overwrite: Annotated[bool, typer.Option(help="Replace DST if it exists.")] = False,
@@ -155,9 +143,7 @@ def evaluate_command(
     chunk: Annotated[int, typer.Option(help="Tokens per chunk.", min=2)] = 512,
     chunks: Annotated[int, typer.Option(help="The most chunks to evaluate.", min=1)] = 48,
     dtype: Annotated[DTypeName, typer.Option(help="Of the activations.")] = DTypeName.float32,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on standard output.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Perplexity of MODEL on a text, and how far it is from a reference model.
 
@@ -167,13 +153,15 @@ def evaluate_command(
 
     from qcore.evaluation import evaluate
     from qcore.folder import load
+    from qcore.io.checkpoint import resolve_source
     from qcore.text import token_chunks
 
     with _errors():
         wanted = None if dtype is DTypeName.auto else getattr(torch, dtype.value)
+        tokens = token_chunks(resolve_source(model), text, chunk, chunks)
         loaded = load(model, dtype=wanted)
         other = None if reference is None else load(reference, dtype=wanted)
-        result = evaluate(loaded, token_chunks(model, text, chunk, chunks), other)
+        result = evaluate(loaded, tokens, other)
     if as_json:
         print(json.dumps(asdict(result)))
         return
@@ -189,9 +177,7 @@ def evaluate_command(
 @app.command()
 def inspect(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or Hugging Face id.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON list on standard output.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON list on standard output.")] = False,
 ) -> None:
     """What a checkpoint holds: each tensor's format, shape, bits per weight and bytes."""
     from qcore.inspection import inspect_checkpoint
@@ -209,9 +195,7 @@ def inspect(
         table.add_row(row.tensor, row.format, shape, f"{row.bits_per_weight:.3f}", f"{row.bytes:,}")
     weights, total = sum(row.weights for row in rows), sum(row.bytes for row in rows)
     table.add_section()
-    table.add_row(
-        "all", "", f"{weights:,} weights", f"{total * 8 / max(weights, 1):.3f}", f"{total:,}"
-    )
+    table.add_row("all", "", f"{weights:,} weights", f"{total * 8 / max(weights, 1):.3f}", f"{total:,}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
@@ -245,10 +229,14 @@ def _peak_memory_gb() -> float:
     return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9
 
 
-def main() -> None:
-    """Entry point of the `qcore` command."""
+@app.callback()
+def _quiet_unless_watched() -> None:
     if not sys.stderr.isatty():
         from transformers.utils import logging
 
         logging.disable_progress_bar()
+
+
+def main() -> None:
+    """Entry point of the `qcore` command."""
     app()

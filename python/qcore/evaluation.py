@@ -47,9 +47,7 @@ def evaluate(model: nn.Module, tokens: Tensor, reference: nn.Module | None = Non
         reference: the model to compare with, usually the unquantized one.
     """
     if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
-        raise ValueError(
-            f"tokens: expected int64 [chunks, T] with T >= 2, got shape {tuple(tokens.shape)}"
-        )
+        raise ValueError(f"tokens: expected int64 [chunks, T] with T >= 2, got shape {tuple(tokens.shape)}")
     losses, divergences, agreements = [], [], []
     for chunk in track(list(tokens), "evaluating"):
         log_p = _log_probabilities(model, chunk)

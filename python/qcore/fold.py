@@ -44,6 +44,7 @@ class Fold:
         be quantized; only a LayerNorm's bias, after its weight, may lose its last bit.
         """
         weight, bias = self.module.weight, getattr(self.module, "bias", None)
+        assert isinstance(weight, Tensor)
         per_channel = torch.ones(weight.shape[0], dtype=torch.float32, device=weight.device)
         per_channel[self.channel] = s.float()
         with torch.no_grad():

@@ -32,6 +32,7 @@ from qcore.models import (
     model_name,
     set_tensor,
     stored_names,
+    tie_weights,
 )
 from qcore.patch import calibration_batches, replace_linear
 from qcore.progress import track
@@ -152,9 +153,7 @@ def load(
     for stored, format in track(list(formats.items()), "loading layers"):
         name = model_name(model, f"{stored}.weight").removesuffix(".weight")
         if name not in linears:
-            raise ValueError(
-                f"{checkpoint.path}: {stored} is quantized, but is no linear layer of the model"
-            )
+            raise ValueError(f"{checkpoint.path}: {stored} is quantized, but is no linear layer of the model")
         tensors = {key: checkpoint.tensor(key) for key in ct.parts(stored, checkpoint)}
         replace_linear(model, name, ct.from_tensors(stored, tensors, format))
     for name, key in stored_names(model, checkpoint).items():
@@ -162,8 +161,7 @@ def load(
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         set_tensor(model, name, tensor)
-    if hasattr(model, "tie_weights"):
-        model.tie_weights()
+    tie_weights(model)
     missing = [n for n, p in model.named_parameters() if p.is_meta]
     if missing:
         raise ValueError(
@@ -200,8 +198,7 @@ class _Streamed(Weights):
         for name in self.stored:
             if not name.startswith(inside):
                 self._fill(name)
-        if hasattr(self.model, "tie_weights"):
-            self.model.tie_weights()
+        tie_weights(self.model)
 
     def _fill(self, name: str) -> None:
         set_tensor(self.model, name, self.checkpoint.tensor(self.stored[name]))

@@ -58,8 +58,7 @@ class IntGroup:
             raise ValueError(f"bits: expected 2, 3, 4 or 8, got {self.bits}")
         if self.group_size != -1 and self.group_size < 1:
             raise ValueError(
-                f"group_size: expected a positive number, or -1 for one group per row, "
-                f"got {self.group_size}"
+                f"group_size: expected a positive number, or -1 for one group per row, got {self.group_size}"
             )
 
     @property
@@ -123,9 +122,7 @@ class IntGroup:
                 zeros[rows] = z.to(torch.uint8)
         return Grid(scales, zeros)
 
-    def _range_grid(
-        self, w: Tensor, low: float, high: float, dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor]:
+    def _range_grid(self, w: Tensor, low: float, high: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Scale and zero, float32 [n, G], for the range shrunk by `low` and `high` at its two ends."""
         if self.symmetric:
             # amax / (center - 1/2): the positive end is clipped by half a step, and the grid is finer
@@ -198,11 +195,7 @@ class IntGroup:
         codes = w.new_empty(n, k, dtype=torch.uint8)
         for rows in _row_chunks(n, g * width):
             scale = grid.scales[rows].float()
-            zero = (
-                torch.full_like(scale, self.center)
-                if grid.zeros is None
-                else grid.zeros[rows].float()
-            )
+            zero = torch.full_like(scale, self.center) if grid.zeros is None else grid.zeros[rows].float()
             q = self._round(_grouped(w[rows].float(), g, width), scale, zero)
             codes[rows] = q.flatten(1)[:, :k].to(torch.uint8)
         return codes

@@ -71,7 +71,7 @@ class QLinear(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLinear:
         before, scales, act_scale = self.packed, self.scales, self.act_scale
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scales.device.type != scales.device.type and self.scales.device.type != "meta":
             # Another kind of device has another packed layout.
             codes, old_scales, zeros = ops.w4a16_unpack(before)

@@ -26,6 +26,7 @@ __all__ = [
     "model_name",
     "set_tensor",
     "stored_names",
+    "tie_weights",
 ]
 
 
@@ -46,9 +47,7 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
     return False
 
 
-def choose_formats(
-    model: nn.Module, format: IntGroup, ignore: Sequence[str]
-) -> dict[str, IntGroup]:
+def choose_formats(model: nn.Module, format: IntGroup, ignore: Sequence[str]) -> dict[str, IntGroup]:
     """The format of each layer to quantize: all linear layers but those ignored.
 
     "lm_head" in `ignore` stands for the layer that makes the logits, whatever its name.
@@ -101,9 +100,7 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:
     if tensor is None:
         tensor = torch.empty_like(parameter, device="meta")
     elif tensor.shape != parameter.shape:
-        raise ValueError(
-            f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}"
-        )
+        raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}")
     owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
 
 
@@ -119,6 +116,13 @@ def model_name(model: nn.Module, stored: str) -> str:
     renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
     name: str = rename_source_key(stored, renamings, [])[0]
     return name
+
+
+def tie_weights(model: nn.Module) -> None:
+    """Makes tied weights one again after they were set one by one."""
+    tie: Any = getattr(model, "tie_weights", None)
+    if tie is not None:
+        tie()
 
 
 def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:

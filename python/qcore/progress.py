@@ -19,7 +19,5 @@ def track(items: Sequence[T], description: str) -> Iterator[T]:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                TimeRemainingColumn(compact=True))  # fmt: skip
-    with Progress(
-        *columns, console=console, transient=True, disable=not sys.stderr.isatty()
-    ) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as bar:
         yield from bar.track(items, description=description)

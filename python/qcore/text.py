@@ -28,6 +28,8 @@ def token_chunks(
     path = Path(file)
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected a UTF-8 text: {error}") from error
     tokenizer = AutoTokenizer.from_pretrained(model)

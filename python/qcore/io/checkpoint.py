@@ -54,8 +54,9 @@ def resolve_source(source: str | os.PathLike[str]) -> Path:
         try:
             return Path(snapshot_download(text, ignore_patterns=["*.bin", "*.pth", "*.gguf"]))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            reason = str(error).partition("\n")[0]
             raise FileNotFoundError(
-                f"{text}: no such folder, and it could not be downloaded as a Hugging Face id: {error}"
+                f"{text}: no such folder, and not to be had as a Hugging Face id: {reason}"
             ) from error
     raise FileNotFoundError(f"{text}: no such folder")
 
@@ -176,9 +177,7 @@ def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) 
     """
     target = Path(destination)
     if target.exists() and not overwrite:
-        raise FileExistsError(
-            f"{target}: exists already; choose another name, or allow overwriting"
-        )
+        raise FileExistsError(f"{target}: exists already; choose another name, or allow overwriting")
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target}: expected a folder to overwrite, found a file")
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -201,9 +200,7 @@ def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) 
 def copy_companions(source: Path, destination: Path) -> None:
     """Copies tokenizer, generation config and the like."""
     has_code = (
-        "auto_map" in _read_json(source / "config.json")
-        if (source / "config.json").exists()
-        else False
+        "auto_map" in _read_json(source / "config.json") if (source / "config.json").exists() else False
     )
     for pattern in _COMPANIONS:
         if pattern == _CODE and not has_code:

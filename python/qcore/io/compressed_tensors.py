@@ -61,9 +61,7 @@ def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
         f"{name}.weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
     }
     if weight.zeros is not None:
-        tensors[f"{name}.weight_zero_point"] = pack_int32(
-            weight.zeros.T.contiguous(), bits
-        ).T.contiguous()
+        tensors[f"{name}.weight_zero_point"] = pack_int32(weight.zeros.T.contiguous(), bits).T.contiguous()
     if weight.act_scale is not None:
         tensors[f"{name}.act_scale"] = weight.act_scale
     return tensors
@@ -151,9 +149,7 @@ def read_formats(config: Mapping[str, Any], tensors: Iterable[str]) -> dict[str,
     """The format of each quantized layer of a checkpoint, by the names of its tensors."""
     for key, expected in (("quant_method", (_METHOD,)), ("format", (_FORMAT, _FORMAT_ACT_SCALE))):
         if config.get(key) not in expected:
-            raise ValueError(
-                f"quantization_config.{key}: expected {expected[0]!r}, got {config.get(key)!r}"
-            )
+            raise ValueError(f"quantization_config.{key}: expected {expected[0]!r}, got {config.get(key)!r}")
     groups = list(config.get("config_groups", {}).values())
     suffix = ".weight_packed"
     return {

@@ -84,13 +84,9 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
         raise ValueError("stats: the calibration inputs of this layer hold NaN or infinity")
     if mean <= 0:  # the layer's input is zero on all of the calibration data: any codes are as good
         return torch.eye(hessian.shape[0], dtype=hessian.dtype, device=hessian.device)
-    flipped = (hessian / mean).flip(
-        0, 1
-    )  # relative to the mean, so that H and c * H are one problem
+    flipped = (hessian / mean).flip(0, 1)  # relative to the mean, so that H and c * H are one problem
     while True:
-        damped = flipped + damping * torch.eye(
-            hessian.shape[0], dtype=hessian.dtype, device=hessian.device
-        )
+        damped = flipped + damping * torch.eye(hessian.shape[0], dtype=hessian.dtype, device=hessian.device)
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             break
@@ -103,4 +99,5 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     # J H J = L L^T with J the reversal, so H = R R^T with R = J L J upper, and U = R^-1.
     upper = factor.flip(0, 1)
     identity = torch.eye(hessian.shape[0], dtype=hessian.dtype, device=hessian.device)
-    return torch.linalg.solve_triangular(upper, identity, upper=True)
+    inverse: Tensor = torch.linalg.solve_triangular(upper, identity, upper=True)
+    return inverse

@@ -1,0 +1,121 @@
+"""The command line on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from conftest import REPOSITORY
+from qcore.cli import app
+
+MODEL = REPOSITORY / "models" / "pydoc-llama-7m"
+SMALL = ["--samples", "4", "--sequence-length", "128", "--calibration", str(MODEL / "calibration.txt")]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+@pytest.fixture(scope="module")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "w4"
+    result = run("quantize", MODEL, out, "--method", "gptq", *SMALL)
+    assert result.exit_code == 0, result.output
+    assert "W4A16 by gptq" in result.output
+    assert "peak memory" in result.output
+    return out
+
+
+def test_eval(quantized: Path) -> None:
+    text = MODEL / "eval.txt"
+    arguments = ("eval", quantized, "--text", text, "--chunks", 4, "--chunk", 256, "--reference", MODEL)
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["tokens"] == 4 * 255
+    assert 5 < figures["perplexity"] < 15
+    assert 0 < figures["kl"] < 0.1
+    assert 0.8 < figures["top1"] < 1
+    assert "perplexity" in run(*arguments).stdout
+
+
+def test_inspect(quantized: Path) -> None:
+    result = run("inspect", quantized)
+    assert result.exit_code == 0
+    assert "int4 g128 sym" in result.stdout
+    assert "7,344,384 weights" in result.stdout
+    rows = json.loads(run("inspect", quantized, "--json").stdout)
+    total = sum(row["bytes"] for row in rows)
+    header = 8 + 8 * 1024
+    assert 0 < (quantized / "model.safetensors").stat().st_size - total < 4 * header
+
+
+@pytest.mark.parametrize("scheme", ["W2A16", "w3a16_asym", "W8A16_ASYM"])
+def test_schemes(scheme: str, tmp_path: Path) -> None:
+    result = run(
+        "quantize", MODEL, tmp_path / "out", "--method", "rtn", "--scheme", scheme, "--group-size", 64
+    )
+    assert result.exit_code == 0, result.output
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    weights = config["config_groups"]["group_0"]["weights"]
+    assert weights["num_bits"] == int(scheme[1])
+    assert weights["symmetric"] == ("ASYM" not in scheme.upper())
+    assert weights["group_size"] == 64
+    assert config["ignore"] == ["lm_head"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["quantize", MODEL, "OUT"], "--calibration: method gptq needs a text file"),
+        (["quantize", "no/where", "OUT", "--method", "rtn"], "no/where: no such folder"),
+        (["quantize", MODEL, "OUT", "--calibration", "missing.txt"], "missing.txt: no such file"),
+        (
+            ["quantize", MODEL, "OUT", "--method", "rtn", "--group-size", "100"],
+            "group_size 100 does not divide",
+        ),
+        (["eval", MODEL, "--text", "missing.txt"], "missing.txt: no such file"),
+        (["eval", MODEL, "--text", "SHORT"], "expected at least 512 tokens, got"),
+        (["inspect", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_errors_are_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("too short")
+    places = {"OUT": tmp_path / "out", "SHORT": short}
+    result = run(*(places.get(str(a), a) for a in arguments))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["short.txt"]
+
+
+@pytest.mark.parametrize("arguments", [["--scheme", "W5A16"], ["--method", "magic"]])
+def test_unknown_choices_list_the_known_ones(arguments: list[str], tmp_path: Path) -> None:
+    result = run("quantize", MODEL, tmp_path / "out", *arguments)
+    assert result.exit_code == 2
+    assert "w4a16_asym" in result.stderr.lower() or "awq+gptq" in result.stderr
+
+
+def test_as_a_module_and_quiet_when_piped(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qcore", "quantize", MODEL, tmp_path / "out", "--method", "rtn"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [[], ["quantize"], ["eval"], ["inspect"]])
+def test_help_teaches(command: list[str]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert len(result.stdout) > 400

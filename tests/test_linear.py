@@ -1,0 +1,107 @@
+"""QWeight and QLinear."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qcore import IntGroup, QLinear, QWeight, Rtn
+
+
+def make(
+    n: int = 40, k: int = 96, bits: int = 4, symmetric: bool = False, group_size: int = 32
+) -> tuple[QWeight, Tensor]:
+    w = torch.randn(n, k, generator=torch.Generator().manual_seed(0)) * 0.1
+    return Rtn().quantize(w, None, IntGroup(bits, symmetric, group_size), torch.float32), w
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("group_size", [32, 40, -1, 500])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_forward_is_the_dequantized_product(
+    bits: int, symmetric: bool, group_size: int, bias: bool, dtype: torch.dtype
+) -> None:
+    weight, _ = make(bits=bits, symmetric=symmetric, group_size=group_size)
+    b = torch.randn(40) if bias else None
+    layer = QLinear(weight, b).to(dtype)
+    x = torch.randn(2, 3, 96).to(dtype)
+    expected = x.double() @ weight.dequantize().double().T + (0 if b is None else b.to(dtype).double())
+    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype]
+    torch.testing.assert_close(layer(x).double(), expected, rtol=tolerance, atol=tolerance)
+
+
+# Invariant 8 of calibration: what a method simulates is what the kernel multiplies by.
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_fake_quantization_is_the_packed_weight_bit_for_bit(
+    bits: int, symmetric: bool, dtype: torch.dtype
+) -> None:
+    w = torch.randn(24, 96, generator=torch.Generator().manual_seed(1)) * 0.1
+    format = IntGroup(bits, symmetric, 32)
+    grid = format.fit(w, dtype, search=True)
+    scale, zero = format.expand(grid, torch.arange(96))
+    _, fake = format.round_columns(w, scale, zero)
+    weight = QWeight(format, format.round(w, grid), grid.scales, grid.zeros)
+    layer = QLinear(weight)
+    assert torch.equal(layer.to_qweight().dequantize(), fake)
+    assert torch.equal(layer(torch.eye(96)).T, fake)  # the kernel itself: a column for each unit vector
+
+
+def test_act_scale() -> None:
+    weight, _ = make()
+    s = torch.rand(96) + 0.5
+    scaled = QWeight(weight.format, weight.codes, weight.scales, weight.zeros, act_scale=s)
+    layer, x = QLinear(scaled), torch.randn(5, 96)
+    torch.testing.assert_close(layer(x), x / s @ weight.dequantize().T, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
+    assert layer.half().act_scale is not None
+    assert layer.act_scale is not None
+    assert layer.act_scale.dtype == torch.float32
+
+
+def test_state_and_copies() -> None:
+    weight, _ = make()
+    layer = QLinear(weight, torch.randn(40))
+    x = torch.randn(3, 96)
+    other = QLinear(make(bits=4)[0], torch.zeros(40))
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other(x), layer(x))
+    assert torch.equal(copy.deepcopy(layer)(x), layer(x))
+    assert "bits=4, asymmetric, group_size=32, bias=True" in repr(layer)
+
+
+def test_compiles_whole() -> None:
+    layer = nn.Sequential(QLinear(make()[0]), nn.ReLU())
+    x = torch.randn(3, 96)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(x), layer(x))
+
+
+def test_stored_bits() -> None:
+    weight, _ = make(n=64, k=128, bits=3, group_size=32)
+    assert weight.bits_per_weight == 3 + (32 + 3) / 32
+    symmetric, _ = make(n=64, k=128, bits=4, symmetric=True, group_size=-1)
+    assert symmetric.bits_per_weight == 4 + 32 / 128
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"codes": torch.zeros(40, 96)}, TypeError, "codes: expected uint8"),
+        ({"scales": torch.zeros(40, 4)}, ValueError, r"scales: expected shape \(40, 3\).*got \(40, 4\)"),
+        ({"zeros": None}, ValueError, "zeros: expected None exactly when the format is symmetric"),
+        ({"zeros": torch.zeros(1, 3, dtype=torch.uint8)}, ValueError, r"zeros: expected shape \(40, 3\)"),
+        ({"act_scale": torch.ones(3)}, ValueError, r"act_scale: expected shape \(96,\), got \(3,\)"),
+    ],
+)
+def test_bad_weights(change: dict[str, Tensor | None], error: type[Exception], message: str) -> None:
+    weight, _ = make()
+    fields = {"codes": weight.codes, "scales": weight.scales, "zeros": weight.zeros, **change}
+    with pytest.raises(error, match=message):
+        QWeight(weight.format, **fields)  # type: ignore[arg-type]
