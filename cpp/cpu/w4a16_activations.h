@@ -11,7 +11,6 @@ using panel16::kSegmentUnits;
 using panel16::kUnitColumns;
 using panel16::Segment;
 constexpr int kLanes = panel16::kRows;
-constexpr int64_t kStep = 4;  // threads take panels in steps of as many as the widest tile has
 
 // How the rows of a block are cut into tiles of nearly equal height: a tile of one row would wait
 // for its own additions.

@@ -27,6 +27,9 @@ struct Block {
   const float* sums;
 };
 
+// Threads take panels in steps of as many as the widest tile has.
+constexpr int64_t kStep = 4;
+
 // ---- weights ----
 
 // Column C of a unit as signed floats, one lane per row; the arrangement is told in panel16.h.
