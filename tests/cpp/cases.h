@@ -162,7 +162,7 @@ inline GemmData random_data(const Case& c, Rng& rng) {
   GemmData d{c, random_weight(c.weight, rng), {}, {}, c.weight.k + c.gap, {}};
   const int64_t k = c.weight.k;
   d.x = Buffer(c.dtype, std::max<int64_t>(0, c.m * d.x_stride - c.gap));
-  std::memset(d.x.data(), 0xff, d.x.bytes.size());  // NaN in the gaps
+  std::fill(d.x.bytes.begin(), d.x.bytes.end(), char(0xff));  // NaN in the gaps
   std::normal_distribution<float> normal;
   for (int64_t m = 0; m < c.m; ++m) {
     for (int64_t i = 0; i < k; ++i) d.x.set(m * d.x_stride + i, normal(rng));
