@@ -92,11 +92,10 @@ def test_gptq_error_identity(format: IntGroup, act_order: bool) -> None:
     scale, zero = format.expand(q.grid, order)
     work = w.double()[:, order]
     for i in range(K):
-        code, value = format.round_columns(
-            work[:, i : i + 1].float(), scale[:, i : i + 1], zero[:, i : i + 1]
-        )
-        assert torch.equal(code[:, 0].to(torch.uint8), q.codes[:, order[i]])
-        error = (work[:, i] - value[:, 0].double()) / upper[i, i]
+        code = format.nearest(work[:, i].float(), scale[:, i], zero[:, i])
+        value = (code - zero[:, i]) * scale[:, i]
+        assert torch.equal(code.to(torch.uint8), q.codes[:, order[i]])
+        error = (work[:, i] - value.double()) / upper[i, i]
         work -= torch.outer(error, upper[i]) * (torch.arange(K) > i)
 
 

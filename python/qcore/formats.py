@@ -10,8 +10,8 @@ from torch import Tensor
 
 __all__ = ["Grid", "IntGroup"]
 
-# Temporaries of a fit are kept under this many elements by working on chunks of rows.
-_CHUNK = 1 << 22
+# A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
+_CHUNK = 1 << 17
 
 # The clip search: how far the range shrinks, and how often the scale is refitted to its codes.
 _SHRINKS = 24
@@ -159,21 +159,22 @@ class IntGroup:
                 consider(s, self._nearest_zero(bottom * ends[0], s))
         for _ in range(_REFITS):
             # Least squares: the scale that fits the codes best, then codes that fit the scale.
-            q = self._round(w, scale, zero) - zero.unsqueeze(-1)
+            q = self.nearest(w, scale.unsqueeze(-1), zero.unsqueeze(-1)).sub_(zero.unsqueeze(-1))
             fitted = (importance * w * q).sum(-1) / (importance * q * q).sum(-1).clamp_min(1e-30)
             consider(_storable(torch.where(fitted > 0, fitted, scale), dtype), zero)
         return scale, zero
 
     def _error(self, w: Tensor, importance: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        delta = (self._round(w, scale, zero) - zero.unsqueeze(-1)) * scale.unsqueeze(-1) - w
-        return (importance * delta * delta).sum(-1)
-
-    def _round(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
-        """Float codes for w [n, G, width]: the one rounding rule, used by every path."""
-        q = (w / scale.unsqueeze(-1)).round() + zero.unsqueeze(-1)
-        return q.clamp_(0, self.levels - 1)
+        scale, zero = scale.unsqueeze(-1), zero.unsqueeze(-1)
+        delta = self.nearest(w, scale, zero).sub_(zero).mul_(scale).sub_(w)
+        return delta.square_().mul_(importance).sum(-1)
 
     # -- codes ----------------------------------------------------------------------------------
+
+    def nearest(self, w: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+        """The nearest codes, as float32, for w, scale and zero float32 of matching shapes: the one rounding
+        rule, used by every path."""
+        return (w / scale).round_().add_(zero).clamp_(0, self.levels - 1)
 
     def expand(self, grid: Grid, columns: Tensor) -> tuple[Tensor, Tensor]:
         """Scale and zero, float32 [N, C], of each of the given columns (int64 [C])."""
@@ -183,20 +184,16 @@ class IntGroup:
             return scale, torch.full_like(scale, self.center)
         return scale, grid.zeros.float()[:, of]
 
-    def round_columns(self, w: Tensor, scale: Tensor, zero: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes (float32) and their values (float32) for w [N, C] float32, given `expand`ed grids."""
-        q = self._round(w.unsqueeze(-1), scale, zero).squeeze(-1)
-        return q, (q - zero) * scale
-
     def round(self, w: Tensor, grid: Grid) -> Tensor:
         """The nearest codes, uint8 [N, K], for w [N, K]."""
         n, k = w.shape
         g, width = self.groups(k), self.width(k)
         codes = w.new_empty(n, k, dtype=torch.uint8)
         for rows in _row_chunks(n, g * width):
-            scale = grid.scales[rows].float()
-            zero = torch.full_like(scale, self.center) if grid.zeros is None else grid.zeros[rows].float()
-            q = self._round(_grouped(w[rows].float(), g, width), scale, zero)
+            scale = grid.scales[rows].float().unsqueeze(-1)
+            zeros = grid.zeros
+            zero = torch.full_like(scale, self.center) if zeros is None else zeros[rows].float().unsqueeze(-1)
+            q = self.nearest(_grouped(w[rows].float(), g, width), scale, zero)
             codes[rows] = q.flatten(1)[:, :k].to(torch.uint8)
         return codes
 

@@ -34,7 +34,7 @@ class Gptq:
     damping: float = 0.01
     act_order: bool = True
     search: bool = True
-    block: int = 128
+    block: int = 64
 
     name = "gptq"
     needs_calibration = True
@@ -55,22 +55,22 @@ class Gptq:
             else torch.arange(k, device=w.device)
         )
         upper = inverse_factor(hessian[order][:, order], self.damping)
-        work = w.double()[:, order]
-        scale, zero = format.expand(grid, order)
-        codes = w.new_empty(n, k, dtype=torch.uint8)
+        # Transposed, so that what the inner loop touches, one column of the weight, is contiguous.
+        work = w.double().T[order].contiguous()
+        scale, zero = (t.T.contiguous() for t in format.expand(grid, order))
+        codes = torch.empty_like(scale)
         for begin in range(0, k, self.block):
             end = min(begin + self.block, k)
-            errors = work.new_empty(n, end - begin)
+            errors = work.new_empty(end - begin, n)
             for i in range(begin, end):
-                q, value = format.round_columns(
-                    work[:, i : i + 1].float(), scale[:, i : i + 1], zero[:, i : i + 1]
-                )
-                codes[:, order[i]] = q[:, 0].to(torch.uint8)
-                error = (work[:, i] - value[:, 0].double()) / upper[i, i]
-                work[:, i + 1 : end] -= torch.outer(error, upper[i, i + 1 : end])
-                errors[:, i - begin] = error
-            work[:, end:] -= errors @ upper[begin:end, end:]
-        return QWeight(format, codes, grid.scales, grid.zeros)
+                codes[i] = format.nearest(work[i].float(), scale[i], zero[i])
+                value = (codes[i] - zero[i]) * scale[i]
+                error = torch.div(work[i] - value, upper[i, i], out=errors[i - begin])
+                work[i + 1 : end].addr_(upper[i, i + 1 : end], error, alpha=-1)
+            work[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
+        original = torch.empty_like(codes, dtype=torch.uint8)
+        original[order] = codes.to(torch.uint8)
+        return QWeight(format, original.T.contiguous(), grid.scales, grid.zeros)
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
