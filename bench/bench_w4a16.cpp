@@ -23,6 +23,8 @@ constexpr int64_t kRotate = int64_t{256} << 20;  // bytes
 
 ThreadPool& pool_of(int threads) {
   static ThreadPool one(1), two(2);
+  static const bool pinned = (two.pin(), true);
+  static_cast<void>(pinned);
   return threads == 1 ? one : two;
 }
 

@@ -6,6 +6,11 @@
 #include <thread>
 #include <vector>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #include "qcore/parallel.h"
 
 namespace qcore::testing {
@@ -26,9 +31,27 @@ class ThreadPool {
     for (std::thread& worker : workers_) worker.join();
   }
 
+  // Ties the caller and the workers to one processor each: a scheduler may leave a woken worker on
+  // the caller's processor for milliseconds, longer than a whole gemm. For benches.
+  void pin() {
+#if defined(__linux__)
+    pin_to(pthread_self(), 0);
+    for (size_t i = 0; i < workers_.size(); ++i) pin_to(workers_[i].native_handle(), i + 1);
+#endif
+  }
+
   Parallel parallel() { return {.run = &run, .pool = this, .threads = threads_}; }
 
  private:
+#if defined(__linux__)
+  static void pin_to(pthread_t thread, size_t processor) {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET(processor, &set);
+    pthread_setaffinity_np(thread, sizeof set, &set);
+  }
+#endif
+
   static constexpr int kChunksPerThread = 4;  // small enough to even out a thread that came late
 
   static void run(void* pool, int64_t count, int64_t grain, Parallel::Body body, void* state) {
