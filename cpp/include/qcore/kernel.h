@@ -1,4 +1,5 @@
-// Kernel rows: who can run what. Rows are ordered, fastest first, the reference last and always able.
+// Kernel rows: who can run what. Rows are ordered, fastest first, the reference last and always
+// able.
 #pragma once
 
 #include <cstdint>
@@ -13,8 +14,9 @@
 
 namespace qcore {
 
-// An int_group weight in the layout of one kernel family. `layout` numbers the memory layout: rows with
-// the same number read the same bytes, so forcing another row of that layout needs no repacking.
+// An int_group weight in the layout of one kernel family. `layout` numbers the memory layout: rows
+// with the same number read the same bytes, so forcing another row of that layout needs no
+// repacking.
 struct PackedIntGroup {
   IntGroup shape;
   int layout = 0;
@@ -81,8 +83,8 @@ struct Selection {
   std::vector<Rejection> rejected;  // the faster rows that were passed over, and why
 };
 
-// The first row of `op` that takes the problem. QCORE_FORCE_KERNEL=name (read at every call) allows only
-// that row for its op; QCORE_FORCE_ISA=isa hides stronger CPU rows.
+// The first row of `op` that takes the problem. QCORE_FORCE_KERNEL=name (read at every call) allows
+// only that row for its op; QCORE_FORCE_ISA=isa hides stronger CPU rows.
 Selection select(const char* op, const Problem& problem);
 
 }  // namespace qcore

@@ -17,15 +17,19 @@ const char* name(DType dtype);
 const char* name(Device device);
 const char* name(Isa isa);
 
-constexpr int64_t size_of(DType dtype) { return dtype == DType::f32 ? 4 : 2; }
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t size_of(DType dtype) {
+  return dtype == DType::f32 ? 4 : 2;
+}
+constexpr int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 // What the processor (and the operating system) can run, found once by cpuid.
 Isa detected_isa();
 
 // The instruction set in use: `detected_isa()`, or a weaker one named by QCORE_FORCE_ISA
-// (scalar, avx2, avx512), read at every call. A name that is unknown, or stronger than the machine, is
-// reported by `select()`.
+// (scalar, avx2, avx512), read at every call. A name that is unknown, or stronger than the machine,
+// is reported by `select()`.
 Isa active_isa();
 
 }  // namespace qcore
