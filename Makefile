@@ -1,5 +1,5 @@
-# Every target does its own set-up on a fresh machine: a virtual environment, torch, the build of the
-# package. A second run only repeats what changed.
+# Every target does its own set-up on a fresh machine: the system's packages (as root; otherwise it names
+# them), a virtual environment, torch, the build of the package. A second run only repeats what changed.
 #
 #   make demo     quantize the bundled model and show what came out
 #   make test     all tests: Python (pytest) and C++ (ctest)
@@ -11,6 +11,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEED := PYTHON='$(PYTHON)' sh third_party/system-packages.sh
 CONSTRAINTS := $(CURDIR)/third_party/constraints.txt
 # Both names: older pips read the first one in isolated builds too, newer ones want the second.
 export PIP_CONSTRAINT := $(CONSTRAINTS)
@@ -23,23 +24,19 @@ CPP_FILES = $(shell find cpp cuda python/csrc tests bench -name '*.cpp' -o -name
               -o -name '*.cuh')
 PYTHON_FILES := $(shell find python/qcore -name '*.py')
 
-.PHONY: all setup demo test ctest pytest bench lint format wheel clean
+.PHONY: all setup need-test need-bench demo test ctest pytest bench lint format wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 all: test
 
 setup: $(VENV)/.qcore
 
+# What the system must have, checked before anything is made.
+need-test need-bench: need-%:
+	@$(NEED) build $*
+
 $(VENV)/.python:
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
-	  { echo 'python3 with venv is missing: apt-get install python3 python3-venv python3-dev' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	  { echo 'Python 3.10 or newer is needed: make PYTHON=python3.x' >&2; exit 1; }
-	@$${CXX:-c++} --version >/dev/null 2>&1 || \
-	  { echo 'a C++ compiler is missing: apt-get install g++' >&2; exit 1; }
-	@$(PYTHON) -c 'import os, sysconfig; p = sysconfig.get_path("include"); \
-	  raise SystemExit(not os.path.exists(os.path.join(p, "Python.h")))' || \
-	  { echo 'the Python headers are missing: apt-get install python3-dev' >&2; exit 1; }
+	@$(NEED) build
 	$(PYTHON) -m venv $(VENV)
 	touch $@
 
@@ -57,23 +54,16 @@ demo: setup
 
 test: ctest pytest
 
-pytest: setup
+pytest: need-test setup
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-define need_debian
-	@find /usr/include /usr/local/include -path '*$(1)' 2>/dev/null | grep -q . || \
-	  { echo '$(2) is missing: apt-get install $(3)' >&2; exit 1; }
-endef
-
-ctest: $(VENV)/.tools
-	$(call need_debian,gtest/gtest.h,GoogleTest,libgtest-dev)
-	cmake --preset test --log-level=WARNING
+ctest: need-test $(VENV)/.tools
+	cmake --preset test --log-level=WARNING $(CMAKE_ARGS)
 	cmake --build --preset test
 	ctest --preset test
 
-bench: $(VENV)/.tools
-	$(call need_debian,benchmark/benchmark.h,Google Benchmark,libbenchmark-dev)
-	cmake --preset bench --log-level=WARNING
+bench: need-bench $(VENV)/.tools
+	cmake --preset bench --log-level=WARNING $(CMAKE_ARGS)
 	cmake --build --preset bench
 	@for program in build/bench/bench/bench_*; do \
 	  if [ -f $$program ] && [ -x $$program ]; then $$program $(BENCH_ARGS) || exit 1; fi; done

@@ -1,7 +1,9 @@
-"""What the extension's binary must and must not contain, so that one wheel fits every torch."""
+"""What the system check asks for, and what the extension's binary must and must not contain, so that one
+wheel fits every torch."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +24,28 @@ needs_readelf = pytest.mark.skipif(
 def readelf(*options: str) -> str:
     command = ["readelf", "--wide", *options, str(EXTENSION)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def system_check(repository: Path, *groups: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = ["sh", str(repository / "third_party" / "system-packages.sh"), "--check", *groups]
+    return subprocess.run(
+        command, check=False, capture_output=True, text=True, env={**os.environ, **environment}
+    )
+
+
+def test_system_check_names_all_missing_packages_at_once(repository: Path) -> None:
+    result = system_check(repository, "build", CXX="false", PYTHON="false")
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith(": apt-get install g++ python3-venv python3-dev")
+
+
+def test_system_check_finds_libraries_where_cmake_does(repository: Path, tmp_path: Path) -> None:
+    header = tmp_path / "include" / "gtest" / "gtest.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    assert system_check(repository, "test", CMAKE_PREFIX_PATH=f"/nowhere:{tmp_path}").returncode == 0
+    assert system_check(repository, "test", GTest_DIR=str(tmp_path)).returncode == 0
+    assert system_check(repository, "build", CXX="false", QCORE_SYSTEM_CHECK="off").returncode == 0
 
 
 @needs_readelf
