@@ -49,7 +49,7 @@ if [ -n "$missing" ] && [ $install = yes ] && [ "$(id -u)" = 0 ] && command -v a
   echo "installing$missing" >&2
   apt-get update -qq >&2 || true  # an older list may still do
   # shellcheck disable=SC2086 - one word per package
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >&2
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -o Dpkg::Use-Pty=0 --no-install-recommends $missing >&2
   missing=$(find_missing)
 fi
 if [ -n "$missing" ]; then
