@@ -9,7 +9,7 @@ from torch import nn
 import tiny
 from qcore import QLinear, quantize
 from qcore.blocks import find_blocks, record_calls
-from qcore.calibrate import calibrate
+from qcore.calibrate import _Group, _stages, calibrate
 from qcore.formats import IntGroup
 from qcore.methods import Awq, Gptq, InputStats, Rtn
 from qcore.models import linear_names
@@ -76,12 +76,135 @@ def test_folding_leaves_the_float_model_unchanged(name: str, dtype: torch.dtype)
         linear.weight.data = w
     # Norm weights that are kept in bfloat16 are rounded, but the scale that is used is the one that they
     # really absorbed, so even then nothing but float32 rounding moves. (A LayerNorm's bias is rounded too.)
-    has_norm_bias = name in ("phi", "gpt-neox", "bert")
+    has_norm_bias = name in ("phi", "gpt-neox", "bert", "opt", "gptj", "bloom")
     bound = 2e-3 if dtype == torch.bfloat16 and has_norm_bias else 2e-5
     assert tiny.distance(tiny.logits(folded), expected) < bound
     assert moved >= 4, "no fold was found"
     if name in tiny.FULLY_FOLDABLE:
         assert moved == len(seen)
+
+
+@pytest.mark.parametrize("name", ["gpt-neox", "phi", "gemma", "llama"])
+def test_folds_are_judged_token_by_token(name: str) -> None:
+    """One token with a massive activation, as large models have, must not hide what a fold does to others."""
+    model, original = tiny.make_model(name), tiny.make_model(name)
+    for each in (model, original):
+        each.get_input_embeddings().weight.data[0, 3] = 1e4
+    ids = tiny.tokens()
+    ids[:, 0] = 0
+    ids[:, 1:][ids[:, 1:] == 0] = 1
+    formats = dict.fromkeys((n for n in linear_names(model) if "head" not in n), FORMAT)
+
+    def emit(name: str, weight: QWeight) -> None:
+        model.get_submodule(name).weight.data = weight.dequantize()
+
+    with torch.no_grad():
+        calibrate(model, formats, [{"input_ids": ids}], Stretch(inner=Exact(), act_scale=False), emit)
+    after, before = tiny.logits(model, ids)[:, 1:], tiny.logits(original, ids)[:, 1:]
+    assert tiny.distance(after, before) < 1e-3
+
+
+def test_a_scale_is_not_folded_into_layers_that_stay_as_they_are() -> None:
+    """They are kept in bfloat16 and would be rounded."""
+    model, original = tiny.make_model("llama", torch.bfloat16), tiny.make_model("llama", torch.bfloat16)
+    ignored = ("lm_head", "v_proj", "up_proj")
+    formats = dict.fromkeys((n for n in linear_names(model) if not n.endswith(ignored)), FORMAT)
+    seen: dict[str, QWeight] = {}
+    method = Stretch(inner=Exact(), act_scale=False)
+    with torch.no_grad():
+        calibrate(model, formats, [{"input_ids": tiny.tokens()}], method, seen.__setitem__)
+    for layer in ("v_proj", "up_proj"):
+        for name, module in model.named_modules():
+            if name.endswith(layer):
+                assert torch.equal(module.weight, original.get_submodule(name).weight), name
+
+
+def test_stages_keep_the_layers_of_a_block_apart() -> None:
+    def groups(*names: str) -> list[_Group]:
+        return [_Group([name], []) for name in names]
+
+    def stages(prefix: str, *names: str) -> list[list[str]]:
+        return [[g.names[0] for g in stage] for stage in _stages(groups(*names), prefix)]
+
+    assert stages("layers.0", "layers.0.fc1", "layers.0.fc2") == [["layers.0.fc1"], ["layers.0.fc2"]]
+    experts = ["m.3.experts.0.up", "m.3.experts.0.down", "m.3.experts.1.up", "m.3.experts.1.down"]
+    assert stages("m.3", *experts) == [[experts[0], experts[2]], [experts[1], experts[3]]]
+    assert stages("", "h.0.q", "h.1.q") == [["h.0.q"], ["h.1.q"]]
+
+
+class Shared(nn.Module):
+    """A layer that is used twice, and one that is called by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(32, 32), nn.Linear(32, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.b(input=self.a(self.a(x).relu()))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq+gptq"])
+def test_shared_layers_and_keyword_calls(method: str) -> None:
+    torch.manual_seed(0)
+    model, x = Shared(), torch.randn(64, 32)
+    expected = model(x).detach()
+    seen: list[str] = []
+    from qcore.methods import resolve_method
+
+    with torch.no_grad():
+        formats = {"a": IntGroup(8, False, 16), "b": IntGroup(8, False, 16)}
+        emit = lambda name, weight: seen.append(name)  # noqa: E731
+        calibrate(model, formats, [{"x": x}], resolve_method(method), emit)
+    assert seen == ["a", "b"]
+    assert tiny.distance(model(x).detach(), expected) < 0.5
+
+
+def test_masked_tokens_do_not_count() -> None:
+    ids = tiny.tokens()
+    mask = torch.ones_like(ids)
+    mask[:, 17:] = 0
+    counts: list[int] = []
+
+    class Spy(Rtn):
+        needs_calibration = True
+
+        def quantize(self, w, stats, format, scale_dtype):  # type: ignore[no-untyped-def]
+            counts.append(stats.tokens)
+            return super().quantize(w, stats, format, scale_dtype)
+
+    batches = [{"input_ids": ids, "attention_mask": mask}]
+    quantize(tiny.make_model("llama"), "W8A16", Spy(), batches, ignore=(), group_size=32)
+    assert set(counts) == {4 * 17}
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "awq+gptq"])
+def test_activations_that_are_no_numbers(method: str) -> None:
+    model = tiny.make_model("llama", torch.bfloat16).train()
+    model.model.layers[1].eval()
+    model.model.embed_tokens.weight.data[5] = torch.inf
+    ids = tiny.tokens()
+    ids[0, 3] = 5
+    with pytest.raises(ValueError, match="calibration gives this layer NaN or infinity as input"):
+        quantize(model, "W4A16", method, calibration=ids, group_size=32)
+    # The model still runs, in its own dtype and modes.
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert model.training
+    assert not model.model.layers[1].training
+    assert torch.isfinite(tiny.logits(model.eval(), torch.tensor([[1, 2, 3]]))).all()
+
+
+@pytest.mark.parametrize("name", ["gptj", "llama"])
+def test_the_head_sees_every_token(name: str) -> None:
+    model = tiny.make_model(name)
+    expected = tiny.logits(model)
+    quantize(model, "W8A16_ASYM", "gptq", calibration=tiny.tokens(), ignore=(), group_size=32)
+    assert tiny.distance(tiny.logits(model), expected) < 0.03
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_every_architecture_is_a_chain(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    quantize(tiny.make_model(name), "W4A16", "gptq", calibration=tiny.tokens(), group_size=32)
+    assert not [w for w in recwarn if "chain" in str(w.message)]
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
@@ -162,7 +285,7 @@ def test_blocks_on_their_own_are_the_model() -> None:
     for name in tiny.CONFIGS:
         model = tiny.make_model(name)
         names = find_blocks(model, linear_names(model))
-        assert len(names) == 2, name
+        assert len(names) == model.config.num_hidden_layers, name
         with torch.no_grad():
             calls = record_calls(model, names, [{"input_ids": tiny.tokens()}])
             assert calls is not None, name
@@ -172,7 +295,7 @@ def test_blocks_on_their_own_are_the_model() -> None:
             )
             tiny.logits(model, tiny.tokens())
             handle.remove()
-            for index in range(2):
+            for index in range(len(names)):
                 calls.hidden[0] = calls.run(model, index, 0)
         torch.testing.assert_close(calls.hidden[0], last[0], msg=name)
 
@@ -246,6 +369,9 @@ def test_ignore_and_unreached_layers() -> None:
         ({"calibration": []}, "calibration: expected at least one sequence of tokens, got none"),
         ({"calibration": torch.zeros(0, 8, dtype=torch.long)}, "at least one sequence of tokens"),
         ({"calibration": torch.zeros(2, 8)}, "calibration: expected integer token ids"),
+        ({"calibration": [torch.zeros(2, 8)]}, "calibration: expected integer token ids"),
+        ({"calibration": ["text"]}, "calibration: expected token ids or keyword arguments .* got a str"),
+        ({"calibration": torch.full((2, 8), 64)}, "token ids of 0 to 64, exclusive, got 64 to 64"),
         ({"ignore": ("re:.*",)}, "no nn.Linear layer is left to quantize"),
         ({"group_size": 0}, "group_size: expected a positive number"),
     ],

@@ -304,6 +304,11 @@ def test_an_existing_destination_is_kept_unless_told_otherwise(source: Path, tmp
     (out / "precious").write_text("x")
     with pytest.raises(FileExistsError, match="out: exists already"):
         quantize_folder(source, out, "W4A16", "rtn", group_size=32)
+    with pytest.raises(FileExistsError, match="holds something else than a model"):
+        quantize_folder(source, out, "W4A16", "rtn", group_size=32, overwrite=True)
+    with pytest.raises(ValueError, match="source: is the source itself"):
+        quantize_folder(source, source, "W4A16", "rtn", group_size=32, overwrite=True)
+    (out / "config.json").write_text("{}")
     # Even with leave to overwrite, a failure leaves the old folder as it was.
     shard = a_shard(source)
     data = shard.read_bytes()
@@ -312,11 +317,44 @@ def test_an_existing_destination_is_kept_unless_told_otherwise(source: Path, tmp
     save_file({**tensors, name: tensors[name] * torch.inf}, shard)
     with pytest.raises(ValueError, match="NaN or infinity"):
         quantize_folder(source, out, "W4A16", "rtn", group_size=32, overwrite=True)
-    assert contents(out) == {"precious": b"x"}
+    assert contents(out) == {"config.json": b"{}", "precious": b"x"}
     shard.write_bytes(data)
     quantize_folder(source, out, "W4A16", "rtn", group_size=32, overwrite=True)
     assert "precious" not in contents(out)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "source"]
+
+
+def test_overwriting_through_a_link_and_a_rename_that_fails(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantize_folder(source, tmp_path / "out", "W4A16", "rtn", group_size=32)
+    (tmp_path / "link").symlink_to("out")
+    quantize_folder(source, tmp_path / "link", "W8A16", "rtn", group_size=32, overwrite=True)
+    assert (tmp_path / "link").is_symlink()
+    before = contents(tmp_path / "out")
+    assert b'"num_bits": 8' in before["config.json"]
+    rename = os.rename
+
+    def fails_once(a: Any, b: Any) -> None:
+        if str(b).endswith("/out") and not str(a).endswith(".old"):
+            raise OSError("rename refused")
+        rename(a, b)
+
+    monkeypatch.setattr(os, "rename", fails_once)
+    with pytest.raises(OSError, match="rename refused"):
+        quantize_folder(source, tmp_path / "out", "W4A16", "rtn", group_size=32, overwrite=True)
+    assert contents(tmp_path / "out") == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "out", "source"]
+
+
+def test_saved_models_say_what_they_are(tmp_path: Path) -> None:
+    for name in ("bert", "llama"):
+        model = tiny.make_model(name)
+        quantize(model, "W4A16", "rtn", group_size=32)
+        save(model, tmp_path / name)
+        again = load(tmp_path / name)
+        assert type(again) is type(model)
+        assert torch.equal(tiny.logits(again), tiny.logits(model))
 
 
 def test_a_disk_that_fills_up(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -368,6 +406,9 @@ def test_load_names_what_is_wrong(source: Path, tmp_path: Path) -> None:
             f"{up}.weight_packed: expected shape",
         ),
         ({f"{up}.weight_scale": torch.zeros(96, 9)}, f"{up}: scales: expected shape"),
+        ({f"{up}.weight_scale": torch.full((96, 2), torch.nan)}, f"{up}.weight_scale: holds NaN"),
+        ({f"{up}.weight_zero_point": torch.zeros(2, 2).int()}, f"{up}.weight_zero_point: expected shape"),
+        ({f"{up}.weight_g_idx": torch.zeros(64).int()}, f"{up}.weight_g_idx: groups in activation order"),
         ({f"{up}.weight_packed": torch.zeros(96, 8)}, "weight_packed: expected torch.int32"),
         ({"model.norm.weight": torch.zeros(3)}, "model.norm.weight: expected shape"),
     ):
@@ -377,6 +418,19 @@ def test_load_names_what_is_wrong(source: Path, tmp_path: Path) -> None:
             load(out)
     save_file(tensors, path)
     config = json.loads((out / "config.json").read_text())
+    for key, value, message in (
+        ("transform_config", {"a": 1}, "transform_config: not supported"),
+        ("kv_cache_scheme", {"num_bits": 8}, "kv_cache_scheme: not supported"),
+        ("config_groups", {"g": {"targets": ["Linear"]}}, "expected integer weights per group or channel"),
+        ("config_groups", {}, "none of them targets model.layers.0"),
+    ):
+        changed = {**config, "quantization_config": {**config["quantization_config"], key: value}}
+        (out / "config.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=message):
+            load(out)
+    config["quantization_config"]["config_groups"]["group_0"]["targets"] = ["re:.*_proj"]
+    (out / "config.json").write_text(json.dumps(config))
+    assert isinstance(load(out).model.layers[0].mlp.up_proj, QLinear)
     config["quantization_config"]["quant_method"] = "unheard-of"
     (out / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"quant_method: expected 'compressed-tensors', got 'unheard-of'"):

@@ -33,6 +33,10 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "phi": ("PhiConfig", {**_SIZES}),
     "gpt-neox": ("GPTNeoXConfig", {**_SIZES}),
     "bert": ("BertConfig", {**_SIZES}),
+    "opt": ("OPTConfig", {**_SIZES, "ffn_dim": 96, "word_embed_proj_dim": 64}),
+    # Blocks that return tuples.
+    "gptj": ("GPTJConfig", {**_SIZES, "num_hidden_layers": 4, "rotary_dim": 8}),
+    "bloom": ("BloomConfig", {**_SIZES, "num_hidden_layers": 4}),
 }
 # Which of them have norms (or linear layers) that can absorb an input scale everywhere.
 FULLY_FOLDABLE = {

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-__all__ = ["Batch", "BlockCalls", "Stop", "Weights", "as_batch", "find_blocks", "record_calls"]
+__all__ = [
+    "Batch",
+    "BlockCalls",
+    "Stop",
+    "Weights",
+    "find_blocks",
+    "record_calls",
+    "run_after_blocks",
+    "run_whole",
+]
 
 # Keyword arguments of one forward call of the model, e.g. {"input_ids": int64 [B, T]}.
 Batch = Mapping[str, Any]
@@ -37,28 +46,39 @@ class Weights:
     def prepare(self, blocks: Sequence[str]) -> None:
         """Called first: what lies outside the blocks must be present, in any dtype."""
 
+    @contextmanager
+    def loaded(self, prefix: str) -> Iterator[None]:
+        """While it lasts, what is under `prefix` is present, in float32."""
+        self.load(prefix)
+        try:
+            yield
+        finally:
+            self.release(prefix)
+
     def load(self, prefix: str) -> None:
-        """Makes the parameters under `prefix` present, in float32."""
-        part = self.model.get_submodule(prefix)
-        self._dtypes[prefix] = {name: p.dtype for name, p in part.named_parameters() if p.is_floating_point()}
-        part.float()
+        self._dtypes[prefix] = {}
+        for name, tensor in self._tensors(prefix):
+            if tensor.is_floating_point():
+                self._dtypes[prefix][name] = tensor.dtype
+                tensor.data = tensor.data.float()
 
     def stored_dtype(self, prefix: str, name: str) -> torch.dtype:
         """The dtype in which the parameter `name` (relative to a loaded prefix) is kept."""
         return self._dtypes[prefix][name]
 
     def release(self, prefix: str) -> None:
-        """Puts the parameters under `prefix` back into the dtype in which they are kept."""
+        dtypes = self._dtypes.pop(prefix)
+        for name, tensor in self._tensors(prefix):
+            if name in dtypes:
+                tensor.data = tensor.data.to(dtypes[name])
+
+    def _tensors(self, prefix: str) -> list[tuple[str, Tensor]]:
+        """Parameters and buffers with their names relative to the prefix, shared ones under each name."""
         part = self.model.get_submodule(prefix)
-        parameters = dict(part.named_parameters())
-        for name, dtype in self._dtypes.pop(prefix).items():
-            parameters[name].data = parameters[name].data.to(dtype)
-
-
-def as_batch(item: Tensor | Batch) -> Batch:
-    if isinstance(item, Tensor):
-        return {"input_ids": item if item.dim() == 2 else item[None]}
-    return item
+        return [
+            *part.named_parameters(remove_duplicate=False),
+            *part.named_buffers(remove_duplicate=False),
+        ]
 
 
 def find_blocks(model: nn.Module, targets: Iterable[str]) -> list[str]:
@@ -84,8 +104,13 @@ class BlockCalls:
     """What the blocks are called with: per batch the hidden state, per block and batch all the rest."""
 
     names: list[str]
+    tuples: bool  # blocks return tuples that start with the hidden state
     hidden: list[Tensor] = field(default_factory=list)
     rest: list[list[tuple[tuple[Any, ...], dict[str, Any]]]] = field(default_factory=list)
+
+    def output(self, hidden: Tensor) -> Any:
+        """A block's return value, of the kind that the model takes apart."""
+        return (hidden, None, None) if self.tuples else hidden
 
     def run(self, model: nn.Module, block: int, batch: int) -> Tensor:
         """The block's output for the batch's current hidden state."""
@@ -96,60 +121,85 @@ class BlockCalls:
 
 def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> BlockCalls | None:
     """Runs the model with its blocks replaced by recorders; None if it is no simple chain of blocks."""
-    calls = BlockCalls(list(names), rest=[[] for _ in names])
+    for tuples in (False, True):
+        calls = BlockCalls(list(names), tuples, rest=[[] for _ in names])
+        try:
+            for batch in batches:
+                _record(model, calls, batch)
+            return calls
+        except _NoChain:
+            continue
+    return None
+
+
+def _record(model: nn.Module, calls: BlockCalls, batch: Batch) -> None:
+    """Notes what each block is called with for one batch."""
+    last: Tensor | None = None
+    converted: dict[int, Any] = {}  # masks and the like are often shared by all blocks
 
     def recorder(index: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if len(calls.rest[index]) != len(calls.hidden) - (index > 0):
-                raise _NoChain
-            if args:
-                hidden, args = args[0], args[1:]
-            else:
-                hidden = kwargs.pop("hidden_states", None)
-            if not isinstance(hidden, Tensor):
+            nonlocal last
+            hidden, args, kwargs = _take_hidden(args, kwargs)
+            # The very tensor that the block before returned: else something stands between the blocks, or
+            # the model took what it was given apart in another way.
+            in_order = len(calls.rest[index]) == len(calls.rest[0]) - (index > 0)
+            if not isinstance(hidden, Tensor) or not in_order or (index and hidden is not last):
                 raise _NoChain
             if index == 0:
                 calls.hidden.append(hidden.float())
-            calls.rest[index].append(_floats((args, kwargs)))
-            if index == len(names) - 1:
+            calls.rest[index].append(_floats((args, kwargs), converted))
+            if index == len(calls.names) - 1:
                 raise Stop
-            return hidden
+            last = hidden
+            return calls.output(hidden)
 
         return forward
 
-    with _replaced_forwards(model, {name: recorder(i) for i, name in enumerate(names)}):
-        for batch in batches:
-            try:
-                model(**batch, **_no_cache(model))
-            except Stop:
-                continue
-            except (_NoChain, TypeError, AttributeError, IndexError):
-                return None
-            return None  # the last block was never reached
-    return calls
+    with _replaced_forwards(model, {name: recorder(i) for i, name in enumerate(calls.names)}):
+        try:
+            run_whole(model, batch)
+        except Stop:
+            return
+        except (TypeError, IndexError, AttributeError) as error:
+            raise _NoChain from error  # how models fail on an output of the wrong kind
+    raise _NoChain  # the last block was never reached
 
 
-def run_after_blocks(model: nn.Module, names: Sequence[str], batch: Batch, hidden: Tensor) -> Any:
+def run_after_blocks(model: nn.Module, calls: BlockCalls, batch: Batch, hidden: Tensor) -> None:
     """Runs the model on a batch with its blocks skipped, the last one returning `hidden`."""
 
     def skip(index: int) -> Callable[..., Any]:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            given: Tensor = args[0] if args else kwargs["hidden_states"]
-            return hidden.to(given.dtype) if index == len(names) - 1 else given
+            given, _, _ = _take_hidden(args, kwargs)
+            return calls.output(hidden.to(given.dtype) if index == len(calls.names) - 1 else given)
 
         return forward
 
-    with _replaced_forwards(model, {name: skip(i) for i, name in enumerate(names)}):
-        return model(**batch, **_no_cache(model))
+    with _replaced_forwards(model, {name: skip(i) for i, name in enumerate(calls.names)}):
+        run_whole(model, batch)
+
+
+def run_whole(model: nn.Module, batch: Batch) -> Any:
+    """A forward call of the model, its tensors on the model's device, without a cache of past keys."""
+    device = next(model.parameters()).device
+    arguments = tree_map(lambda x: x.to(device) if isinstance(x, Tensor) else x, dict(batch))
+    if hasattr(getattr(model, "config", None), "use_cache"):
+        arguments["use_cache"] = False
+    return model(**arguments)
+
+
+def _take_hidden(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+    """The hidden state of a block's call, and the rest of it."""
+    if args:
+        return args[0], args[1:], kwargs
+    return kwargs.get("hidden_states"), args, {k: v for k, v in kwargs.items() if k != "hidden_states"}
 
 
 class _NoChain(Exception):
     """The model does not hand one hidden state from block to block."""
-
-
-def _no_cache(model: nn.Module) -> dict[str, Any]:
-    config = getattr(model, "config", None)
-    return {"use_cache": False} if hasattr(config, "use_cache") else {}
 
 
 def _first(out: Any) -> Tensor:
@@ -157,8 +207,17 @@ def _first(out: Any) -> Tensor:
     return first
 
 
-def _floats(tree: Any) -> Any:
-    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, tree)
+def _floats(tree: Any, converted: dict[int, Any]) -> Any:
+    """The tree with its float tensors in float32, each converted once."""
+
+    def convert(x: Any) -> Any:
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            return x
+        if id(x) not in converted:
+            converted[id(x)] = (x.float(), x)  # x too, so that its id stays its own
+        return converted[id(x)][0]
+
+    return tree_map(convert, tree)
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from qcore.blocks import (
     find_blocks,
     record_calls,
     run_after_blocks,
+    run_whole,
 )
 from qcore.fold import find_fold
 from qcore.formats import IntGroup
@@ -26,7 +28,7 @@ from qcore.methods import Awq, InputStats, Method, Rtn
 from qcore.progress import track
 from qcore.qweight import QWeight
 
-__all__ = ["Emit", "calibrate", "quantize_linear"]
+__all__ = ["Emit", "calibrate", "check_finite", "quantize_linear"]
 
 # Called with each layer's name and its quantized weight, as soon as it is decided.
 Emit = Callable[[str, QWeight], None]
@@ -52,36 +54,46 @@ def calibrate(
         weights: where the weights live; by default, in the model.
         sequential: inside a block, measure a layer's inputs only once the layers before it are quantized
             (one pass over the block per group of layers that share an input, instead of one in all).
+            AWQ around plain rounding always measures once.
     """
     weights = weights or Weights(model)
+    if not method.needs_calibration:
+        for name in track(list(formats), "quantizing layers"):
+            with weights.loaded(name):
+                w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
+                emit(name, quantize_linear(name, w, None, formats[name], method, dtype))
+        return
     names = find_blocks(model, formats)
     weights.prepare(names)
     calls = record_calls(model, names, batches) if names else None
-    if calls is None:  # no chain of blocks: the whole model is one block
-        weights.load("")
-        run = [_whole_model(model, batch) for batch in batches]
-        _Block(model, "", formats, run, method, emit, weights, sequential).quantize()
-        weights.release("")
+    if calls is None:
+        if names:
+            warnings.warn(
+                f"{type(model).__name__} is no simple chain of blocks; it is calibrated as a whole, which "
+                f"takes the memory of the whole model in float32",
+                stacklevel=2,
+            )
+        with weights.loaded(""):
+            whole = [_whole_model(model, batch) for batch in batches]
+            _Block(model, "", formats, whole, method, emit, weights, sequential).quantize()
         return
     for index, name in enumerate(track(names, "quantizing blocks")):
-        weights.load(name)
-        run = [_one_block(model, calls, index, b) for b in range(len(batches))]
-        _Block(model, name, formats, run, method, emit, weights, sequential).quantize()
-        for b in range(len(batches)):
-            calls.hidden[b] = calls.run(model, index, b)
-            calls.rest[index][b] = ((), {})
-        weights.release(name)
+        with weights.loaded(name):
+            runs = [_one_block(model, calls, index, b, batch) for b, batch in enumerate(batches)]
+            _Block(model, name, formats, runs, method, emit, weights, sequential).quantize()
+            for b in range(len(batches)):
+                calls.hidden[b] = calls.run(model, index, b)
+                calls.rest[index][b] = ((), {})
     outside = {n: f for n, f in formats.items() if not any(n.startswith(b + ".") for b in names)}
     if outside:
-        stats = {n: InputStats(_linear(model, n).in_features) for n in outside}
-        with _observed({_linear(model, n): stats[n] for n in outside}):
+        stats = {n: InputStats(m.in_features, m.weight.device) for n in outside for m in [_linear(model, n)]}
+        with _Observer({_linear(model, n): stats[n] for n in outside}) as observer:
             for batch, hidden in zip(batches, calls.hidden, strict=True):
-                run_after_blocks(model, names, batch, hidden)
+                observer.run(_Run(partial(run_after_blocks, model, calls, batch, hidden), _mask(batch)))
         for name, format in outside.items():
-            weights.load(name)
-            w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
-            emit(name, quantize_linear(name, w, stats[name], format, method, dtype))
-            weights.release(name)
+            with weights.loaded(name):
+                w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
+                emit(name, quantize_linear(name, w, stats[name], format, method, dtype))
 
 
 def quantize_linear(
@@ -93,8 +105,9 @@ def quantize_linear(
     scale_dtype: torch.dtype,
 ) -> QWeight:
     """Quantizes the weight of one layer; errors name it."""
-    if not torch.isfinite(w).all():
-        raise ValueError(f"{name}.weight: holds NaN or infinity; nothing sensible can be quantized")
+    if scale_dtype not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"{name}.weight: expected float32, float16 or bfloat16, got {scale_dtype}")
+    check_finite(name, w)
     if stats is not None and stats.tokens == 0:
         warnings.warn(
             f"{name}: no calibration token reached this layer; it is rounded to nearest",
@@ -105,6 +118,20 @@ def quantize_linear(
         return method.quantize(w, stats, format, scale_dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+
+
+def check_finite(name: str, w: Tensor) -> None:
+    """Raises if a weight is not a number somewhere."""
+    if not torch.isfinite(w).all():
+        raise ValueError(f"{name}.weight: holds NaN or infinity; nothing sensible can be quantized")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A forward pass over one batch, and which of its tokens count (None: all)."""
+
+    call: Callable[[], object]
+    mask: Tensor | None = None
 
 
 @dataclass
@@ -123,13 +150,13 @@ class _Block:
         model: nn.Module,
         prefix: str,
         formats: Mapping[str, IntGroup],
-        run: Sequence[Callable[[], Tensor]],
+        runs: Sequence[_Run],
         method: Method,
         emit: Emit,
         weights: Weights,
         sequential: bool,
     ) -> None:
-        self.model, self.prefix, self.run = model, prefix, run
+        self.model, self.prefix, self.runs = model, prefix, runs
         self.method, self.emit, self.weights, self.sequential = method, emit, weights, sequential
         dot = prefix + "." if prefix else ""
         self.formats = {n: f for n, f in formats.items() if n.startswith(dot)}
@@ -140,13 +167,21 @@ class _Block:
         if not self.formats:
             return
         groups = self._trace()
+        sequential, stats = self.sequential, None
         if isinstance(self.method, Awq):
-            self._scale_inputs(groups, self.method)
-        for stage in _stages(groups) if self.sequential else [groups]:
-            stats = self._collect(stage)
-            for group, seen in zip(stage, stats, strict=True):
-                for name in group.names:
-                    self._quantize_one(name, seen)
+            stats = self._scale_inputs(groups, self.method)
+            # Rounding alone does not look at its inputs closely enough to measure them again.
+            sequential = sequential and self.method.inner.needs_calibration
+        if not sequential:
+            self._quantize_stage(groups, stats or self._collect(groups))
+            return
+        for stage in _stages(groups, self.prefix):
+            self._quantize_stage(stage, self._collect(stage))
+
+    def _quantize_stage(self, groups: Sequence[_Group], stats: Sequence[InputStats]) -> None:
+        for group, seen in zip(groups, stats, strict=True):
+            for name in group.names:
+                self._quantize_one(name, seen)
 
     def _quantize_one(self, name: str, stats: InputStats) -> None:
         linear, scale = self.linears[name], self.pending_scale.get(name)
@@ -170,8 +205,10 @@ class _Block:
         alive: list[Tensor] = []  # so that no id is used twice
         names: dict[nn.Module, str] = {module: name for name, module in self.linears.items()}
 
-        def before(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
+        def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+            if any(names[module] in group.names for group in by_input.values()):
+                return  # used twice: it stays with its first input
+            x = _input_of(args, kwargs)
             alive.append(x)
             if id(x) not in by_input:
                 norm = [made_by[id(x)]] if id(x) in made_by else []
@@ -181,15 +218,16 @@ class _Block:
         def after(module: nn.Module, args: object, out: object) -> None:
             if isinstance(out, Tensor):
                 alive.append(out)
-                made_by[id(out)] = module
-            if isinstance(module, nn.Linear):
+                if not isinstance(module, nn.Linear):
+                    made_by[id(out)] = module
+            if module in names:  # a layer that is not quantized could not absorb a scale without rounding
                 order.append(module)
 
-        handles = [m.register_forward_pre_hook(before) for m in names]
+        handles = [m.register_forward_pre_hook(before, with_kwargs=True) for m in names]
         handles += [m.register_forward_hook(after) for m in block.modules() if m is not block]
         try:
             with torch.no_grad():
-                self.run[0]()
+                self.runs[0].call()
         finally:
             for handle in handles:
                 handle.remove()
@@ -201,22 +239,25 @@ class _Block:
         """Statistics of each group's input over all batches."""
         first = [self.linears[group.names[0]] for group in groups]
         stats = [InputStats(m.in_features, m.weight.device) for m in first]
-        with _observed(dict(zip(first, stats, strict=True)), stop=True), torch.no_grad():
-            for run in self.run:
-                with suppress(Stop):
-                    run()
+        with _Observer(dict(zip(first, stats, strict=True))) as observer, torch.no_grad():
+            for run in self.runs:
+                observer.run(run)
+        for group, seen in zip(groups, stats, strict=True):
+            if not torch.isfinite(seen.abs_sum).all():
+                raise ValueError(f"{group.names[0]}: calibration gives this layer NaN or infinity as input")
         return stats
 
-    def _scale_inputs(self, groups: Sequence[_Group], method: Awq) -> None:
-        """AWQ: chooses each group's input scale and moves it into an earlier module where possible."""
+    def _scale_inputs(self, groups: Sequence[_Group], method: Awq) -> list[InputStats]:
+        """AWQ: chooses each group's input scale and moves it into an earlier module where possible.
+        Returns the statistics of the inputs as they then are."""
         stats = self._collect(groups)
         head_dim = _head_dim(self.model, self.prefix)
-        for group, seen in zip(groups, stats, strict=True):
+        for index, (group, seen) in enumerate(zip(groups, stats, strict=True)):
             linears = [self.linears[name] for name in group.names]
             if seen.tokens == 0:
                 continue
             with torch.no_grad():
-                fold = find_fold(linears, group.producers, head_dim, self.run[0])
+                fold = find_fold(linears, group.producers, head_dim, self._sample)
             if fold is None and not method.act_scale:
                 continue
             scale = method.input_scale(
@@ -232,6 +273,14 @@ class _Block:
             scale = fold.apply(scale, self._stored(fold.module))
             for linear in linears:
                 linear.weight.data = linear.weight.data * scale
+            stats[index] = seen.divided_by(scale)
+        return stats
+
+    def _sample(self) -> Tensor:
+        """The block's output on the first batch."""
+        out = self.runs[0].call()
+        assert isinstance(out, Tensor)
+        return out
 
     def _stored(self, module: nn.Module) -> torch.dtype:
         """The dtype in which the module's weight is kept outside this block's float32 work."""
@@ -240,33 +289,53 @@ class _Block:
         return self.weights.stored_dtype(self.prefix, f"{name}.weight")
 
 
-def _stages(groups: Sequence[_Group]) -> Iterator[list[_Group]]:
-    """Groups in order of execution; the same layers of parallel experts share one stage."""
+def _stages(groups: Sequence[_Group], prefix: str) -> Iterator[list[_Group]]:
+    """Groups in order of execution; inside a block the same layers of parallel experts share one stage."""
     stages: dict[str, list[_Group]] = {}
     for group in groups:
-        stages.setdefault(re.sub(r"\d+", "#", group.names[0]), []).append(group)
+        name = group.names[0]
+        key = re.sub(r"\.\d+(?=\.)", ".#", name.removeprefix(prefix)) if prefix else name
+        stages.setdefault(key, []).append(group)
     yield from stages.values()
 
 
-@contextmanager
-def _observed(stats: Mapping[nn.Module, InputStats], stop: bool = False) -> Iterator[None]:
-    """Adds the inputs of the given layers to their statistics; with `stop`, a forward pass ends (by the
-    exception Stop) as soon as it has reached all of them."""
-    reached: set[nn.Module] = set()
+class _Observer:
+    """Adds the inputs of the given layers to their statistics. A run ends early, by the exception Stop, once
+    it has reached all of them."""
 
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        stats[module].add(args[0])
-        reached.add(module)
-        if stop and len(reached) == len(stats):
-            reached.clear()
+    def __init__(self, stats: Mapping[nn.Linear, InputStats]) -> None:
+        self.stats = stats
+        self.mask: Tensor | None = None
+        self.waiting: set[nn.Module] = set()
+
+    def __enter__(self) -> _Observer:
+        self.handles = [m.register_forward_pre_hook(self._see, with_kwargs=True) for m in self.stats]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def run(self, run: _Run) -> None:
+        self.mask, self.waiting = run.mask, set(self.stats)
+        with suppress(Stop):
+            run.call()
+
+    def _see(self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        assert isinstance(module, nn.Linear)
+        self.stats[module].add(_input_of(args, kwargs), self.mask)
+        self.waiting.discard(module)
+        if not self.waiting:
             raise Stop
 
-    handles = [module.register_forward_pre_hook(hook) for module in stats]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+def _input_of(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+    return args[0] if args else kwargs["input"]
+
+
+def _mask(batch: Batch) -> Tensor | None:
+    mask = batch.get("attention_mask")
+    return mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
 
 def _linear(model: nn.Module, name: str) -> nn.Linear:
@@ -283,13 +352,18 @@ def _head_dim(model: nn.Module, prefix: str) -> int | None:
     return None
 
 
-def _one_block(model: nn.Module, calls: BlockCalls, block: int, batch: int) -> Callable[[], Tensor]:
-    return lambda: calls.run(model, block, batch)
+def _one_block(model: nn.Module, calls: BlockCalls, block: int, index: int, batch: Batch) -> _Run:
+    return _Run(lambda: calls.run(model, block, index), _mask(batch))
 
 
-def _whole_model(model: nn.Module, batch: Batch) -> Callable[[], Tensor]:
+def _whole_model(model: nn.Module, batch: Batch) -> _Run:
+    floats = {
+        k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in batch.items()
+    }
+
     def run() -> Tensor:
-        out = model(**batch)
-        return out if isinstance(out, Tensor) else out[0]
+        out = run_whole(model, floats)
+        first: Tensor = out if isinstance(out, Tensor) else out[0]
+        return first
 
-    return run
+    return _Run(run, _mask(batch))

@@ -42,19 +42,24 @@ def evaluate(model: nn.Module, tokens: Tensor, reference: nn.Module | None = Non
     """Evaluates a causal language model.
 
     Args:
-        model: called as `model(input_ids=...)`, returns `.logits` [B, T, V].
+        model: called as `model(input_ids=...)`, returns `.logits` [B, T, V]; put into evaluation mode.
         tokens: int64 [chunks, T]; every chunk is evaluated on its own, over its T - 1 predictions.
         reference: the model to compare with, usually the unquantized one.
     """
     if tokens.dim() != 2 or tokens.shape[0] < 1 or tokens.shape[1] < 2:
         raise ValueError(f"tokens: expected int64 [chunks, T] with T >= 2, got shape {tuple(tokens.shape)}")
+    for each in (model, reference):
+        if each is not None:
+            each.eval()
     losses, divergences, agreements = [], [], []
     for chunk in track(list(tokens), "evaluating"):
         log_p = _log_probabilities(model, chunk)
         losses.append(-log_p.gather(1, chunk[1:, None].to(log_p.device)).double().mean())
         if reference is not None:
             log_r = _log_probabilities(reference, chunk).to(log_p.device)
-            divergences.append((log_r.exp() * (log_r - log_p)).sum(-1).double().mean())
+            # Where the reference gives probability 0 the term is 0, even if the model gives 0 too.
+            terms = torch.where(log_r == -torch.inf, 0.0, log_r.exp() * (log_r - log_p))
+            divergences.append(terms.sum(-1).double().mean())
             agreements.append((log_r.argmax(-1) == log_p.argmax(-1)).double().mean())
     loss, loss_error = _mean_and_error(losses)
     perplexity = math.exp(loss) if loss < 700 else math.inf

@@ -2,8 +2,8 @@
 
 `linear(x) = linear_scaled(x / s)`: the division is free if an earlier module can absorb it, a norm's
 weight or the rows of a linear layer. Which module that is, is not looked up in a table of architectures:
-candidates are found by tracing who produced the input, and each is tried with a random scale; only a fold
-that leaves the block's output unchanged is used.
+candidates are found by tracing who produced the input, and each is tried with a random scale. A fold is used
+only if it cancels, for every token, what scaling the layers alone does to the block's output.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 __all__ = ["Fold", "find_fold"]
 
-# How far a fold may move the block's output, relative to its largest value: float32 rounding.
-_TOLERANCE = 1e-4
+# What may be left, per token, of the effect that the fold is to cancel, and of the output itself (rounding).
+_LEFT_OF_EFFECT, _LEFT_OF_OUTPUT = 1e-3, 1e-5
 
 
 @dataclass(frozen=True)
@@ -83,17 +83,25 @@ def find_fold(
         head_dim: channels per attention head, if known.
         run: the block's output on a sample.
     """
-    k = linears[0].in_features
+    k, device = linears[0].in_features, linears[0].weight.device
+    probe = 2.0 ** torch.randint(-2, 3, (k,), generator=torch.Generator().manual_seed(0)).to(device)
     expected = run()
-    probe = 2.0 ** torch.randint(-2, 3, (k,), generator=torch.Generator().manual_seed(0))
-    for fold in _candidates(producers, k, head_dim, linears[0].weight.device):
-        s = _tied(probe.to(linears[0].weight.device), fold.channel)
+
+    def moved(fold: Fold, s: Tensor, folded: bool) -> Tensor:
+        """How far the output of each token moves when the layers are scaled, with or without the fold."""
         with _restored(fold.module, *linears):
-            fold.apply(s, torch.float32)
+            if folded:
+                fold.apply(s, torch.float32)
             for linear in linears:
                 linear.weight.data = linear.weight.data * s
-            moved = (run() - expected).abs().max()
-        if moved <= _TOLERANCE * expected.abs().max():
+            return (run() - expected).abs().amax(-1)
+
+    for fold in _candidates(producers, k, head_dim, device):
+        s = _tied(probe, fold.channel)
+        effect, left = moved(fold, s, folded=False), moved(fold, s, folded=True)
+        rounding = _LEFT_OF_OUTPUT * expected.abs().amax(-1)
+        # An effect below rounding would prove nothing.
+        if (effect > 10 * rounding).any() and (left <= _LEFT_OF_EFFECT * effect + rounding).all():
             return fold
     return None
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qcore.blocks import Weights
-from qcore.calibrate import calibrate, quantize_linear
+from qcore.calibrate import calibrate
 from qcore.formats import IntGroup
 from qcore.io import compressed_tensors as ct
 from qcore.io.checkpoint import (
@@ -29,7 +29,7 @@ from qcore.models import (
     empty_model,
     head_name,
     linear_names,
-    model_name,
+    renamer,
     set_tensor,
     stored_names,
     tie_weights,
@@ -93,18 +93,19 @@ def save(
             model.generation_config.save_pretrained(folder)  # type: ignore[union-attr,operator]
         formats = {name: layer.format for name, layer in layers.items()}
         act_scale = any(layer.act_scale is not None for layer in layers.values())
-        _write_config(folder, model, config.to_dict(), formats, act_scale)
+        saved = {**config.to_dict(), "architectures": [type(model).__name__]}
+        _write_config(folder, model, saved, formats, act_scale)
 
 
 def _plain_tensors(model: nn.Module, layers: dict[str, QLinear]) -> dict[str, Tensor]:
     """The state dict without quantized layers and without second names of tied weights."""
     tensors: dict[str, Tensor] = {}
-    seen: set[tuple[int, int]] = set()
+    seen: set[tuple[torch.device, int, int]] = set()
     inside = tuple(f"{name}." for name in layers)
     for name, tensor in model.state_dict().items():
         if name.startswith(inside):
             continue
-        key = (tensor.data_ptr(), tensor.numel())
+        key = (tensor.device, tensor.data_ptr(), tensor.numel())
         if tensor.numel() and key in seen:
             continue
         seen.add(key)
@@ -144,14 +145,14 @@ def load(
         ValueError: a file or tensor that is not what it should be, by name.
     """
     checkpoint = Checkpoint(path)
-    stored = checkpoint.config.get("quantization_config")
-    formats = ct.read_formats(stored, checkpoint) if stored else {}
+    quantization = checkpoint.config.get("quantization_config")
+    formats = ct.read_formats(quantization, checkpoint) if quantization else {}
     if not formats:
         return _load_plain(checkpoint, dtype).to(device)
     model = empty_model(config_of(checkpoint))
-    linears = set(linear_names(model))
+    linears, rename = set(linear_names(model)), renamer(model)
     for stored, format in track(list(formats.items()), "loading layers"):
-        name = model_name(model, f"{stored}.weight").removesuffix(".weight")
+        name = rename(f"{stored}.weight").removesuffix(".weight")
         if name not in linears:
             raise ValueError(f"{checkpoint.path}: {stored} is quantized, but is no linear layer of the model")
         tensors = {key: checkpoint.tensor(key) for key in ct.parts(stored, checkpoint)}
@@ -185,18 +186,19 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
 
 class _Streamed(Weights):
     """Weights that are read from a checkpoint when a part of the model is worked on, and handed to the
-    writer when it is done: at any time only one block is in memory."""
+    writer when it is done. In memory are one block, and what lies outside the blocks."""
 
     def __init__(self, model: nn.Module, checkpoint: Checkpoint, writer: ShardWriter) -> None:
         super().__init__(model)
         self.checkpoint, self.writer = checkpoint, writer
-        self.stored = stored_names(model, checkpoint)
+        self.stored, self.rename = stored_names(model, checkpoint), renamer(model)
         self.done: set[str] = set()  # tensors of the checkpoint that need not be copied any more
 
     def prepare(self, blocks: Sequence[str]) -> None:
         inside = tuple(f"{name}." for name in blocks)
+        buffers = {name for name, _ in self.model.named_buffers()}
         for name in self.stored:
-            if not name.startswith(inside):
+            if name in buffers or not name.startswith(inside):
                 self._fill(name)
         tie_weights(self.model)
 
@@ -221,11 +223,11 @@ class _Streamed(Weights):
     def _parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
         dot = f"{prefix}." if prefix else ""
         part = self.model.get_submodule(prefix)
-        return [(dot + name, parameter) for name, parameter in part.named_parameters()]
+        return [(dot + n, p) for n, p in part.named_parameters(remove_duplicate=False)]
 
     def emit(self, name: str, weight: QWeight) -> None:
         key = self.stored[f"{name}.weight"]
-        own = model_name(self.model, key) == f"{name}.weight"
+        own = self.rename(key) == f"{name}.weight"
         layer = key.removesuffix(".weight") if own else name  # a tied weight gets a name of its own
         for part, tensor in ct.to_tensors(layer, weight).items():
             self.writer.add(part, tensor)
@@ -259,22 +261,19 @@ def quantize_folder(
     """
     format = resolve_scheme(scheme, group_size)
     method = resolve_method(method)
-    batches = calibration_batches(calibration) if method.needs_calibration else []
     checkpoint = Checkpoint(source)
+    if Path(destination).exists() and checkpoint.path.samefile(destination):
+        raise ValueError(f"{destination}: is the source itself; write to another folder")
     if "quantization_config" in checkpoint.config:
         raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
     model = empty_model(config_of(checkpoint))
     formats = choose_formats(model, format, ignore)
+    batches = calibration_batches(calibration, model) if method.needs_calibration else []
     _check_targets(checkpoint, model, formats)
     with atomic_folder(destination, overwrite) as folder, torch.no_grad():
         writer = ShardWriter(folder, shard_bytes)
         weights = _Streamed(model, checkpoint, writer)
-        if method.needs_calibration:
-            calibrate(model, formats, batches, method, weights.emit, weights, sequential)
-        else:
-            for name in track(list(formats), "quantizing layers"):
-                w = checkpoint.tensor(weights.stored[f"{name}.weight"])
-                weights.emit(name, quantize_linear(name, w, None, formats[name], method, w.dtype))
+        calibrate(model, formats, batches, method, weights.emit, weights, sequential)
         weights.copy_rest()
         writer.finish()
         copy_companions(checkpoint.path, folder)
@@ -286,7 +285,10 @@ def _check_targets(checkpoint: Checkpoint, model: nn.Module, formats: dict[str, 
     stored = stored_names(model, checkpoint)
     for name, parameter in model.named_parameters():
         if name not in stored:
-            raise ValueError(f"{checkpoint.path}: has no tensor {name}, which the model needs")
+            raise ValueError(
+                f"{checkpoint.path}: has no tensor {name}, which the model needs (if transformers fuses it "
+                f"from others on loading, quantize the model in memory)"
+            )
         key = stored[name]
         if checkpoint.shape(key) != tuple(parameter.shape):
             raise ValueError(

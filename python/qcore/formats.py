@@ -81,10 +81,6 @@ class IntGroup:
         per_group = scale_dtype.itemsize * 8 + (0 if self.symmetric else self.bits)
         return n * (k * self.bits + self.groups(k) * per_group)
 
-    def group_index(self, k: int) -> Tensor:
-        """The group of each column, int64 [K]."""
-        return torch.arange(k) // self.width(k)
-
     # -- choosing a grid ------------------------------------------------------------------------
 
     def fit(
@@ -227,5 +223,7 @@ def _row_chunks(rows: int, row_elements: int) -> Iterator[slice]:
 def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
     """Rounded to the stored dtype, as float32; 1 for a group of zeros, never 0 and never infinite."""
     limits = torch.finfo(dtype)
-    stored = scale.clamp(limits.smallest_normal, limits.max).to(dtype).float()
+    # float16 has few exponents: a subnormal scale with some bits left beats one that is too large.
+    least = 2.0**-20 if dtype == torch.float16 else limits.smallest_normal
+    stored = scale.clamp(least, limits.max).to(dtype).float()
     return torch.where(scale > 0, stored, torch.ones_like(stored))

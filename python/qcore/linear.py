@@ -33,10 +33,6 @@ class QLinear(nn.Module):
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
         self._pack(weight)
 
-    @classmethod
-    def from_linear(cls, linear: nn.Linear, weight: QWeight) -> QLinear:
-        return cls(weight, linear.bias)
-
     def _pack(self, weight: QWeight) -> None:
         packed = ops.w4a16_pack(
             weight.codes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ __all__ = [
     "head_name",
     "is_ignored",
     "linear_names",
-    "model_name",
+    "renamer",
     "set_tensor",
     "stored_names",
     "tie_weights",
@@ -111,11 +111,10 @@ def head_name(model: nn.Module) -> str | None:
     return next((name for name, module in model.named_modules() if module is head), None)
 
 
-def model_name(model: nn.Module, stored: str) -> str:
-    """The model's name for a tensor of a checkpoint: some were renamed since they were saved."""
+def renamer(model: nn.Module) -> Callable[[str], str]:
+    """The model's name for each tensor of a checkpoint: some were renamed since they were saved."""
     renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
-    name: str = rename_source_key(stored, renamings, [])[0]
-    return name
+    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
 
 
 def tie_weights(model: nn.Module) -> None:
@@ -129,8 +128,9 @@ def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:
     """Where a checkpoint stores each of the model's parameters and buffers: its name there, which for
     tied weights is that of their twin. What is not stored is absent."""
     ours = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    ours |= {name for name, _ in model.named_buffers()}
-    stored = {name: key for key in checkpoint if (name := model_name(model, key)) in ours}
+    ours |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
+    rename = renamer(model)
+    stored = {name: key for key in checkpoint if (name := rename(key)) in ours}
     ties: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
     if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
         for name, twin in ties.items():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from qcore.blocks import Batch, as_batch
-from qcore.calibrate import calibrate, quantize_linear
+from qcore.blocks import Batch
+from qcore.calibrate import calibrate, check_finite
 from qcore.formats import IntGroup
 from qcore.linear import QLinear
 from qcore.methods import Method, resolve_method
-from qcore.models import choose_formats
-from qcore.progress import track
+from qcore.models import choose_formats, head_name
 from qcore.qweight import QWeight
 from qcore.schemes import resolve_scheme
 
@@ -24,7 +23,7 @@ def quantize(
     model: nn.Module,
     scheme: str | IntGroup = "W4A16",
     method: str | Method = "gptq",
-    calibration: Tensor | Iterable[Tensor | Batch] | None = None,
+    calibration: Tensor | Batch | Iterable[Tensor | Batch] | None = None,
     ignore: Sequence[str] = ("lm_head",),
     group_size: int | None = None,
     sequential: bool = True,
@@ -43,27 +42,28 @@ def quantize(
 
     Raises:
         ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
-            The model is then unchanged only if the error came before calibration began.
+            The model is unchanged, unless the calibration data itself is at fault.
     """
     format = resolve_scheme(scheme, group_size)
     method = resolve_method(method)
     formats = choose_formats(model, format, ignore)
-    batches = calibration_batches(calibration) if method.needs_calibration else []
-    was_training = model.training
-    model.eval()
+    batches = calibration_batches(calibration, model) if method.needs_calibration else []
+    for name in formats:
+        check_finite(name, model.get_submodule(name).weight)  # type: ignore[arg-type]
+    modes = {module: module.training for module in model.modules()}
     done: dict[str, QWeight] = {}
-    with torch.no_grad():
-        if method.needs_calibration:
+    try:
+        model.eval()
+        with torch.no_grad():
             calibrate(model, formats, batches, method, done.__setitem__, sequential=sequential)
-        else:
-            for name in track(list(formats), "quantizing layers"):
-                linear = model.get_submodule(name)
-                assert isinstance(linear, nn.Linear)
-                w = linear.weight.detach()
-                done[name] = quantize_linear(name, w, None, formats[name], method, w.dtype)
-        for name, weight in done.items():
-            replace_linear(model, name, weight)
-    return model.train(was_training)
+    finally:
+        for module, training in modes.items():
+            module.training = training
+    for name, weight in done.items():
+        replace_linear(model, name, weight)
+    if head_name(model) in done and hasattr(model, "config"):
+        model.config.tie_word_embeddings = False  # type: ignore[union-attr]
+    return model
 
 
 def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
@@ -74,21 +74,44 @@ def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
     setattr(model.get_submodule(owner_name), leaf, QLinear(weight, linear.bias))
 
 
-def calibration_batches(calibration: Tensor | Iterable[Tensor | Batch] | None) -> list[Batch]:
+def calibration_batches(
+    calibration: Tensor | Batch | Iterable[Tensor | Batch] | None, model: nn.Module
+) -> list[Batch]:
     """Forward calls from what a user may pass; token ids are cut into batches of a few sequences."""
     if calibration is None:
         raise ValueError("calibration: this method needs token ids to calibrate on, got None")
     if isinstance(calibration, Tensor):
-        if calibration.dim() == 1:
-            calibration = calibration[None]
-        if calibration.dim() != 2 or calibration.is_floating_point():
+        ids = calibration[None] if calibration.dim() == 1 else calibration
+        _check_ids(ids, model)
+        return [{"input_ids": part} for part in ids.split(max(1, 4096 // ids.shape[1]))]
+    if isinstance(calibration, Mapping):
+        calibration = [calibration]
+    batches: list[Batch] = []
+    for item in calibration:
+        if isinstance(item, Tensor):
+            item = {"input_ids": item[None] if item.dim() == 1 else item}
+        if not isinstance(item, Mapping):
             raise ValueError(
-                f"calibration: expected integer token ids [sequences, T], got {calibration.dtype} "
-                f"{tuple(calibration.shape)}"
+                f"calibration: expected token ids or keyword arguments of forward, got a "
+                f"{type(item).__name__}"
             )
-        rows = max(1, 4096 // max(calibration.shape[1], 1))
-        calibration = [part for part in calibration.split(rows) if part.numel()]
-    batches = [as_batch(item) for item in calibration]
+        if isinstance(item.get("input_ids"), Tensor):
+            _check_ids(item["input_ids"], model)
+        batches.append(item)
     if not batches:
         raise ValueError("calibration: expected at least one sequence of tokens, got none")
     return batches
+
+
+def _check_ids(ids: Tensor, model: nn.Module) -> None:
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise ValueError(
+            f"calibration: expected integer token ids [sequences, T], got {ids.dtype} {tuple(ids.shape)}"
+        )
+    if ids.numel() == 0:
+        raise ValueError("calibration: expected at least one sequence of tokens, got none")
+    get = getattr(model, "get_input_embeddings", None)
+    size = getattr(get() if get is not None else None, "num_embeddings", None)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or (size is not None and high >= size):
+        raise ValueError(f"calibration: expected token ids of 0 to {size}, exclusive, got {low} to {high}")

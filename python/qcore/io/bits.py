@@ -29,7 +29,11 @@ def pack_int32(codes: Tensor, bits: int) -> Tensor:
 
 def unpack_int32(packed: Tensor, bits: int, columns: int) -> Tensor:
     """The codes uint8 [R, columns] of what `pack_int32` made."""
-    rows = packed.shape[0]
+    rows, width = packed.shape
+    if width != -(-columns * bits // 32):
+        raise ValueError(
+            f"packed: expected {-(-columns * bits // 32)} words for {columns} codes, got {width}"
+        )
     runs = -(-columns // _RUN)
     words = torch.nn.functional.pad(packed, (0, runs * bits - packed.shape[1]))
     words = words.view(rows, runs, bits).long() & 0xFFFFFFFF

@@ -31,7 +31,7 @@ _COMPANIONS = (
     "*.model",
     "*.tiktoken",
     "chat_template*",
-    "*preprocessor_config.json",
+    "*processor_config.json",
     "*.py",
 )
 # Scripts that lie beside a model but are no part of it stay behind: code is copied only for models whose
@@ -105,6 +105,9 @@ class Checkpoint:
     def __iter__(self) -> Iterator[str]:
         return iter(self.files)
 
+    def __len__(self) -> int:
+        return len(self.files)
+
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor. The file is mapped for just this call, so that its pages do not stay."""
         if name not in self.files:
@@ -175,26 +178,38 @@ def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) 
 
     On any error nothing is left behind, and an existing destination stays as it was.
     """
-    target = Path(destination)
-    if target.exists() and not overwrite:
-        raise FileExistsError(f"{target}: exists already; choose another name, or allow overwriting")
-    if target.exists() and not target.is_dir():
-        raise FileExistsError(f"{target}: expected a folder to overwrite, found a file")
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.absolute().parent))
+    target = Path(os.path.realpath(destination))  # what a link points to is replaced, not the link
+    if target.exists():
+        if not overwrite:
+            raise FileExistsError(f"{target}: exists already; choose another name, or allow overwriting")
+        if not target.is_dir():
+            raise FileExistsError(f"{target}: expected a folder to overwrite, found a file")
+        if any(target.iterdir()) and not (target / "config.json").exists():
+            raise FileExistsError(f"{target}: holds something else than a model; it is not overwritten")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        os.chmod(work, 0o755)
+        os.chmod(work, 0o755)  # mkdtemp makes it private; a model folder is not
         yield work
-        if target.exists():
-            old = work.with_name(work.name + ".old")
-            os.rename(target, old)
-            os.rename(work, target)
-            shutil.rmtree(old)
-        else:
-            os.rename(work, target)
+        _replace(target, work)
     except BaseException:
         shutil.rmtree(work, ignore_errors=True)
         raise
+
+
+def _replace(target: Path, work: Path) -> None:
+    """Puts the folder `work` in the place of `target`, whose old content goes only if that worked."""
+    if not target.exists():
+        os.rename(work, target)
+        return
+    old = work.with_name(work.name + ".old")
+    os.rename(target, old)
+    try:
+        os.rename(work, target)
+    except BaseException:
+        os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def copy_companions(source: Path, destination: Path) -> None:

@@ -7,7 +7,8 @@ codes are signed; packing adds 2**(bits - 1), so that the stored bits are the un
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Container, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -33,10 +34,9 @@ _FORMAT_ACT_SCALE = "qcore-act-scale"
 _PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "act_scale")
 
 
-def parts(name: str, tensors: Iterable[str]) -> list[str]:
+def parts(name: str, tensors: Container[str]) -> list[str]:
     """Names of the tensors that store layer `name`, among those given."""
-    present = set(tensors)
-    return [f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in present]
+    return [f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in tensors]
 
 
 def check_exportable(name: str, k: int, format: IntGroup) -> None:
@@ -89,9 +89,16 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: IntGroup) -> 
         )
     if not scales.is_floating_point():
         raise ValueError(f"{name}.weight_scale: expected a float dtype, got {scales.dtype}")
+    if not torch.isfinite(scales).all():
+        raise ValueError(f"{name}.weight_scale: holds NaN or infinity")
     zeros = None
     if not format.symmetric:
         stored = part("weight_zero_point", torch.int32)
+        expected = (-(-n * format.bits // 32), format.groups(k))
+        if tuple(stored.shape) != expected:
+            raise ValueError(
+                f"{name}.weight_zero_point: expected shape {expected}, got {tuple(stored.shape)}"
+            )
         zeros = unpack_int32(stored.T.contiguous(), format.bits, n).T.contiguous()
     try:
         return QWeight(
@@ -145,29 +152,46 @@ def quantization_config(
     }
 
 
-def read_formats(config: Mapping[str, Any], tensors: Iterable[str]) -> dict[str, IntGroup]:
+def read_formats(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, IntGroup]:
     """The format of each quantized layer of a checkpoint, by the names of its tensors."""
     for key, expected in (("quant_method", (_METHOD,)), ("format", (_FORMAT, _FORMAT_ACT_SCALE))):
         if config.get(key) not in expected:
             raise ValueError(f"quantization_config.{key}: expected {expected[0]!r}, got {config.get(key)!r}")
+    for key in ("transform_config", "kv_cache_scheme"):
+        if config.get(key):
+            raise ValueError(f"quantization_config.{key}: not supported, got {config[key]}")
     groups = list(config.get("config_groups", {}).values())
     suffix = ".weight_packed"
-    return {
-        name: _format_of(name, groups)
-        for name in (t.removesuffix(suffix) for t in tensors if t.endswith(suffix))
-    }
+    names = [t.removesuffix(suffix) for t in tensors if t.endswith(suffix)]
+    for name in names:
+        if f"{name}.weight_g_idx" in tensors:
+            raise ValueError(f"{name}.weight_g_idx: groups in activation order are not supported")
+    return {name: _format_of(name, groups) for name in names}
 
 
 def _format_of(name: str, groups: list[Mapping[str, Any]]) -> IntGroup:
-    group = next((g for g in groups if name in g["targets"]), None)
-    group = group or next((g for g in groups if "Linear" in g["targets"]), None)
+    group = next((g for g in groups if _targets(g, name)), None)
+    group = group or next((g for g in groups if "Linear" in g.get("targets", ())), None)
     if group is None:
         raise ValueError(f"quantization_config.config_groups: none of them targets {name}")
-    weights = group["weights"]
-    if weights.get("type", "int") != "int" or weights["strategy"] not in ("group", "channel"):
+    weights = group.get("weights") or {}
+    if weights.get("type", "int") != "int" or weights.get("strategy") not in ("group", "channel"):
         raise ValueError(
             f"quantization_config: expected integer weights per group or channel for {name}, got "
-            f"type {weights.get('type')!r}, strategy {weights['strategy']!r}"
+            f"type {weights.get('type')!r}, strategy {weights.get('strategy')!r}"
         )
-    group_size = weights["group_size"] if weights["strategy"] == "group" else -1
-    return IntGroup(weights["num_bits"], weights["symmetric"], group_size)
+    if group.get("input_activations"):
+        raise ValueError(f"quantization_config: quantized activations are not supported, {name} has them")
+    group_size = weights.get("group_size", 0) if weights["strategy"] == "group" else -1
+    try:
+        return IntGroup(weights.get("num_bits", 0), weights.get("symmetric", True), group_size)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"quantization_config: weights of {name}: {error}") from error
+
+
+def _targets(group: Mapping[str, Any], name: str) -> bool:
+    """Whether a group targets a layer by name or regular expression (classes come after these)."""
+    return any(
+        re.match(target[3:], name) if target.startswith("re:") else target == name
+        for target in group.get("targets", ())
+    )

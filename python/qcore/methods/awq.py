@@ -19,7 +19,7 @@ from qcore.methods.base import InputStats, Method
 from qcore.methods.rtn import Rtn
 from qcore.qweight import QWeight
 
-__all__ = ["Awq", "output_error"]
+__all__ = ["Awq"]
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,15 @@ class Awq:
     Attributes:
         inner: the method that rounds the scaled weight.
         steps: how many exponents between 0 (scale = 1: no change) and 1 are tried.
+        least_gain: a scale is used only if it lowers the layer's error by this fraction, with the inner
+            method itself. Smaller gains do not survive on other data.
         act_scale: where no earlier module can absorb the scale, keep it on the layer. Off: such layers
             are left unscaled, so that every runtime can load the result.
     """
 
     inner: Method = field(default_factory=lambda: Rtn(search=True))
     steps: int = 20
+    least_gain: float = 0.05
     act_scale: bool = True
 
     needs_calibration = True
@@ -62,38 +65,32 @@ class Awq:
             tied: int64 [K]; columns with the same number get the same scale (query heads that read one
                 value head).
         """
+        w = torch.cat([weight.float() for weight in weights])
         magnitude = stats.abs_mean.float()
-        weight = torch.cat([w.float() for w in weights])
         if tied is not None:
             magnitude = _tie(magnitude, tied)
-        best = torch.ones_like(magnitude)
-        best_error = self._error(weight, best, stats, format, scale_dtype)
+        one = torch.ones_like(magnitude)
         if not magnitude.gt(0).any():
-            return best
+            return one
         magnitude = magnitude.clamp_min(magnitude[magnitude > 0].min())
+
+        def error(method: Method, s: Tensor) -> float:
+            q = method.quantize(w * s, stats.divided_by(s), format, scale_dtype)
+            return stats.output_error(w - q.dequantize() / s)
+
+        # Plain rounding ranks the exponents as well as a costly inner method does.
+        ranking = Rtn()
+        best, best_error = one, error(ranking, one)
         for step in range(1, self.steps + 1):
             s = magnitude ** (step / self.steps)
             s = s / (s.max() * s.min()).sqrt()
-            error = self._error(weight, s, stats, format, scale_dtype)
-            if error < best_error:
-                best, best_error = s, error
-        return best
-
-    def _error(
-        self, w: Tensor, s: Tensor, stats: InputStats, format: IntGroup, scale_dtype: torch.dtype
-    ) -> float:
-        q = self.inner.quantize(w * s, stats.divided_by(s), format, scale_dtype)
-        return output_error(w, q.dequantize() / s, stats)
-
-
-def output_error(w: Tensor, quantized: Tensor, stats: InputStats) -> float:
-    """Mean squared error of the layer's output per token, summed over the N outputs."""
-    delta = (w - quantized).double()
-    return float(((delta @ stats.hessian) * delta).sum())
+            if (e := error(ranking, s)) < best_error:
+                best, best_error = s, e
+        if best is one or error(self.inner, best) <= (1 - self.least_gain) * error(self.inner, one):
+            return best
+        return one
 
 
 def _tie(values: Tensor, tied: Tensor) -> Tensor:
-    groups = int(tied.max()) + 1
-    sums = torch.zeros(groups).index_add_(0, tied, values)
-    counts = torch.zeros(groups).index_add_(0, tied, torch.ones_like(values))
-    return (sums / counts)[tied]
+    sums = values.new_zeros(int(tied.max()) + 1).index_add_(0, tied, values)
+    return (sums / torch.bincount(tied))[tied]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Protocol
 
 import torch
@@ -18,22 +19,27 @@ class InputStats:
 
     Attributes:
         tokens: how many tokens were seen.
-        gram: float64 [K, K], the sum of x^T x.
-        abs_sum: float64 [K], the sum of |x|.
+        gram: float64 [K, K], the sum of x^T x, before `scale`.
+        abs_sum: float64 [K], the sum of |x|, before `scale`.
+        scale: float64 [K] or None: these are the statistics of x / scale.
     """
 
     def __init__(self, k: int, device: torch.device | str = "cpu") -> None:
         self.tokens = 0
         self.gram = torch.zeros(k, k, dtype=torch.float64, device=device)
         self.abs_sum = torch.zeros(k, dtype=torch.float64, device=device)
+        self.scale: Tensor | None = None
 
-    def add(self, x: Tensor) -> None:
-        """Adds inputs of any leading shape.
+    def add(self, x: Tensor, keep: Tensor | None = None) -> None:
+        """Adds inputs [..., K]; where `keep` [...] is given, only those where it is not zero.
 
         Products are in float64, so that neither the order of the batches nor the way in which a matrix
         product was split over threads decides a code.
         """
-        x = x.detach().reshape(-1, self.gram.shape[0]).to(self.gram)
+        x = x.detach()
+        if keep is not None and keep.shape == x.shape[:-1]:
+            x = x[keep.to(x.device, torch.bool)]
+        x = x.reshape(-1, self.gram.shape[0]).to(self.gram)
         self.gram.addmm_(x.T, x)
         self.abs_sum += x.abs().sum(0)
         self.tokens += x.shape[0]
@@ -41,20 +47,30 @@ class InputStats:
     @property
     def hessian(self) -> Tensor:
         """Mean of x^T x, float64 [K, K]: the Hessian of the layer's squared error, up to a factor 2."""
-        return self.gram / max(self.tokens, 1)
+        hessian = self.gram / max(self.tokens, 1)
+        return hessian if self.scale is None else hessian.div_(self.scale[:, None]).div_(self.scale)
+
+    @property
+    def second_moment(self) -> Tensor:
+        """Mean of x^2, float64 [K]: the diagonal of the Hessian."""
+        moment = self.gram.diagonal() / max(self.tokens, 1)
+        return moment if self.scale is None else moment / self.scale.square()
 
     @property
     def abs_mean(self) -> Tensor:
         """Mean of |x|, float64 [K]."""
-        return self.abs_sum / max(self.tokens, 1)
+        mean = self.abs_sum / max(self.tokens, 1)
+        return mean if self.scale is None else mean / self.scale
+
+    def output_error(self, delta: Tensor) -> float:
+        """Mean squared norm of x @ delta^T per token, for an error delta [N, K] of the weight."""
+        d = delta.double() if self.scale is None else delta.double() / self.scale
+        return float(((d @ self.gram) * d).sum() / max(self.tokens, 1))
 
     def divided_by(self, scale: Tensor) -> InputStats:
-        """The statistics of x / scale, scale [K]."""
-        s = scale.double()
-        scaled = InputStats(0)
-        scaled.tokens = self.tokens
-        scaled.gram = self.gram / s[:, None] / s[None, :]
-        scaled.abs_sum = self.abs_sum / s
+        """The statistics of x / scale, scale [K]; shares the sums."""
+        scaled = copy.copy(self)
+        scaled.scale = scale.double() if self.scale is None else self.scale * scale
         return scaled
 
 

@@ -31,6 +31,6 @@ class Rtn:
     def quantize(
         self, w: Tensor, stats: InputStats | None, format: IntGroup, scale_dtype: torch.dtype
     ) -> QWeight:
-        importance = None if stats is None else stats.hessian.diagonal()
+        importance = None if stats is None else stats.second_moment
         grid = format.fit(w.float(), scale_dtype, importance, self.search)
         return QWeight(format, format.round(w, grid), grid.scales, grid.zeros)
