@@ -136,7 +136,7 @@ void register_all() {
           for (const int64_t m : {1, 2, 4, 8, 16, 32, 128, 512}) {
             if (row->isa == Isa::scalar && m > 1) continue;
             for (const bool zeros : {false, true}) {
-              if (zeros && (bits != 4 || size.n != size.k)) continue;
+              if (zeros && (bits == 3 || size.n != size.k)) continue;
               const IntGroup shape{.n = size.n,
                                    .k = size.k,
                                    .group_size = 128,

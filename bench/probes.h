@@ -11,7 +11,8 @@ namespace qcore::bench {
 // Reads `bytes` (a multiple of 512) once and returns something that depends on all of them.
 uint64_t read_all(Isa isa, const void* data, int64_t bytes);
 
-// `rounds` times 16 independent vector multiply-adds in fp32; returns their number of flops.
+// `rounds` steps of independent chains of vector multiply-adds in fp32; returns the number of
+// flops.
 double multiply_add(Isa isa, int64_t rounds, float* sink);
 
 }  // namespace qcore::bench

@@ -35,26 +35,20 @@ Status check(const W4A16Args& args) {
   return {};
 }
 
-// A layout belongs to one device.
-Status find_device(int layout, Device& device) {
-  for (const KernelRow& row : kernels()) {
-    if (row.layout != layout || std::string_view(row.op) != "w4a16") continue;
-    device = row.device;
-    return {};
-  }
-  return Status::invalid("weight.layout: no w4a16 kernel reads layout " + std::to_string(layout));
-}
-
 }  // namespace
 
 Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
   if (Status status = check(args); !status.ok()) return status;
-  Problem problem{.device = Device::cpu,
-                  .dtype = args.dtype,
-                  .m = args.m,
-                  .weight = args.weight.shape,
-                  .layout = args.weight.layout};
-  if (Status status = find_device(problem.layout, problem.device); !status.ok()) return status;
+  const KernelRow* reader = row_of_layout("w4a16", args.weight.layout);
+  if (!reader) {
+    return Status::invalid("weight.layout: no w4a16 kernel reads layout " +
+                           std::to_string(args.weight.layout));
+  }
+  const Problem problem{.device = reader->device,
+                        .dtype = args.dtype,
+                        .m = args.m,
+                        .weight = args.weight.shape,
+                        .layout = args.weight.layout};
   const Selection selection = select("w4a16", problem);
   if (!selection.row) return selection.status;
   if (args.m == 0 || args.weight.shape.n == 0) return {};

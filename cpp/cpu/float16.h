@@ -20,9 +20,10 @@ inline float f32_from_f16(uint16_t bits) {
   if (rest >= 0x7c00u) {  // infinity and NaN
     return std::bit_cast<float>(sign | 0x7f800000u | ((rest & 0x3ffu) << 13));
   }
-  // Moved into place, the exponent is 112 too low; multiplying repairs it, and normalises
-  // subnormals.
-  const float magnitude = std::bit_cast<float>(rest << 13) * 0x1p112f;
+  // Moved into place, the exponent of a normal number is 112 too low. No subnormal float appears on
+  // the way, so the result does not depend on a mode that flushes them.
+  const float magnitude = rest < 0x400u ? static_cast<float>(rest) * 0x1p-24f
+                                        : std::bit_cast<float>(rest << 13) * 0x1p112f;
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(magnitude));
 }
 

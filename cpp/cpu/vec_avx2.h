@@ -57,9 +57,6 @@ QCORE_INLINE F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
 QCORE_INLINE F32x16 fma_broadcast(const float* x, F32x16 w, F32x16 acc) {
   return fma(broadcast(x), w, acc);
 }
-QCORE_INLINE F32x16 fnmadd(F32x16 a, F32x16 b, F32x16 c) {
-  return {_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi)};
-}
 
 QCORE_INLINE F32x16 load_f16(const void* p) {
   const __m128i* half = static_cast<const __m128i*>(p);
@@ -112,15 +109,20 @@ QCORE_INLINE U32x16 and_or(U32x16 a, int mask, U32x16 b) {
           _mm256_or_si256(_mm256_and_si256(a.hi, m), b.hi)};
 }
 
+// 2^(23-p) + 2^(b-1) + the signed number in bits [p, p + b).
 template <int bits, int p>
-QCORE_INLINE __m256 field_in_mantissa(__m256i a) {
+QCORE_INLINE __m256 mantissa_of(__m256i a) {
   constexpr int sign = 1 << (p + bits - 1);
   constexpr int mask = (1 << (p + bits)) - (1 << p);
   constexpr int exponent = (127 + 23 - p) << 23;
-  constexpr float bias = static_cast<float>((1 << (23 - p)) + (1 << (bits - 1)));
   const __m256i field = _mm256_and_si256(a, _mm256_set1_epi32(mask));
-  const __m256i number = _mm256_xor_si256(field, _mm256_set1_epi32(exponent | sign));
-  return _mm256_sub_ps(_mm256_castsi256_ps(number), _mm256_set1_ps(bias));
+  return _mm256_castsi256_ps(_mm256_xor_si256(field, _mm256_set1_epi32(exponent | sign)));
+}
+
+template <int bits, int p>
+QCORE_INLINE __m256 field_in_mantissa(__m256i a) {
+  constexpr float bias = static_cast<float>((1 << (23 - p)) + (1 << (bits - 1)));
+  return _mm256_sub_ps(mantissa_of<bits, p>(a), _mm256_set1_ps(bias));
 }
 
 template <int bits, int p>
@@ -144,6 +146,43 @@ QCORE_INLINE F32x16 field(U32x16 a) {
     return {field_in_mantissa<bits, shift>(a.lo), field_in_mantissa<bits, shift>(a.hi)};
   } else {
     return {field_by_shifts<bits, shift>(a.lo), field_by_shifts<bits, shift>(a.hi)};
+  }
+}
+
+// What column_less() subtracts: the zero points, as floats less the center. Where 4 bits are read
+// in the mantissa, one subtraction takes off the zero point with the rest.
+template <int bits>
+struct ZeroPoint {
+  F32x16 value;
+};
+template <>
+struct ZeroPoint<4> {
+  F32x16 value;
+  F32x16 at[4];  // plus what field_in_mantissa() subtracts, for p = 0, 4, 8, 12
+};
+
+template <int bits>
+QCORE_INLINE ZeroPoint<bits> zero_point(F32x16 zero) {
+  if constexpr (bits == 4) {
+    const auto plus = [&](int p) {
+      const __m256 bias = _mm256_set1_ps(static_cast<float>((1 << (23 - p)) + 8));
+      return add(zero, F32x16{bias, bias});
+    };
+    return {zero, {plus(0), plus(4), plus(8), plus(12)}};
+  } else {
+    return {zero};
+  }
+}
+
+// The signed number in bits [shift, shift + 4) less the zero point.
+template <int shift>
+QCORE_INLINE F32x16 field_less(U32x16 a, const ZeroPoint<4>& zero) {
+  if constexpr (shift < 16) {
+    const F32x16& bias = zero.at[shift / 4];
+    return {_mm256_sub_ps(mantissa_of<4, shift>(a.lo), bias.lo),
+            _mm256_sub_ps(mantissa_of<4, shift>(a.hi), bias.hi)};
+  } else {
+    return sub(field<4, shift>(a), zero.value);
   }
 }
 

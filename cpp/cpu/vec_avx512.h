@@ -50,9 +50,6 @@ QCORE_INLINE F32x16 fma_broadcast(const float* x, F32x16 w, F32x16 acc) {
   __asm__("vfmadd231ps %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(w.v), "m"(*x));
   return acc;
 }
-QCORE_INLINE F32x16 fnmadd(F32x16 a, F32x16 b, F32x16 c) {
-  return {_mm512_fnmadd_ps(a.v, b.v, c.v)};
-}
 
 QCORE_INLINE F32x16 load_f16(const void* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
@@ -109,6 +106,42 @@ QCORE_INLINE F32x16 field(U32x16 a) {
     const __m512i index = shift == 0 ? a.v : _mm512_srli_epi32(a.v, shift);
     return {_mm512_permutexvar_ps(index, _mm512_load_ps(table))};
   }
+}
+
+// What column_less() subtracts: the zero points, as floats less the center. For 4 bits no table is
+// read: in a float of exponent 23 - p, bit p of the mantissa weighs 1, so
+// (dword & field) ^ (exponent | sign bit of the field) is 2^(23-p) + 8 + code, and one subtraction
+// takes off the zero point with the rest; all of it is exact. There is no shift for columns 0..3 of
+// a dword, and one for all of columns 4..7.
+template <int bits>
+struct ZeroPoint {
+  F32x16 value;
+};
+template <>
+struct ZeroPoint<4> {
+  F32x16 at[4];  // for p = 0, 4, 8, 12
+};
+
+template <int bits>
+QCORE_INLINE ZeroPoint<bits> zero_point(F32x16 zero) {
+  if constexpr (bits == 4) {
+    const auto plus = [&](int p) {
+      return F32x16{_mm512_add_ps(zero.v, _mm512_set1_ps(static_cast<float>((1 << (23 - p)) + 8)))};
+    };
+    return {{plus(0), plus(4), plus(8), plus(12)}};
+  } else {
+    return {zero};
+  }
+}
+
+// The signed number in bits [shift, shift + 4) less the zero point.
+template <int shift>
+QCORE_INLINE F32x16 field_less(U32x16 a, const ZeroPoint<4>& zero) {
+  constexpr int p = shift % 16;
+  const __m512i half = shift < 16 ? a.v : _mm512_srli_epi32(a.v, 16);
+  const __m512i number = _mm512_ternarylogic_epi32(
+      half, _mm512_set1_epi32(15 << p), _mm512_set1_epi32(((127 + 23 - p) << 23) | (8 << p)), 0x6a);
+  return {_mm512_sub_ps(_mm512_castsi512_ps(number), zero.at[p / 4].v)};
 }
 
 QCORE_INLINE void prefetch(const void* p) {

@@ -3,7 +3,6 @@
 //
 // A block of rows of x becomes fp32, gathered by perm and padded with 0, as
 // [segment][tile of rows][column][row of the tile], so that a register tile reads it as one stream.
-// The sums of x over each segment, which meet the zero points, are [segment][row].
 
 using panel16::Geometry;
 using panel16::kSegmentColumns;
@@ -52,20 +51,8 @@ inline void load_activations(const W4A16Args& args, int64_t row, const Segment& 
   }
 }
 
-// In a fixed order: 16 partial sums along the segment, then a tree.
-inline float sum_of(const float* x, int64_t count) {
-  F32x16 partial = zero();
-  for (int64_t i = 0; i < count; i += kLanes) partial = add(partial, load(x + i));
-  float lanes[kLanes];
-  store(lanes, partial);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
-}
-
 inline void prepare_segment(const W4A16Args& args, const Geometry& g, int64_t index, int64_t row0,
-                            Tiling tiling, float* x, float* sums) {
+                            Tiling tiling, float* x) {
   const Segment segment = panel16::segment_at(g, index);
   float* out = x + segment.unit * kUnitColumns * tiling.rows;
   for (int64_t tile = 0; tile < tiling.tiles; ++tile) {
@@ -74,7 +61,6 @@ inline void prepare_segment(const W4A16Args& args, const Geometry& g, int64_t in
       const int64_t row = tiling.first(tile) + r;
       alignas(64) float staged[kSegmentColumns];
       load_activations(args, row0 + row, segment, staged);
-      if (sums) sums[index * tiling.rows + row] = sum_of(staged, segment.columns);
       for (int64_t k = 0; k < segment.columns; ++k) out[k * height + r] = staged[k];
     }
     out += segment.columns * height;

@@ -5,10 +5,11 @@
 //
 // One sequence of roundings for every M, tile and thread count, so that a row of y does not depend
 // on its batch or on the pool. For one output, over the segments of K (panel16.h):
-//   acc   = fma(x[k], code - center, acc), k ascending from acc = 0, padding included (0 * 0)
-//   acc   = fnmadd(zero - center, sum of x over the segment, acc), if there are zero points
+//   acc   = fma(x[k], code - zero, acc), k ascending from acc = 0, padding included (x = 0)
 //   total = fma(scale, acc, total), from total = 0
-// and y = round(total + bias).
+// and y = round(total + bias). code - zero is an exact small integer: correcting by zero * sum(x)
+// afterwards would be cheaper by one subtraction for each code, but where the two nearly cancel it
+// would leave the rounding errors of both.
 //
 // Activations are prepared once for a block of rows (w4a16_activations.h). Then
 //   few rows:  weights are decoded in registers, several panels at once for independent chains
@@ -24,7 +25,6 @@ struct Block {
   int64_t row0;
   Tiling tiling;
   const float* x;
-  const float* sums;
 };
 
 // Threads take panels in steps of as many as the widest tile has.
@@ -42,6 +42,17 @@ QCORE_INLINE F32x16 column(const uint32_t* unit) {
   } else {
     const U32x16 high = shift_right<f.high_shift - 2>(load_words(unit + 2 * kLanes));
     return field<bits, 0>(and_or(high, 4, shift_right<f.shift>(word)));
+  }
+}
+
+// The same less the zero point of its row.
+template <int bits, int C>
+QCORE_INLINE F32x16 column_less(const uint32_t* unit, const ZeroPoint<bits>& zero) {
+  if constexpr (bits == 4) {
+    constexpr panel16::Field f = panel16::field_of(bits, C);
+    return field_less<f.shift>(load_words(unit + f.word * kLanes), zero);
+  } else {
+    return sub(column<bits, C>(unit), zero.value);
   }
 }
 
@@ -124,13 +135,12 @@ QCORE_INLINE void multiply(const float* x, const F32x16 (&w)[P], Tile<R, P>& acc
 }
 
 template <int R, int P>
-QCORE_INLINE void finish_segment(const Parameters (&parameters)[P], const float* sums,
-                                 Tile<R, P>& acc, Tile<R, P>& total) {
+QCORE_INLINE void finish_segment(const Parameters (&parameters)[P], const Tile<R, P>& acc,
+                                 Tile<R, P>& total) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) {
-      if (sums) acc.v[r][p] = fnmadd(parameters[p].zero, broadcast(sums + r), acc.v[r][p]);
       total.v[r][p] = fma(parameters[p].scale, acc.v[r][p], total.v[r][p]);
     }
   }
@@ -138,40 +148,65 @@ QCORE_INLINE void finish_segment(const Parameters (&parameters)[P], const float*
 
 // ---- few rows: decode in registers ----
 
-template <int bits, int C, int R, int P>
-QCORE_INLINE void direct_column(const uint32_t* const (&units)[P], const float* x,
-                                Tile<R, P>& acc) {
+template <int bits, bool zeros, int C, int R, int P>
+QCORE_INLINE void direct_column(const uint32_t* const (&units)[P], int64_t word, const float* x,
+                                const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
-    const F32x16 w = column<bits, C>(units[p]);
+    const uint32_t* at = units[p] + word * kLanes;
+    F32x16 w;
+    if constexpr (zeros) {
+      w = column_less<bits, C>(at, zero[p]);
+    } else {
+      w = column<bits, C>(at);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) acc.v[r][p] = fma_broadcast(x + C * R + r, w, acc.v[r][p]);
   }
 }
 
-template <int bits, int R, int P, int... C>
-QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x, Tile<R, P>& acc,
-                              std::integer_sequence<int, C...>) {
-  (direct_column<bits, C, R, P>(units, x, acc), ...);
+template <int bits, bool zeros, int R, int P, int... C>
+QCORE_INLINE void direct_columns(const uint32_t* const (&units)[P], int64_t word, const float* x,
+                                 const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc,
+                                 std::integer_sequence<int, C...>) {
+  (direct_column<bits, zeros, C, R, P>(units, word, x, zero, acc), ...);
+}
+
+// The dwords of a unit are alike, so one is unrolled and the code stays small.
+template <int bits, bool zeros, int R, int P>
+QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x,
+                              const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
+  constexpr int kPerWord = 32 / bits;
+#pragma GCC unroll 1
+  for (int word = 0; word < bits; ++word) {
+    direct_columns<bits, zeros, R, P>(units, word, x + word * kPerWord * R, zero, acc,
+                                      std::make_integer_sequence<int, kPerWord>());
+  }
+  if constexpr (bits == 3) {  // the two columns in the bits left over
+    direct_columns<bits, zeros, R, P>(units, 0, x, zero, acc, std::integer_sequence<int, 30, 31>());
+  }
 }
 
 // 1 KiB ahead in each panel's stream: measured on Zen 4, where 512 bytes to 2 KiB are alike.
 constexpr int64_t kPrefetchWords = 256;
 
 // One tile of the block by P panels. Between segments x skips the other tiles.
-template <int bits, int R, int P>
+template <int bits, bool zeros, int R, int P>
 void direct(const Block& b, int64_t tile, int64_t panel) {
   const Geometry& g = b.geometry;
   const int64_t row = b.tiling.first(tile);
   const float* x = b.x;
-  const float* sums = b.sums ? b.sums + row : nullptr;
   const uint32_t* units[P];
   for (int p = 0; p < P; ++p) units[p] = unit_at(b, panel + p, 0);
   Tile<R, P> total;
   clear(total);
   for (int64_t group = 0; group < g.groups; ++group) {
     Parameters parameters[P];
-    for (int p = 0; p < P; ++p) parameters[p] = load_parameters(b, panel + p, group);
+    ZeroPoint<bits> zero[P];
+    for (int p = 0; p < P; ++p) {
+      parameters[p] = load_parameters(b, panel + p, group);
+      if constexpr (zeros) zero[p] = zero_point<bits>(parameters[p].zero);
+    }
     for (int64_t left = g.units_of(group); left > 0; left -= kSegmentUnits) {
       const int64_t count = std::min<int64_t>(left, kSegmentUnits);
       const float* column = x + count * kUnitColumns * row;
@@ -183,14 +218,12 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
             prefetch(units[p] + kPrefetchWords + line * kLanes);
           }
         }
-        direct_unit<bits, R, P>(units, column, acc,
-                                std::make_integer_sequence<int, kUnitColumns>());
+        direct_unit<bits, zeros, R, P>(units, column, zero, acc);
         column += kUnitColumns * R;
         for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(bits);
       }
       x += count * kUnitColumns * b.tiling.rows;
-      finish_segment<R, P>(parameters, sums, acc, total);
-      if (sums) sums += b.tiling.rows;
+      finish_segment<R, P>(parameters, acc, total);
     }
   }
   alignas(64) float totals[R][kLanes];
@@ -200,19 +233,19 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
   }
 }
 
-template <int bits, int R>
+template <int bits, bool zeros, int R>
 void direct_tile(const Block& b, int64_t tile, int64_t begin, int64_t end) {
   constexpr int P = direct_panels(R);
-  for (; begin + P <= end; begin += P) direct<bits, R, P>(b, tile, begin);
+  for (; begin + P <= end; begin += P) direct<bits, zeros, R, P>(b, tile, begin);
   if constexpr (P > 1) {
-    for (; begin < end; ++begin) direct<bits, R, 1>(b, tile, begin);
+    for (; begin < end; ++begin) direct<bits, zeros, R, 1>(b, tile, begin);
   }
 }
 
-template <int bits, int... R>
+template <int bits, bool zeros, int... R>
 void direct_block(const Block& b, int64_t begin, int64_t end, std::integer_sequence<int, R...>) {
   using TileFunction = void (*)(const Block&, int64_t, int64_t, int64_t);
-  static constexpr TileFunction kTiles[] = {direct_tile<bits, R + 1>...};
+  static constexpr TileFunction kTiles[] = {direct_tile<bits, zeros, R + 1>...};
   // Tiles inside, so that the panels of a step are still in the cache for the next tile.
   for (int64_t panel = begin; panel < end; panel += kStep) {
     for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
@@ -224,18 +257,29 @@ void direct_block(const Block& b, int64_t begin, int64_t end, std::integer_seque
 // ---- many rows: decode a segment into L1, then multiply all tiles by it ----
 
 template <int bits, int P, int... C>
-QCORE_INLINE void decode_unit(const uint32_t* unit, float* out, std::integer_sequence<int, C...>) {
-  (store(out + C * P * kLanes, column<bits, C>(unit)), ...);
+QCORE_INLINE void decode_columns(const uint32_t* word, F32x16 zero, float* out,
+                                 std::integer_sequence<int, C...>) {
+  (store(out + C * P * kLanes, sub(column<bits, C>(word), zero)), ...);
 }
 
-// [column][panel][16]
+// code - zero as [column][panel][16].
 template <int bits, int P>
-void decode_segment(const Block& b, int64_t panel, const Segment& segment, float* out) {
+void decode_segment(const Block& b, int64_t panel, const Segment& segment,
+                    const Parameters (&parameters)[P], float* out) {
+  constexpr int kPerWord = 32 / bits;
   for (int p = 0; p < P; ++p) {
     const uint32_t* unit = unit_at(b, panel + p, segment.unit);
+    const F32x16 zero = parameters[p].zero;
     for (int64_t k = 0; k < segment.columns; k += kUnitColumns) {
-      decode_unit<bits, P>(unit, out + (k * P + p) * kLanes,
-                           std::make_integer_sequence<int, kUnitColumns>());
+      float* to = out + (k * P + p) * kLanes;
+#pragma GCC unroll 1
+      for (int word = 0; word < bits; ++word) {
+        decode_columns<bits, P>(unit + word * kLanes, zero, to + word * kPerWord * P * kLanes,
+                                std::make_integer_sequence<int, kPerWord>());
+      }
+      if constexpr (bits == 3) {
+        decode_columns<bits, P>(unit, zero, to, std::integer_sequence<int, 30, 31>());
+      }
       unit += panel16::unit_words(bits);
     }
   }
@@ -243,7 +287,7 @@ void decode_segment(const Block& b, int64_t panel, const Segment& segment, float
 
 template <int R, int P>
 void tile_segment(int64_t columns, const float* x, const float* w,
-                  const Parameters (&parameters)[P], const float* sums, float* totals) {
+                  const Parameters (&parameters)[P], float* totals) {
   Tile<R, P> acc;
   clear(acc);
   for (int64_t k = 0; k < columns; ++k) {
@@ -260,7 +304,7 @@ void tile_segment(int64_t columns, const float* x, const float* w,
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) total.v[r][p] = load(totals + (r * P + p) * kLanes);
   }
-  finish_segment<R, P>(parameters, sums, acc, total);
+  finish_segment<R, P>(parameters, acc, total);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
@@ -269,8 +313,7 @@ void tile_segment(int64_t columns, const float* x, const float* w,
 }
 
 template <int P>
-using TileFunction = void (*)(int64_t, const float*, const float*, const Parameters (&)[P],
-                              const float*, float*);
+using TileFunction = void (*)(int64_t, const float*, const float*, const Parameters (&)[P], float*);
 
 template <int P, int... R>
 constexpr std::array<TileFunction<P>, sizeof...(R)> tile_functions(
@@ -290,15 +333,14 @@ void blocked(const Block& b, int64_t panel) {
   const int64_t segments = g.segments();
   for (int64_t index = 0; index < segments; ++index) {
     const Segment segment = panel16::segment_at(g, index);
-    decode_segment<bits, P>(b, panel, segment, weights);
     Parameters parameters[P];
     for (int p = 0; p < P; ++p) parameters[p] = load_parameters(b, panel + p, segment.group);
+    decode_segment<bits, P>(b, panel, segment, parameters, weights);
     const float* x = b.x + segment.unit * kUnitColumns * b.tiling.rows;
     for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
       const int64_t height = b.tiling.height(tile);
       const int64_t row = b.tiling.first(tile);
-      const float* sums = b.sums ? b.sums + index * b.tiling.rows + row : nullptr;
-      kTiles[static_cast<size_t>(height - 1)](segment.columns, x, weights, parameters, sums,
+      kTiles[static_cast<size_t>(height - 1)](segment.columns, x, weights, parameters,
                                               totals + row * P * kLanes);
       x += segment.columns * height;
     }
@@ -320,11 +362,10 @@ void blocked_panels(const Block& b, int64_t begin, int64_t end) {
 
 template <int bits>
 void run_panels(const Block& b, int64_t begin, int64_t end) {
-  if (b.tiling.rows <= kDirectRows) {
-    direct_block<bits>(b, begin, end, std::make_integer_sequence<int, kTileRows>());
-  } else {
-    blocked_panels<bits>(b, begin, end);
-  }
+  constexpr auto kHeights = std::make_integer_sequence<int, kTileRows>();
+  if (b.tiling.rows > kDirectRows) return blocked_panels<bits>(b, begin, end);
+  if (b.args.weight.zeros) return direct_block<bits, true>(b, begin, end, kHeights);
+  direct_block<bits, false>(b, begin, end, kHeights);
 }
 
 inline void run(const Block& b, int64_t begin, int64_t end) {
@@ -345,28 +386,27 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
   const Geometry g(args.weight.shape);
   const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
   const int64_t x_size = g.padded_k() * block_rows;
-  const int64_t sums_size = args.weight.zeros ? g.segments() * block_rows : 0;
-  const AlignedFloats buffer(x_size + sums_size);
-  if (!buffer.data()) {
-    return {StatusCode::out_of_memory, "w4a16_gemm: no memory for x as fp32, " +
-                                           std::to_string((x_size + sums_size) * 4) + " bytes"};
+  const AlignedFloats x(x_size);
+  if (!x.data()) {
+    return {StatusCode::out_of_memory,
+            "w4a16_gemm: no memory for x as fp32, " + std::to_string(x_size * 4) + " bytes"};
   }
-  float* x = buffer.data();
-  float* sums = args.weight.zeros ? x + x_size : nullptr;
 
   for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
     const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));
     const int64_t segment_work = kSegmentColumns * tiling.rows * 8;
     parallel.for_range(g.segments(), ceil_div(kGrain, segment_work),
                        [&](int64_t begin, int64_t end) {
+                         const ExactSubnormals mode;
                          for (int64_t i = begin; i < end; ++i) {
-                           prepare_segment(args, g, i, row0, tiling, x, sums);
+                           prepare_segment(args, g, i, row0, tiling, x.data());
                          }
                        });
-    const Block block{args, g, row0, tiling, x, sums};
+    const Block block{args, g, row0, tiling, x.data()};
     const int64_t step_work = kStep * kLanes * g.padded_k() * tiling.rows;
     parallel.for_range(ceil_div(g.panels, kStep), ceil_div(kGrain, step_work),
                        [&](int64_t begin, int64_t end) {
+                         const ExactSubnormals mode;
                          run(block, begin * kStep, std::min(g.panels, end * kStep));
                        });
   }

@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "cpu/float_mode.h"
 #include "cpu/panel16.h"
 #include "cpu/w4a16_cpu.h"
 

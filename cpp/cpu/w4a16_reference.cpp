@@ -4,6 +4,7 @@
 #include <new>
 
 #include "cpu/float16.h"
+#include "cpu/float_mode.h"
 #include "cpu/panel16.h"
 #include "cpu/w4a16_cpu.h"
 
@@ -60,6 +61,7 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
   double* const x = x_memory.get();
   double* const w = w_memory.get();
   if (!x || !w) return {StatusCode::out_of_memory, "w4a16_reference: no memory for a copy of x"};
+  const ExactSubnormals mode;
   for (int64_t m = 0; m < args.m; ++m) {
     for (int64_t k = 0; k < g.k; ++k) {
       x[m * g.k + k] =
@@ -67,6 +69,7 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
     }
   }
   parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
+    const ExactSubnormals thread_mode;
     for (int64_t n = begin * panel16::kRows; n < std::min(g.n, end * panel16::kRows); ++n) {
       run(args, g, x, w + n / panel16::kRows * g.k, n);
     }

@@ -82,10 +82,7 @@ Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, Scal
 }
 
 Parallel torch_threads() {
-  Parallel parallel;
-  parallel.threads = static_cast<int>(torch::stable::get_num_threads());
-  parallel.run = run_on_torch_threads;
-  return parallel;
+  return {.run = run_on_torch_threads};
 }
 
 }  // namespace qcore::binding

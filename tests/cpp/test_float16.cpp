@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "cases.h"
 #include "cpu/float16.h"
 
 namespace qcore {
@@ -49,6 +50,15 @@ TEST(Float16, HalfIsExact) {
 }
 TEST(Float16, Bfloat16IsExact) {
   check_all(7, 127, f32_from_bf16, bf16_from_f32);
+}
+
+TEST(Float16, SubnormalHalvesDoNotDependOnTheFlushMode) {
+  for (uint32_t i = 0; i < 0x400; ++i) {
+    const testing::FlushSubnormals flush;
+    const float value = f32_from_f16(static_cast<uint16_t>(i));
+    ASSERT_EQ(value, static_cast<float>(i) / 16777216.0f);
+    ASSERT_EQ(f16_from_f32(value), i);
+  }
 }
 
 TEST(Float16, LargeValuesBecomeInfinity) {

@@ -44,6 +44,16 @@ TEST(Registry, TakesTheFastestRow) {
   EXPECT_EQ(selection.row, runnable_rows("w4a16").front());
 }
 
+TEST(Registry, FindsTheRowOfALayout) {
+  for (const KernelRow& row : kernels()) {
+    const KernelRow* found = row_of_layout(row.op, row.layout);
+    ASSERT_NE(found, nullptr);
+    EXPECT_EQ(found->device, row.device);
+  }
+  EXPECT_EQ(row_of_layout("w4a16", 999), nullptr);
+  EXPECT_EQ(row_of_layout("w9a9", kernels().front().layout), nullptr);
+}
+
 TEST(Registry, SaysWhatIsWrongWithAProblem) {
   EXPECT_NE(select("no_such_op", kProblem).status.message().find("no_such_op"), std::string::npos);
   Problem problem = kProblem;
@@ -122,18 +132,25 @@ TEST(ForceKernel, StrongerThanTheForcedIsaIsAnError) {
 }
 
 // That a forced row also computes: the reference rounds once, the vector rows in fp32 along the
-// way.
+// way, so their results differ. (Those of two vector rows do not, by their promise.)
 TEST(ForceKernel, GemmRunsTheForcedRow) {
   Rng rng(5);
   Case shape{.weight = {.n = 16, .k = 512, .group_size = 512}, .m = 1};
   const GemmData data = random_data(shape, rng);
-  for (const KernelRow* row : runnable_rows("w4a16")) {
+  const auto rows = runnable_rows("w4a16");
+  std::vector<float> reference(16);
+  const Packed for_reference = pack(*rows.back(), data.weight);
+  ASSERT_TRUE(rows.back()->gemm(data.args(for_reference.view, reference.data()), {}).ok());
+  for (const KernelRow* row : rows) {
     const Packed packed = pack(*row, data.weight);
     std::vector<float> forced(16), direct(16);
     const Env env("QCORE_FORCE_KERNEL", row->name);
     ASSERT_TRUE(w4a16_gemm(data.args(packed.view, forced.data()), {}).ok());
     ASSERT_TRUE(row->gemm(data.args(packed.view, direct.data()), {}).ok());
     EXPECT_EQ(forced, direct) << row->name;
+    if (row != rows.back()) {
+      EXPECT_NE(forced, reference) << row->name;
+    }
   }
 }
 

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "cases.h"
 #include "thread_pool.h"
 
@@ -122,6 +124,100 @@ TEST_P(EveryRow, DoesNotDependOnTheBatch) {
       const Output alone = run(part, packed.view);
       EXPECT_TRUE(batch.holds(first * data.shape.weight.n, alone, taken * data.shape.weight.n))
           << describe(data.shape) << " rows " << first << " + " << taken;
+    }
+  }
+}
+
+// Codes next to a zero point at the edge of the range: a correction by zero * sum(x) afterwards
+// would cancel two large sums here.
+TEST_P(EveryRow, FullAccuracyNextToTheZeroPoint) {
+  Rng rng(21);
+  for (const int bits : {2, 3, 4, 8}) {
+    const int top = (1 << bits) - 1;
+    for (const bool high : {false, true}) {
+      for (const int64_t m : {1, 2, 5, 40}) {
+        for (const int64_t k : {1, 300}) {
+          GemmData data = random_data({.weight = {.n = 35,
+                                                  .k = k,
+                                                  .group_size = std::min<int64_t>(k, 96),
+                                                  .bits = bits,
+                                                  .has_zeros = true},
+                                       .m = m},
+                                      rng);
+          for (uint8_t& zero : data.weight.zeros) zero = static_cast<uint8_t>(high ? top : 0);
+          for (uint8_t& code : data.weight.codes) {
+            const int distance = static_cast<int>(uniform(rng, 0, 2));
+            code = static_cast<uint8_t>(high ? top - distance : distance);
+          }
+          compare(data);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(EveryRow, CodesEqualToTheZeroPointGiveZero) {
+  Rng rng(22);
+  for (const int bits : {2, 3, 4, 8}) {
+    for (const int64_t m : {1, 40}) {
+      GemmData data = random_data(
+          {.weight = {.n = 20, .k = 200, .group_size = 64, .bits = bits, .has_zeros = true},
+           .m = m},
+          rng);
+      for (int64_t n = 0; n < 20; ++n) {
+        for (int64_t k = 0; k < 200; ++k) {
+          data.weight.codes[static_cast<size_t>(n * 200 + k)] =
+              data.weight.zeros[static_cast<size_t>(n * 4 + k / 64)];
+        }
+      }
+      const Packed packed = pack(row(), data.weight);
+      const Output y = run(data, packed.view);
+      for (int64_t i = 0; i < m * 20; ++i) ASSERT_EQ(y.get(i), 0) << bits << " bits, at " << i;
+    }
+  }
+}
+
+TEST_P(EveryRow, InfinityStaysInItsRowOfX) {
+  Rng rng(23);
+  for (const bool zeros : {false, true}) {
+    GemmData data = random_data(
+        {.weight = {.n = 20, .k = 100, .group_size = 50, .has_zeros = zeros}, .m = 3}, rng);
+    data.x.set(data.x_stride + 7, INFINITY);
+    const Packed packed = pack(row(), data.weight);
+    const Output y = run(data, packed.view);
+    for (int64_t n = 0; n < 20; ++n) {
+      const int weight = data.weight.centred(n, 7) - data.weight.zero_less_center(n, 0);
+      EXPECT_TRUE(std::isfinite(y.get(n)) && std::isfinite(y.get(40 + n)));
+      if (weight == 0) {
+        EXPECT_TRUE(std::isnan(y.get(20 + n)));
+      } else {
+        EXPECT_EQ(y.get(20 + n), weight > 0 ? INFINITY : -INFINITY);
+      }
+    }
+  }
+}
+
+// A thread's flush mode is not inherited by the others, so it must not matter.
+TEST_P(EveryRow, DoesNotDependOnTheFlushMode) {
+  ThreadPool two(2);
+  Rng rng(24);
+  for (const DType dtype : {DType::f32, DType::f16, DType::bf16}) {
+    for (const DType scale_dtype : {DType::f32, DType::f16}) {
+      for (const int64_t m : {1, 40}) {
+        GemmData data = random_data(
+            {.weight = {.n = 300, .k = 130, .group_size = 130, .scale_dtype = scale_dtype},
+             .m = m,
+             .dtype = dtype},
+            rng);
+        const float tiny = dtype == DType::f16 ? 1e-6f : 1e-39f;
+        for (int64_t i = 0; i < m * data.x_stride; ++i) data.x.set(i, tiny * data.x.get(i));
+        for (int64_t i = 0; i < 300; ++i) data.weight.scales.set(i, 1e-6f);
+        const Packed packed = pack(row(), data.weight);
+        const Output kept = run(data, packed.view);
+        const FlushSubnormals flush;
+        EXPECT_TRUE(kept == run(data, packed.view)) << describe(data.shape);
+        EXPECT_TRUE(kept == run(data, packed.view, two.parallel())) << describe(data.shape);
+      }
     }
   }
 }

@@ -40,7 +40,7 @@ class ThreadPool {
 #endif
   }
 
-  Parallel parallel() { return {.run = &run, .pool = this, .threads = threads_}; }
+  Parallel parallel() { return {.run = &run, .pool = this}; }
 
  private:
 #if defined(__linux__)

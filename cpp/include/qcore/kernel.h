@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "qcore/formats.h"
@@ -71,6 +72,10 @@ struct KernelRow {
 };
 
 std::span<const KernelRow> kernels();
+
+// The first row of `op` that reads the layout, null if there is none. A layout belongs to one
+// device.
+const KernelRow* row_of_layout(std::string_view op, int64_t layout);
 
 struct Rejection {
   const char* kernel;

@@ -15,7 +15,6 @@ struct Parallel {
   // thread.
   void (*run)(void* pool, int64_t count, int64_t grain, Body body, void* body_state) = nullptr;
   void* pool = nullptr;
-  int threads = 1;
 
   template <class F>
   void for_range(int64_t count, int64_t grain, F&& f) const {

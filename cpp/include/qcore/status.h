@@ -7,7 +7,7 @@
 
 namespace qcore {
 
-enum class StatusCode { ok, invalid_argument, unsupported, out_of_memory, internal };
+enum class StatusCode { ok, invalid_argument, unsupported, out_of_memory };
 
 class [[nodiscard]] Status {
  public:
