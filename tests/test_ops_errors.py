@@ -26,16 +26,28 @@ BAD_GEMM = {
     "shape rank": (dict(shape=torch.empty(0, 1, dtype=torch.uint8)), r"shape must be the descrip"),
     "shape dtype": (dict(shape=PACKED.shape.float()), r"shape must be the descriptor.* float32"),
     "shape layout": (
-        dict(shape=torch.empty(0, 99, 48, 300, 64, 4, dtype=torch.uint8)),
+        dict(shape=torch.empty(0, 99, 48, 300, 64, 4, 1, dtype=torch.uint8)),
         r"shape names layout 99, which no kernel",
     ),
     "shape bits": (
-        dict(shape=torch.empty(0, 1, 48, 300, 64, 5, dtype=torch.uint8)),
+        dict(shape=torch.empty(0, 1, 48, 300, 64, 5, 1, dtype=torch.uint8)),
         r"bits: expected 2, 3, 4 or 8, got 5",
     ),
     "shape larger than the buffers": (
-        dict(shape=torch.empty(0, 1, 4800, 300, 64, 4, dtype=torch.uint8)),
+        dict(shape=torch.empty(0, 1, 4800, 300, 64, 4, 1, dtype=torch.uint8)),
         r"qweight must have \d+ elements for n=4800",
+    ),
+    "shape has_zeros": (
+        dict(shape=torch.empty(0, 1, 48, 300, 64, 4, 2, dtype=torch.uint8)),
+        r"shape must be the descriptor",
+    ),
+    "zeros lost": (
+        dict(zeros=torch.empty(0, dtype=torch.uint8)),
+        r"zeros must have \d+ elements for n=48.* asymmetric, got uint8 \[0\]",
+    ),
+    "zeros of a symmetric weight": (
+        dict(shape=torch.empty(0, 1, 48, 300, 64, 4, 0, dtype=torch.uint8)),
+        r"zeros must have 0 elements for n=48.* symmetric, got uint8",
     ),
     "perm dtype": (dict(perm=torch.zeros(300)), r"perm must be int32 or int64, got float32"),
     "perm size": (dict(perm=torch.arange(299)), r"perm must have the sizes \[300\]"),
@@ -81,6 +93,34 @@ def test_bad_pack_arguments(change: dict[str, object], message: str) -> None:
         ops.w4a16_pack(**(GOOD_PACK | change))  # type: ignore[arg-type]
 
 
+# What a fake kernel can see without data and without the sizes of a layout.
+SEEN_BY_FAKES = [
+    *("x dtype", "x integers", "x columns", "x scalar", "qweight dtype", "scales dtype", "zeros dtype"),
+    *("shape rank", "shape dtype", "shape has_zeros", "zeros lost", "zeros of a symmetric weight"),
+    *("perm dtype", "perm size", "bias dtype", "bias size"),
+]
+
+
+@pytest.mark.parametrize("name", SEEN_BY_FAKES)
+def test_fake_gemm_names_the_argument(name: str) -> None:
+    change, _ = BAD_GEMM[name]
+    arguments = {key: tensor.to("meta") for key, tensor in ({"x": X} | PACKED._asdict() | change).items()}
+    with pytest.raises(RuntimeError, match=rf"qcore.w4a16_gemm: {name.split()[0]} must be .* got \w+ \["):
+        torch.ops.qcore.w4a16_gemm(**arguments)
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_PACK.values(), ids=BAD_PACK)
+def test_fake_pack_names_the_argument(change: dict[str, object], message: str) -> None:
+    arguments = {
+        key: value.to("meta") if isinstance(value, Tensor) else value
+        for key, value in (GOOD_PACK | change).items()
+    }
+    with pytest.raises((RuntimeError, ValueError), match=rf"\b{next(iter(change))}\b.*(must be|expected)"):
+        ops.w4a16_pack(**arguments)  # type: ignore[arg-type]
+
+
 def test_bad_unpack_arguments() -> None:
+    with pytest.raises(RuntimeError, match=r"qcore.w4a16_unpack: zeros must have \d+ elements"):
+        ops.w4a16_unpack(PACKED._replace(zeros=PACKED.zeros[:0]))
     with pytest.raises(RuntimeError, match=r"qcore.w4a16_unpack: qweight must have"):
         ops.w4a16_unpack(PACKED._replace(qweight=PACKED.qweight[:-1]))

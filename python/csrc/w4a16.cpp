@@ -2,8 +2,8 @@
 // (int_group).
 //
 // A packed weight is four tensors. `shape` has no elements: its sizes [0, layout, n, k, group_size,
-// bits] are the descriptor. So fake kernels see it, it follows `.to(device)` and a state dict, and
-// reading it never waits for a device.
+// bits, has_zeros] are the descriptor. So fake kernels see it, it follows `.to(device)` and a state
+// dict, and reading it never waits for a device.
 #include <algorithm>
 #include <optional>
 #include <string_view>
@@ -35,40 +35,34 @@ struct PackedWeight {
   Tensor qweight, scales, zeros;  // what `view` points into
 };
 
-const KernelRow* row_of_layout(Device device, int64_t layout) {
-  for (const KernelRow& row : kernels()) {
-    if (row.device == device && row.layout == layout && std::string_view(row.op) == "w4a16") {
-      return &row;
-    }
-  }
-  return nullptr;
-}
-
 PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& scales,
                           const Tensor& zeros, const Tensor& shape) {
   const auto descriptor = sizes(shape);
-  check(shape.scalar_type() == ScalarType::Byte && descriptor.size() == 6 && descriptor[0] == 0, op,
-        "shape must be the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, ",
-        "group_size, bits], got ", describe(shape));
+  check(shape.scalar_type() == ScalarType::Byte && descriptor.size() == 7 && descriptor[0] == 0 &&
+            descriptor[6] <= 1,
+        op, "shape must be the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, ",
+        "group_size, bits, has_zeros], got ", describe(shape));
   IntGroup weight;
   weight.n = descriptor[2];
   weight.k = descriptor[3];
   weight.group_size = descriptor[4];
   weight.bits = static_cast<int>(std::min<int64_t>(descriptor[5], 99));
-  weight.has_zeros = zeros.numel() > 0;
+  weight.has_zeros = descriptor[6] == 1;
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16, got ",
         describe(scales));
   weight.scale_dtype = to_dtype(scales.scalar_type());
   check(weight.check(), op);
 
-  const KernelRow* row = row_of_layout(device_of(qweight), descriptor[1]);
-  check(row != nullptr, op, "shape names layout ", descriptor[1],
-        ", which no kernel of this build reads on the device of qweight, ", describe(qweight));
+  const KernelRow* row = row_of_layout("w4a16", descriptor[1]);
+  check(row != nullptr && row->device == device_of(qweight), op, "shape names layout ",
+        descriptor[1], ", which no kernel of this build reads on the device of qweight, ",
+        describe(qweight));
   const PackedSizes expected = row->packed_sizes(weight);
   const auto check_buffer = [&](const char* name, const Tensor& tensor, int64_t elements) {
     check(tensor.numel() == elements, op, name, " must have ", elements,
           " elements for n=", weight.n, " k=", weight.k, " group_size=", weight.group_size,
-          " bits=", weight.bits, ", got ", describe(tensor));
+          " bits=", weight.bits, weight.has_zeros ? ", asymmetric, got " : ", symmetric, got ",
+          describe(tensor));
     check_same_device(op, name, tensor, qweight);
   };
   check(qweight.scalar_type() == ScalarType::Byte, op, "qweight must be uint8, got ",
@@ -161,7 +155,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pack(const Tensor& codes, const Tenso
   const Tensor out_scales = new_tensor(codes, {needed.scales}, scales.scalar_type());
   const Tensor out_zeros = new_tensor(codes, {needed.zeros}, ScalarType::Byte);
   const Tensor shape = new_tensor(
-      codes, {0, row.layout, weight.n, weight.k, weight.group_size, weight.bits}, ScalarType::Byte);
+      codes, {0, row.layout, weight.n, weight.k, weight.group_size, weight.bits, weight.has_zeros},
+      ScalarType::Byte);
   check(row.pack(weight, dense_codes.const_data_ptr<uint8_t>(), dense_scales.const_data_ptr(),
                  dense_zeros ? dense_zeros->const_data_ptr<uint8_t>() : nullptr,
                  out_qweight.mutable_data_ptr(), out_scales.mutable_data_ptr(),
