@@ -71,18 +71,25 @@ def config_of(checkpoint: Checkpoint) -> Any:
 
 
 def empty_model(config: Any) -> nn.Module:
-    """The model of a configuration in evaluation mode: parameters on the meta device, buffers real."""
+    """The model of a configuration in evaluation mode: parameters on the meta device, buffers real.
+
+    The model is built in float32, because tables in its buffers (rotary frequencies) are computed in the
+    dtype that it is built in; the parameters get the dtype of what is put into them.
+    """
     import transformers
+
+    stored_dtype = getattr(config, "dtype", None)
 
     architecture = (getattr(config, "architectures", None) or [None])[0]
     model_class = getattr(transformers, architecture or "", None)
     with init_empty_weights(include_buffers=False):
         if model_class is not None and hasattr(model_class, "_from_config"):
-            model = model_class._from_config(config)
+            model = model_class._from_config(config, dtype=torch.float32)
         elif type(config) in AutoModelForCausalLM._model_mapping:
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         else:
-            model = AutoModel.from_config(config)
+            model = AutoModel.from_config(config, dtype=torch.float32)
+    model.config.dtype = stored_dtype
     return model.eval()  # type: ignore[no-any-return]
 
 
