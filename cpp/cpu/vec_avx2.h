@@ -149,8 +149,8 @@ QCORE_INLINE F32x16 field(U32x16 a) {
   }
 }
 
-// What column_less() subtracts: the zero points, as floats less the center. Where 4 bits are read
-// in the mantissa, one subtraction takes off the zero point with the rest.
+// Zero points, as field_less() subtracts them. Where 4 bits are read in the mantissa, one
+// subtraction takes off the zero point with the rest.
 template <int bits>
 struct ZeroPoint {
   F32x16 value;
@@ -161,6 +161,7 @@ struct ZeroPoint<4> {
   F32x16 at[4];  // plus what field_in_mantissa() subtracts, for p = 0, 4, 8, 12
 };
 
+// Of floats less the center.
 template <int bits>
 QCORE_INLINE ZeroPoint<bits> zero_point(F32x16 zero) {
   if constexpr (bits == 4) {
@@ -174,15 +175,15 @@ QCORE_INLINE ZeroPoint<bits> zero_point(F32x16 zero) {
   }
 }
 
-// The signed number in bits [shift, shift + 4) less the zero point.
-template <int shift>
-QCORE_INLINE F32x16 field_less(U32x16 a, const ZeroPoint<4>& zero) {
-  if constexpr (shift < 16) {
+// The signed number in bits [shift, shift + bits) less the zero point.
+template <int bits, int shift>
+QCORE_INLINE F32x16 field_less(U32x16 a, const ZeroPoint<bits>& zero) {
+  if constexpr (bits == 4 && shift < 16) {
     const F32x16& bias = zero.at[shift / 4];
     return {_mm256_sub_ps(mantissa_of<4, shift>(a.lo), bias.lo),
             _mm256_sub_ps(mantissa_of<4, shift>(a.hi), bias.hi)};
   } else {
-    return sub(field<4, shift>(a), zero.value);
+    return sub(field<bits, shift>(a), zero.value);
   }
 }
 

@@ -1,9 +1,14 @@
 // The vector vocabulary of w4a16_loops.h in AVX512 (F, BW, DQ, VL): 16 lanes are one zmm.
 // Included inside a target region and a namespace; <immintrin.h> comes before.
 //
-// A code of at most 4 bits becomes a float by VPERMPS from a table of 16: the instruction looks
-// only at the low 4 bits of an index, so the bits above need no AND. For 2 and 3 bits the table
-// repeats.
+// A code becomes a float in one of two ways:
+//   symmetric weights of at most 4 bits: VPERMPS from a table of 16; the instruction looks only at
+//     the low 4 bits of an index, so the bits above need no AND. For 2 and 3 bits the table
+//     repeats.
+//   8 bits, and zero points: where the code stands. In a float of exponent 23 - p, bit p of the
+//     mantissa weighs 1, so (dword & field) ^ (exponent | sign bit of the field), one VPTERNLOGD,
+//     is 2^(23-p) + 2^(b-1) + code, and one subtraction leaves the code, less a zero point if there
+//     is one; all of it is exact.
 
 // A register tile of 8 rows x 2 panels: 16 accumulators of 32 registers. VFMADD takes 4 cycles, 1
 // or 2 start per cycle, so 8 chains keep the units busy.
@@ -95,12 +100,35 @@ alignas(64) inline constexpr float kSigned3[16] = {0, 1, 2, 3, -4, -3, -2, -1,
 alignas(64) inline constexpr float kSigned4[16] = {0,  1,  2,  3,  4,  5,  6,  7,
                                                    -8, -7, -6, -5, -4, -3, -2, -1};
 
+// Fields are read where they stand for so many places; the next ones after a shift that they share.
+constexpr int places(int bits) {
+  return bits == 8 ? 2 : 4;
+}
+constexpr int place_of(int bits, int shift) {
+  return shift % (places(bits) * bits);
+}
+// What mantissa_of() adds to the number at place p.
+constexpr float place_bias(int bits, int p) {
+  return static_cast<float>((1 << (23 - p)) + (1 << (bits - 1)));
+}
+
+// The signed number in bits [shift, shift + bits) plus place_bias().
+template <int bits, int shift>
+QCORE_INLINE F32x16 mantissa_of(U32x16 a) {
+  constexpr int p = place_of(bits, shift);
+  constexpr int mask = ((1 << bits) - 1) << p;
+  constexpr int exponent = (127 + 23 - p) << 23;
+  constexpr int sign = 1 << (p + bits - 1);
+  const __m512i moved = shift == p ? a.v : _mm512_srli_epi32(a.v, shift - p);
+  return {_mm512_castsi512_ps(_mm512_ternarylogic_epi32(moved, _mm512_set1_epi32(mask),
+                                                        _mm512_set1_epi32(exponent | sign), 0x6a))};
+}
+
 // The signed number in bits [shift, shift + bits).
 template <int bits, int shift>
 QCORE_INLINE F32x16 field(U32x16 a) {
   if constexpr (bits == 8) {
-    const __m512i high = shift == 24 ? a.v : _mm512_slli_epi32(a.v, 24 - shift);
-    return {_mm512_cvtepi32_ps(_mm512_srai_epi32(high, 24))};
+    return sub(mantissa_of<bits, shift>(a), {_mm512_set1_ps(place_bias(8, place_of(8, shift)))});
   } else {
     const float* table = bits == 4 ? kSigned4 : bits == 3 ? kSigned3 : kSigned2;
     const __m512i index = shift == 0 ? a.v : _mm512_srli_epi32(a.v, shift);
@@ -108,40 +136,26 @@ QCORE_INLINE F32x16 field(U32x16 a) {
   }
 }
 
-// What column_less() subtracts: the zero points, as floats less the center. For 4 bits no table is
-// read: in a float of exponent 23 - p, bit p of the mantissa weighs 1, so
-// (dword & field) ^ (exponent | sign bit of the field) is 2^(23-p) + 8 + code, and one subtraction
-// takes off the zero point with the rest; all of it is exact. There is no shift for columns 0..3 of
-// a dword, and one for all of columns 4..7.
+// Zero points, as field_less() subtracts them: together with the biases of the places.
 template <int bits>
 struct ZeroPoint {
-  F32x16 value;
-};
-template <>
-struct ZeroPoint<4> {
-  F32x16 at[4];  // for p = 0, 4, 8, 12
+  F32x16 at[places(bits)];
 };
 
+// Of floats less the center.
 template <int bits>
 QCORE_INLINE ZeroPoint<bits> zero_point(F32x16 zero) {
-  if constexpr (bits == 4) {
-    const auto plus = [&](int p) {
-      return F32x16{_mm512_add_ps(zero.v, _mm512_set1_ps(static_cast<float>((1 << (23 - p)) + 8)))};
-    };
-    return {{plus(0), plus(4), plus(8), plus(12)}};
-  } else {
-    return {zero};
+  ZeroPoint<bits> result;
+  for (int i = 0; i < places(bits); ++i) {
+    result.at[i] = add(zero, {_mm512_set1_ps(place_bias(bits, i * bits))});
   }
+  return result;
 }
 
-// The signed number in bits [shift, shift + 4) less the zero point.
-template <int shift>
-QCORE_INLINE F32x16 field_less(U32x16 a, const ZeroPoint<4>& zero) {
-  constexpr int p = shift % 16;
-  const __m512i half = shift < 16 ? a.v : _mm512_srli_epi32(a.v, 16);
-  const __m512i number = _mm512_ternarylogic_epi32(
-      half, _mm512_set1_epi32(15 << p), _mm512_set1_epi32(((127 + 23 - p) << 23) | (8 << p)), 0x6a);
-  return {_mm512_sub_ps(_mm512_castsi512_ps(number), zero.at[p / 4].v)};
+// The signed number in bits [shift, shift + bits) less the zero point.
+template <int bits, int shift>
+QCORE_INLINE F32x16 field_less(U32x16 a, const ZeroPoint<bits>& zero) {
+  return sub(mantissa_of<bits, shift>(a), zero.at[place_of(bits, shift) / bits]);
 }
 
 QCORE_INLINE void prefetch(const void* p) {

@@ -32,28 +32,34 @@ constexpr int64_t kStep = 4;
 
 // ---- weights ----
 
-// Column C of a unit as signed floats, one lane per row; the arrangement is told in panel16.h.
+// A dword of each row that holds column C of a unit at bit column_shift(); the arrangement is told
+// in panel16.h.
 template <int bits, int C>
-QCORE_INLINE F32x16 column(const uint32_t* unit) {
+QCORE_INLINE U32x16 column_words(const uint32_t* unit) {
   constexpr panel16::Field f = panel16::field_of(bits, C);
-  const U32x16 word = load_words(unit + f.word * kLanes);
+  const U32x16 words = load_words(unit + f.word * kLanes);
   if constexpr (f.high_shift < 0) {
-    return field<bits, f.shift>(word);
+    return words;
   } else {
     const U32x16 high = shift_right<f.high_shift - 2>(load_words(unit + 2 * kLanes));
-    return field<bits, 0>(and_or(high, 4, shift_right<f.shift>(word)));
+    return and_or(high, 4, shift_right<f.shift>(words));
   }
 }
+template <int bits, int C>
+constexpr int column_shift() {
+  constexpr panel16::Field f = panel16::field_of(bits, C);
+  return f.high_shift < 0 ? f.shift : 0;
+}
 
+// Column C of a unit as signed floats, one lane per row.
+template <int bits, int C>
+QCORE_INLINE F32x16 column(const uint32_t* unit) {
+  return field<bits, column_shift<bits, C>()>(column_words<bits, C>(unit));
+}
 // The same less the zero point of its row.
 template <int bits, int C>
 QCORE_INLINE F32x16 column_less(const uint32_t* unit, const ZeroPoint<bits>& zero) {
-  if constexpr (bits == 4) {
-    constexpr panel16::Field f = panel16::field_of(bits, C);
-    return field_less<f.shift>(load_words(unit + f.word * kLanes), zero);
-  } else {
-    return sub(column<bits, C>(unit), zero.value);
-  }
+  return field_less<bits, column_shift<bits, C>()>(column_words<bits, C>(unit), zero);
 }
 
 // Scales and zero points (less the center) of one group of a panel.
