@@ -57,11 +57,15 @@ def calibrate(
             AWQ around plain rounding always measures once.
     """
     weights = weights or Weights(model)
+
+    def quantize_alone(name: str, stats: InputStats | None) -> None:
+        with weights.loaded(name):
+            w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
+            emit(name, quantize_linear(name, w, stats, formats[name], method, dtype))
+
     if not method.needs_calibration:
         for name in track(list(formats), "quantizing layers"):
-            with weights.loaded(name):
-                w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
-                emit(name, quantize_linear(name, w, None, formats[name], method, dtype))
+            quantize_alone(name, None)
         return
     names = find_blocks(model, formats)
     weights.prepare(names)
@@ -84,16 +88,15 @@ def calibrate(
             for b in range(len(batches)):
                 calls.hidden[b] = calls.run(model, index, b)
                 calls.rest[index][b] = ((), {})
-    outside = {n: f for n, f in formats.items() if not any(n.startswith(b + ".") for b in names)}
+    outside = [_linear(model, n) for n in formats if not any(n.startswith(b + ".") for b in names)]
     if outside:
-        stats = {n: InputStats(m.in_features, m.weight.device) for n in outside for m in [_linear(model, n)]}
-        with _Observer({_linear(model, n): stats[n] for n in outside}) as observer:
+        stats = {linear: InputStats(linear.in_features, linear.weight.device) for linear in outside}
+        with _Observer(stats) as observer:
             for batch, hidden in zip(batches, calls.hidden, strict=True):
                 observer.run(_Run(partial(run_after_blocks, model, calls, batch, hidden), _mask(batch)))
-        for name, format in outside.items():
-            with weights.loaded(name):
-                w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
-                emit(name, quantize_linear(name, w, stats[name], format, method, dtype))
+        for name in formats:
+            if (linear := _linear(model, name)) in stats:
+                quantize_alone(name, stats[linear])
 
 
 def quantize_linear(
