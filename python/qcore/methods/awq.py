@@ -78,8 +78,8 @@ class Awq:
             q = method.quantize(w * s, stats.divided_by(s), format, scale_dtype)
             return stats.output_error(w - q.dequantize() / s)
 
-        # Plain rounding ranks the exponents as well as a costly inner method does.
-        ranking = Rtn()
+        # Rounding to nearest ranks the exponents as well as a costly inner method does.
+        ranking = Rtn(search=True)
         best, best_error = one, error(ranking, one)
         for step in range(1, self.steps + 1):
             s = magnitude ** (step / self.steps)
