@@ -64,8 +64,8 @@ def quantize(
         MethodName,
         typer.Option(
             help="rtn rounds to nearest (no calibration, seconds); gptq corrects each rounding error in "
-            "the columns still to come; awq scales up the channels that matter; awq+gptq does both and "
-            "is the best and the slowest."
+            "the columns still to come; awq scales up the channels that matter; awq+gptq does both, "
+            "and takes longest."
         ),
     ] = MethodName["gptq"],
     calibration: Annotated[
