@@ -172,8 +172,12 @@ def test_act_scales_are_marked_so_that_nobody_else_misreads_them(tmp_path: Path)
     quantize(model, "W4A16", "awq", calibration=tiny.tokens(), group_size=32)
     save(model, tmp_path / "out")
     assert torch.equal(tiny.logits(load(tmp_path / "out")), tiny.logits(model))
-    with pytest.raises(Exception, match="qcore-act-scale"):
-        AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    # Straight from folder to folder too.
+    quantize_folder(tmp_path / "source", tmp_path / "streamed", "W4A16", "awq", tiny.tokens(), group_size=32)
+    assert torch.equal(tiny.logits(load(tmp_path / "streamed")), tiny.logits(model))
+    for folder in ("out", "streamed"):
+        with pytest.raises(Exception, match="qcore-act-scale"):
+            AutoModelForCausalLM.from_pretrained(tmp_path / folder)
 
 
 def test_inspect(tmp_path: Path) -> None:

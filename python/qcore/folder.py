@@ -118,7 +118,7 @@ def _write_config(
     model: nn.Module,
     config: dict[str, Any],
     formats: dict[str, IntGroup],
-    act_scale: bool = False,
+    act_scale: bool,
 ) -> None:
     config = {k: v for k, v in config.items() if k != "quantization_config"}
     if head_name(model) in formats:
@@ -188,10 +188,13 @@ class _Streamed(Weights):
     """Weights that are read from a checkpoint when a part of the model is worked on, and handed to the
     writer when it is done. In memory are one block, and what lies outside the blocks."""
 
-    def __init__(self, model: nn.Module, checkpoint: Checkpoint, writer: ShardWriter) -> None:
+    def __init__(
+        self, model: nn.Module, checkpoint: Checkpoint, writer: ShardWriter, stored: dict[str, str]
+    ) -> None:
         super().__init__(model)
         self.checkpoint, self.writer = checkpoint, writer
-        self.stored, self.rename = stored_names(model, checkpoint), renamer(model)
+        self.stored, self.rename = stored, renamer(model)
+        self.act_scale = False  # whether some layer kept an input scale
         self.done: set[str] = set()  # tensors of the checkpoint that need not be copied any more
 
     def prepare(self, blocks: Sequence[str]) -> None:
@@ -231,6 +234,7 @@ class _Streamed(Weights):
         layer = key.removesuffix(".weight") if own else name  # a tied weight gets a name of its own
         for part, tensor in ct.to_tensors(layer, weight).items():
             self.writer.add(part, tensor)
+        self.act_scale |= weight.act_scale is not None
         if own:
             self.done.add(key)
 
@@ -269,20 +273,22 @@ def quantize_folder(
     model = empty_model(config_of(checkpoint))
     formats = choose_formats(model, format, ignore)
     batches = calibration_batches(calibration, model) if method.needs_calibration else []
-    _check_targets(checkpoint, model, formats)
+    stored = stored_names(model, checkpoint)
+    _check_targets(checkpoint, model, formats, stored)
     with atomic_folder(destination, overwrite) as folder, torch.no_grad():
         writer = ShardWriter(folder, shard_bytes)
-        weights = _Streamed(model, checkpoint, writer)
+        weights = _Streamed(model, checkpoint, writer, stored)
         calibrate(model, formats, batches, method, weights.emit, weights, sequential)
         weights.copy_rest()
         writer.finish()
         copy_companions(checkpoint.path, folder)
-        _write_config(folder, model, checkpoint.config, formats)
+        _write_config(folder, model, checkpoint.config, formats, weights.act_scale)
 
 
-def _check_targets(checkpoint: Checkpoint, model: nn.Module, formats: dict[str, IntGroup]) -> None:
+def _check_targets(
+    checkpoint: Checkpoint, model: nn.Module, formats: dict[str, IntGroup], stored: dict[str, str]
+) -> None:
     """Everything that can be known to fail, before anything is computed or written."""
-    stored = stored_names(model, checkpoint)
     for name, parameter in model.named_parameters():
         if name not in stored:
             raise ValueError(
