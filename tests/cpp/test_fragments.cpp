@@ -1,0 +1,5 @@
+#include <gtest/gtest.h>
+
+#include "fragments.h"
+
+TEST(Fragments, Placeholder) {}

@@ -1,0 +1,85 @@
+// The emulated machine: blocks, warps and threads, and how threads meet. Used by ptx.h and by the
+// parts of the emulator; tests need only simt.h.
+#pragma once
+
+#include <cstdint>
+#include <source_location>
+#include <string>
+#include <vector>
+
+#include "simt/shared_memory.h"
+#include "simt/simt.h"
+
+namespace qcore::simt {
+
+inline constexpr int kWarpSize = 32;
+
+struct Block;
+struct Warp;
+
+struct Thread {
+  void* context = nullptr;  // where it stopped, of Boost.Context
+  Block* block = nullptr;
+  Warp* warp = nullptr;
+  int index = 0;  // in the block
+  int lane = 0;
+  CopyQueue copies;
+};
+
+// What a lane brings to a collective and where it expects the result. It points into the lane's
+// stack, which stands still until the collective is done.
+struct Operands {
+  void* result = nullptr;
+  const void* first = nullptr;
+  const void* second = nullptr;
+  uint32_t number = 0;
+};
+
+// An operation that all lanes of a warp execute together; the last one to arrive executes it for
+// all.
+struct Collective {
+  const char* name;
+  void (*execute)(Warp&);
+};
+
+struct Warp {
+  Block* block = nullptr;
+  Thread* lanes = nullptr;
+  int index = 0;
+  // Sets of lanes. All others can run.
+  uint32_t arrived = 0;     // wait at `collective`
+  uint32_t at_barrier = 0;  // wait at the block's barrier
+  uint32_t finished = 0;
+  const Collective* collective = nullptr;
+  std::source_location where;  // of the lanes that wait
+  Operands operands[kWarpSize];
+
+  uint32_t runnable() const { return ~(arrived | at_barrier | finished); }
+};
+
+struct Block {
+  int index = -1;
+  bool alive = false;
+  int waiting = 0, finished = 0;  // threads
+  std::vector<Warp> warps;
+  std::vector<Thread> threads;
+  SharedMemory shared;
+};
+
+// The thread that runs now.
+inline Thread* current_thread = nullptr;
+int grid_of_launch();
+
+// Throws Fault for the running thread.
+[[noreturn]] void fault(const std::string& what, const std::source_location& where);
+std::string file_and_line(const std::source_location& where);
+
+// The running thread waits for the other lanes of its warp; returns when the collective is done.
+void meet_warp(const Collective& collective, const Operands& operands, std::source_location where);
+// The running thread waits for the other threads of its block.
+void meet_block(std::source_location where);
+
+// Collectives of ptx.h.
+extern const Collective kSyncWarp, kShuffleXor, kLdmatrixX4, kMmaHalf, kMmaBfloat;
+
+}  // namespace qcore::simt
