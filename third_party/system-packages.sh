@@ -16,7 +16,7 @@ build python3-venv      $PYTHON -c 'import venv, ensurepip'
 build python3-dev       $PYTHON -c 'import sysconfig; open(sysconfig.get_path("include") + "/Python.h")'
 test  binutils          command -v readelf && command -v objdump
 test  libgtest-dev      package GTest gtest/gtest.h
-test  libboost-context-dev  package Boost boost/context/detail/fcontext.hpp
+test  libboost-context-dev  [ "${Boost_DIR-}" ] || printf 'int main() {}' | ${CXX:-c++} -x c++ - -lboost_context -o /dev/null
 bench libbenchmark-dev  package benchmark benchmark/benchmark.h
 END
 }

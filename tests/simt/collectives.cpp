@@ -70,13 +70,14 @@ const float* halves() {
   return table.data();
 }
 
-template <size_t kElements>
+template <size_t kElements, class Convert>
 void gather(const Warp& warp, const void* Operands::* source,
-            const std::array<std::array<uint16_t, kElements>, kWarpSize>& place, uint16_t* matrix) {
+            const std::array<std::array<uint16_t, kElements>, kWarpSize>& place, Convert convert,
+            double* matrix) {
   for (size_t lane = 0; lane < kWarpSize; ++lane) {
     uint16_t element[kElements];
     std::memcpy(element, warp.operands[lane].*source, sizeof element);
-    for (size_t i = 0; i < kElements; ++i) matrix[place[lane][i]] = element[i];
+    for (size_t i = 0; i < kElements; ++i) matrix[place[lane][i]] = convert(element[i]);
   }
 }
 
@@ -86,12 +87,9 @@ void gather(const Warp& warp, const void* Operands::* source,
 template <class Convert>
 void mma(Warp& warp, Convert convert) {
   // Static: the last lane to arrive executes this, each time on another stack.
-  static uint16_t a_bits[16 * 16], b_bits[16 * 8];
   static double a[16 * 16], b[16 * 8], d[16 * 8];
-  gather(warp, &Operands::first, kPlacesA, a_bits);
-  gather(warp, &Operands::second, kPlacesB, b_bits);
-  for (int i = 0; i < 16 * 16; ++i) a[i] = convert(a_bits[i]);
-  for (int i = 0; i < 16 * 8; ++i) b[i] = convert(b_bits[i]);
+  gather(warp, &Operands::first, kPlacesA, convert, a);
+  gather(warp, &Operands::second, kPlacesB, convert, b);
   for (size_t lane = 0; lane < kWarpSize; ++lane) {
     const float* const from = static_cast<const float*>(warp.operands[lane].result);
     for (size_t i = 0; i < 4; ++i) d[kPlacesC[lane][i]] = from[i];

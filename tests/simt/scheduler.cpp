@@ -44,18 +44,14 @@ bool shuffled() {
   return run->launch.order == Order::shuffled;
 }
 
-void switch_to(Thread* next) {
-  Thread* const self = current_thread;
-  if (next == self) return;
-  current_thread = next;
-  const transfer_t t = jump_fcontext(next->context, &self->context);
-  *static_cast<void**>(t.data) = t.fctx;  // where the thread stopped that came here
-}
-
 [[noreturn]] void leave_to_host() {
   void* never_resumed;
   jump_fcontext(run->host, &never_resumed);
   std::abort();
+}
+
+void go_to(Thread* next) {
+  if (next != current_thread) switch_to(next);
 }
 
 // ---- Whose turn it is
@@ -187,6 +183,7 @@ void start(Block& block, int index) {
       warp.block = &block;
       warp.lanes = &thread;
       warp.index = static_cast<int>(i / kWarpSize);
+      warp.turn = launch.order == Order::descending ? -1 : 1;
     }
   }
 }
@@ -212,29 +209,20 @@ void fault(const std::string& what, const std::source_location& where) {
   throw Fault(text + ": " + what);
 }
 
-void meet_warp(const Collective& collective, const Operands& operands, std::source_location where) {
-  Thread& self = *current_thread;
-  Warp& warp = *self.warp;
-  if ((warp.at_barrier | warp.finished) != 0) [[unlikely]] {
-    fault(std::string(collective.name) + ": its warp diverges:" + who_waits(self.block), where);
-  }
-  if (warp.arrived == 0) {
-    warp.collective = &collective;
-    warp.where = where;
-  } else if (warp.collective != &collective || warp.where.line() != where.line() ||
-             warp.where.column() != where.column()) [[unlikely]] {
-    fault(std::string(collective.name) + ": its warp diverges:" + who_waits(self.block), where);
-  }
-  warp.operands[self.lane] = operands;
-  warp.arrived |= 1u << self.lane;
-  if (warp.arrived != 0xffffffffu) {
-    go_on_elsewhere(where);
-    return;
-  }
+void diverges(const Collective& collective, const std::source_location& where) {
+  fault(std::string(collective.name) + ": its warp diverges:" + who_waits(current_thread->block),
+        where);
+}
+
+void leave_warp(const std::source_location& where) {
+  go_on_elsewhere(where);
+}
+
+void complete(const Collective& collective, Warp& warp) {
   collective.execute(warp);
   warp.arrived = 0;
   run->pauses = 0;
-  if (shuffled() && run->random() % kStay == 0) switch_to(pick(false));
+  if (shuffled() && run->random() % kStay == 0) go_to(pick(false));
 }
 
 void meet_block(std::source_location where) {
@@ -259,7 +247,7 @@ void meet_block(std::source_location where) {
   for (Warp& each : block.warps) each.at_barrier = 0;
   block.shared.sync_block();
   run->pauses = 0;
-  switch_to(pick(true));
+  go_to(pick(true));
 }
 
 void pause(std::source_location where) {
@@ -270,7 +258,7 @@ void pause(std::source_location where) {
   Thread* const next = next_in_warp(*self.warp, self.lane);
   const bool around =
       run->launch.order == Order::descending ? next->lane >= self.lane : next->lane <= self.lane;
-  switch_to(around ? pick(false) : next);
+  go_to(around ? pick(false) : next);
 }
 
 void launch(const Launch& launch, const std::function<void()>& body) {

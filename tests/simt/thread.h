@@ -2,6 +2,7 @@
 // parts of the emulator; tests need only simt.h.
 #pragma once
 
+#include <boost/context/detail/fcontext.hpp>
 #include <cstdint>
 #include <source_location>
 #include <string>
@@ -46,6 +47,7 @@ struct Warp {
   Block* block = nullptr;
   Thread* lanes = nullptr;
   int index = 0;
+  int turn = 1;  // from a lane to the next one, modulo 32
   // Sets of lanes. All others can run.
   uint32_t arrived = 0;     // wait at `collective`
   uint32_t at_barrier = 0;  // wait at the block's barrier
@@ -74,10 +76,50 @@ int grid_of_launch();
 [[noreturn]] void fault(const std::string& what, const std::source_location& where);
 std::string file_and_line(const std::source_location& where);
 
-// The running thread waits for the other lanes of its warp; returns when the collective is done.
-void meet_warp(const Collective& collective, const Operands& operands, std::source_location where);
 // The running thread waits for the other threads of its block.
 void meet_block(std::source_location where);
+
+// Leaves the running thread for another one; returns when somebody comes back.
+inline void switch_to(Thread* next) {
+  Thread* const self = current_thread;
+  current_thread = next;
+  const auto came_from =
+      boost::context::detail::jump_fcontext(next->context, static_cast<void*>(&self->context));
+  *static_cast<void**>(came_from.data) = came_from.fctx;
+}
+
+[[noreturn]] void diverges(const Collective& collective, const std::source_location& where);
+void leave_warp(const std::source_location& where);
+void complete(const Collective& collective, Warp& warp);
+
+// The running thread waits for the other lanes of its warp; returns when the collective is done.
+// Inline, as a return that follows a switch of stacks is never predicted.
+[[gnu::always_inline]] inline void meet_warp(const Collective& collective, const Operands& operands,
+                                             const std::source_location where) {
+  Thread& self = *current_thread;
+  Warp& warp = *self.warp;
+  if (warp.arrived == 0) {
+    if ((warp.at_barrier | warp.finished) != 0) [[unlikely]]
+      diverges(collective, where);
+    warp.collective = &collective;
+    warp.where = where;
+  } else if (warp.collective != &collective || warp.where.line() != where.line() ||
+             warp.where.column() != where.column()) [[unlikely]] {
+    diverges(collective, where);
+  }
+  warp.operands[self.lane] = operands;
+  warp.arrived |= 1u << self.lane;
+  if (warp.arrived == 0xffffffffu) {
+    complete(collective, warp);
+    return;
+  }
+  const int next = (self.lane + warp.turn) & (kWarpSize - 1);
+  if ((warp.runnable() >> next & 1) != 0) [[likely]] {
+    switch_to(&warp.lanes[next]);
+  } else {
+    leave_warp(where);
+  }
+}
 
 // Collectives of ptx.h.
 extern const Collective kSyncWarp, kShuffleXor, kLdmatrixX4, kMmaHalf, kMmaBfloat;
