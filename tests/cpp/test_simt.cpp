@@ -37,7 +37,7 @@ class Faults : public ::testing::TestWithParam<Planted> {
  protected:
   static void run(simt::Launch launch, bool wrong) {
     const Planted& planted = GetParam();
-    const simt::Buffer in("in", std::vector<uint32_t>(kThreads + 4, 1));
+    const simt::Buffer in("in", std::vector<uint32_t>(kThreads + 2, 1));
     const simt::Buffer out("out", 4 * kThreads, Access::write_once);
     const simt::Buffer work("work", 4 * kThreads, Access::read_write);
     launch.name = planted.name;
@@ -124,6 +124,24 @@ TEST(Simt, ResidentBlocksInterleaveAtBarriers) {
             trace({.order = Order::shuffled, .seed = 2}));
   EXPECT_EQ(trace({.order = Order::shuffled, .seed = 1}),
             trace({.order = Order::shuffled, .seed = 1}));
+}
+
+TEST(Simt, ShuffledWarpsInterleaveAtCollectives) {
+  const auto changes = [](simt::Launch launch) {
+    std::vector<int> warps;
+    launch.threads = 64;
+    simt::launch(launch, [&] {
+      for (int i = 0; i < 64; ++i) {
+        if (thread_index() % 32 == 0) warps.push_back(thread_index() / 32);
+        sync_warp();
+      }
+    });
+    int count = 0;
+    for (size_t i = 1; i < warps.size(); ++i) count += warps[i] != warps[i - 1];
+    return count;
+  };
+  EXPECT_EQ(changes({.order = Order::ascending}), 1);
+  EXPECT_GT(changes({.order = Order::shuffled}), 4);
 }
 
 // Each block waits for the other one.

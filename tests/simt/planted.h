@@ -14,7 +14,7 @@ using namespace ptx;
 inline constexpr int kThreads = 64;
 
 struct Memory {
-  const uint32_t* in;  // read only, one number per thread and 16 bytes more
+  const uint32_t* in;  // read only, one number per thread and two more
   uint32_t* out;       // write once, one number per thread and block
   uint32_t* work;      // uninitialised, likewise
   bool wrong;          // run the planted fault
@@ -177,6 +177,16 @@ inline const Planted kPlanted[] = {
        copy_async_commit();
        copy_async_wait<0>();
      }},
+    {"CopyOntoLineInUse", "copy_async_16: byte 16 of shared memory was read by thread 0",
+     [](const Memory& m) {
+       store_shared<Vec16>(line(m.t), {});
+       sync_block();
+       load_shared<Vec16>(line(m.after));
+       if (!m.wrong) sync_block();
+       copy_line(m, m.t);
+       copy_async_commit();
+       copy_async_wait<0>();
+     }},
     {"StoreIntoFlight", "store_shared: byte 4 of shared memory is in flight",
      [](const Memory& m) {
        copy_line(m, m.t);
@@ -191,30 +201,42 @@ inline const Planted kPlanted[] = {
        copy_async_commit();
        if (!m.wrong) copy_async_wait<0>();
      }},
-    {"CopyFromMisaligned", "copy_async_16: 16 bytes at in + 8 of 272 are misaligned",
+    {"NewestGroupIsUnderWay", "byte 1024 of shared memory is in flight",
+     [](const Memory& m) {
+       copy_line(m, m.t);
+       copy_async_commit();
+       copy_line(m, kThreads + m.t);
+       copy_async_commit();
+       copy_async_wait<1>();
+       load_shared<uint32_t>(line(m.t + (m.wrong ? kThreads : 0)));
+       copy_async_wait<0>();
+     }},
+    {"CopyFromMisaligned", "copy_async_16: 16 bytes at in + 8 of 264 are misaligned",
      [](const Memory& m) {
        copy_async_16(line(m.t), m.in + (m.wrong ? 2 : 0), 0);
        copy_async_commit();
        copy_async_wait<0>();
      }},
-    {"CopyPastTheEnd", "copy_async_16: 12 bytes at in + 272 of 272, outside of global memory",
-     [](const Memory& m) {  // without bytes to read the source is not looked at
-       copy_async_16(line(m.t), m.in + kThreads + 4, m.wrong ? 12 : 0);
+    {"CopyPastTheEnd", "copy_async_16: 12 bytes at in + 256 of 264, outside of global memory",
+     [](const Memory& m) {
+       copy_async_16(line(kThreads + m.t), m.in + 1024,
+                     0);  // without bytes it may come from anywhere
+       copy_async_16(line(m.t), m.in + kThreads, m.wrong ? 12 : 8);
        copy_async_commit();
        copy_async_wait<0>();
      }},
 
     {"StorePastTheEnd", "store_global: 4 bytes at out + 256 of 256, outside of global memory",
      [](const Memory& m) { store_global(m.out + m.t + (m.wrong ? 1 : 0), 0u); }},
-    {"LoadPastTheEnd", "load_global: 16 bytes at in + 272 of 272, outside of global memory",
+    {"LoadPastTheEnd", "load_global: 16 bytes at in + 256 of 264, outside of global memory",
      [](const Memory& m) {
-       load_global(reinterpret_cast<const Vec16*>(m.in + kThreads + (m.wrong ? 4 : 0)));
+       load_global(reinterpret_cast<const Vec16*>(m.in + kThreads - (m.wrong ? 0 : 4)));
      }},
-    {"StoreToReadOnly", "store_global: 4 bytes at in + 0 of 272, which is read-only",
+    {"StoreToReadOnly", "store_global: 4 bytes at in + 0 of 264, which is read-only",
      [](const Memory& m) {
        store_global(m.wrong ? const_cast<uint32_t*>(m.in) + m.t : m.out + m.t, 0u);
      }},
-    {"LoadMisaligned", "load_global: 16 bytes at in + 4 of 272 are misaligned",
+    {"LoadMisaligned", "load_global: 16 bytes at in + 4 of 264 are misaligned",
      [](const Memory& m) {
        load_global(reinterpret_cast<const Vec16*>(m.in + (m.wrong ? 1 : 4)));
      }},

@@ -164,6 +164,9 @@ inline uint32_t add2_half(uint32_t a, uint32_t b) {
 inline float float_from_bits(uint32_t bits) {
   return std::bit_cast<float>(bits);
 }
+inline uint32_t bits_of(float value) {
+  return std::bit_cast<uint32_t>(value);
+}
 
 template <class T>
 float to_float(uint32_t bits);

@@ -67,9 +67,9 @@ Thread* next_in_warp(Warp& warp, int lane) {
   return &warp.lanes[(lane + 1 + std::countr_zero(after)) & (kWarpSize - 1)];
 }
 
-// A runnable thread of another warp if there is one, else of this one: of the next block, or first
-// of the rest of this block. Null if nobody can run.
-Thread* pick(bool next_block) {
+// A runnable thread of the next warp, of this block or else of the next one; of this warp if there
+// is no other. Null if nobody can run.
+Thread* pick() {
   const bool descending = run->launch.order == Order::descending;
   const size_t warps = run->residents[0].warps.size(), all = run->residents.size() * warps;
   const auto place = [&](size_t warp) { return descending ? warps - 1 - warp : warp; };
@@ -78,8 +78,7 @@ Thread* pick(bool next_block) {
     at = run->random() % all;
   } else {
     const size_t slot = static_cast<size_t>(current_thread->block - run->residents.data());
-    at = next_block ? (slot + 1) * warps
-                    : slot * warps + place(static_cast<size_t>(current_thread->warp->index)) + 1;
+    at = slot * warps + place(static_cast<size_t>(current_thread->warp->index)) + 1;
   }
   for (size_t i = 0; i < all; ++i, ++at) {
     Block& block = run->residents[at % all / warps];
@@ -117,7 +116,7 @@ std::string who_waits(const Block* only) {
 }
 
 Thread* pick_or_fault(const std::source_location& where) {
-  Thread* const next = pick(false);
+  Thread* const next = pick();
   if (next == nullptr) fault("deadlock, nobody can run:" + who_waits(nullptr), where);
   return next;
 }
@@ -222,7 +221,7 @@ void complete(const Collective& collective, Warp& warp) {
   collective.execute(warp);
   warp.arrived = 0;
   run->pauses = 0;
-  if (shuffled() && run->random() % kStay == 0) go_to(pick(false));
+  if (shuffled() && run->random() % kStay == 0) go_to(pick());
 }
 
 void meet_block(std::source_location where) {
@@ -247,7 +246,7 @@ void meet_block(std::source_location where) {
   for (Warp& each : block.warps) each.at_barrier = 0;
   block.shared.sync_block();
   run->pauses = 0;
-  go_to(pick(true));
+  go_to(pick());
 }
 
 void pause(std::source_location where) {
@@ -258,7 +257,7 @@ void pause(std::source_location where) {
   Thread* const next = next_in_warp(*self.warp, self.lane);
   const bool around =
       run->launch.order == Order::descending ? next->lane >= self.lane : next->lane <= self.lane;
-  go_to(around ? pick(false) : next);
+  go_to(around ? pick() : next);
 }
 
 void launch(const Launch& launch, const std::function<void()>& body) {
@@ -286,10 +285,11 @@ void launch(const Launch& launch, const std::function<void()>& body) {
   state.residents.resize(static_cast<size_t>(std::min(launch.grid, launch.resident_blocks)));
   size_t started = 0;
   for (Block& block : state.residents) start(block, order[started++]);
-  current_thread = state.residents.back().threads.data();  // the first block comes next
+  std::vector<Thread>& last = state.residents.back().threads;
+  current_thread = launch.order == Order::descending ? &last.front() : &last.back();
   for (size_t ended = 0; ended < order.size(); ++ended) {
     // Comes back when a block has ended, or on an error.
-    current_thread = pick(true);
+    current_thread = pick();
     jump_fcontext(current_thread->context, &state.host);
     if (state.error) std::rethrow_exception(state.error);
     Block& block = *current_thread->block;
