@@ -33,17 +33,17 @@ std::string all_names() {
 
 // What holds for every row; the row's own supports() says the rest.
 Status accepts(const KernelRow& row, const Problem& problem, const IsaChoice& isa) {
-  if (row.device != problem.device) {
-    return Status::unsupported(std::string("runs on ") + name(row.device) + ", the problem is on " +
-                               name(problem.device));
+  if (row.device() != problem.device) {
+    return Status::unsupported(std::string("runs on ") + name(row.device()) +
+                               ", the problem is on " + name(problem.device));
   }
-  if (row.device == Device::cpu && row.isa > isa.isa) {
+  if (row.device() == Device::cpu && row.isa > isa.isa) {
     return Status::unsupported(std::string("needs ") + name(row.isa) +
                                (isa.forced ? ", QCORE_FORCE_ISA=" : ", this machine has ") +
                                name(isa.isa));
   }
-  if (problem.layout != 0 && problem.layout != row.layout) {
-    return Status::unsupported("reads layout " + std::to_string(row.layout) +
+  if (problem.layout != 0 && problem.layout != row.layout->number) {
+    return Status::unsupported("reads layout " + std::to_string(row.layout->number) +
                                ", the weight is packed in layout " +
                                std::to_string(problem.layout));
   }
@@ -65,7 +65,7 @@ std::span<const KernelRow> kernels() {
 
 const KernelRow* row_of_layout(std::string_view op, int64_t layout) {
   for (const KernelRow& row : kernels()) {
-    if (row.layout == layout && op == row.op) return &row;
+    if (row.layout->number == layout && op == row.op) return &row;
   }
   return nullptr;
 }

@@ -35,24 +35,50 @@ Status check(const W4A16Args& args) {
   return {};
 }
 
-}  // namespace
-
-Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
-  if (Status status = check(args); !status.ok()) return status;
-  const KernelRow* reader = row_of_layout("w4a16", args.weight.layout);
-  if (!reader) {
-    return Status::invalid("weight.layout: no w4a16 kernel reads layout " +
-                           std::to_string(args.weight.layout));
+// The row for checked arguments; null, with the reason in `status`, if there is none.
+const KernelRow* row_for(const W4A16Args& args, const Executor& executor, Status& status) {
+  status = check(args);
+  if (!status.ok()) return nullptr;
+  const Layout* layout = find_layout(args.weight.layout);
+  if (!layout) {
+    status =
+        Status::invalid("weight.layout: there is no layout " + std::to_string(args.weight.layout));
+    return nullptr;
   }
-  const Problem problem{.device = reader->device,
+  if (layout->device != executor.device) {
+    status = Status::invalid(std::string("weight.layout: ") + layout->name + " is read on " +
+                             name(layout->device) + ", the call is on " + name(executor.device));
+    return nullptr;
+  }
+  const Problem problem{.device = executor.device,
                         .dtype = args.dtype,
                         .m = args.m,
                         .weight = args.weight.shape,
                         .layout = args.weight.layout};
-  const Selection selection = select("w4a16", problem);
-  if (!selection.row) return selection.status;
-  if (args.m == 0 || args.weight.shape.n == 0) return {};
-  return selection.row->gemm(args, parallel);
+  Selection selection = select("w4a16", problem);
+  status = std::move(selection.status);
+  return selection.row;
+}
+
+bool is_empty(const W4A16Args& args) {
+  return args.m == 0 || args.weight.shape.n == 0;
+}
+
+}  // namespace
+
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
+  Status status;
+  const KernelRow* row = row_for(args, executor, status);
+  if (!row || is_empty(args)) return status;
+  return row->gemm(args, executor);
+}
+
+Status w4a16_workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes) {
+  bytes = 0;
+  Status status;
+  const KernelRow* row = row_for(args, executor, status);
+  if (!row || is_empty(args) || !row->workspace_bytes) return status;
+  return row->workspace_bytes(args, executor, bytes);
 }
 
 }  // namespace qcore

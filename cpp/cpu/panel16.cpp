@@ -2,41 +2,13 @@
 // panel16.h.
 #include "cpu/panel16.h"
 
-#include <atomic>
 #include <cstring>
-#include <limits>
-#include <string>
+
+#include "formats/code_order.h"
+#include "packing.h"
 
 namespace qcore::panel16 {
 namespace {
-
-constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
-
-void lower(std::atomic<int64_t>& first, int64_t index) {
-  int64_t seen = first.load(std::memory_order_relaxed);
-  while (index < seen && !first.compare_exchange_weak(seen, index, std::memory_order_relaxed)) {
-  }
-}
-
-Status out_of_range(const char* argument, const char* column, const uint8_t* values, int64_t index,
-                    int64_t row_length, int bits) {
-  return Status::invalid(std::string(argument) + ": expected values below " +
-                         std::to_string(1 << bits) + " (bits = " + std::to_string(bits) +
-                         "), got " + std::to_string(values[index]) +
-                         " at n = " + std::to_string(index / row_length) + ", " + column + " = " +
-                         std::to_string(index % row_length));
-}
-
-Status missing(const char* argument) {
-  return Status::invalid(std::string(argument) + ": expected a pointer, got null");
-}
-
-Status check_zeros(const IntGroup& shape, const char* argument, const void* zeros) {
-  if (shape.has_zeros == (zeros != nullptr) || shape.n == 0) return {};
-  return shape.has_zeros ? missing(argument)
-                         : Status::invalid(std::string(argument) +
-                                           ": expected null, because the weight is symmetric");
-}
 
 // Rows and columns of the weight inside the unit; `source` is its first column.
 struct UnitRange {
@@ -51,8 +23,8 @@ constexpr UnitRange unit_range(const Geometry& g, int64_t group, int64_t inside)
 }
 
 template <int bits>
-void pack_panel(const Geometry& g, int64_t panel, const uint8_t* codes, char* packed,
-                std::atomic<int64_t>& first_bad) {
+void pack_panel(const Geometry& g, const IntGroupView& weight, int64_t panel, char* packed,
+                FirstBadCode& first_bad) {
   const int64_t row0 = panel * kRows;
   const int rows = static_cast<int>(std::min<int64_t>(kRows, g.n - row0));
   for (int64_t group = 0; group < g.groups; ++group) {
@@ -60,10 +32,10 @@ void pack_panel(const Geometry& g, int64_t panel, const uint8_t* codes, char* pa
       const UnitRange range = unit_range(g, group, inside);
       uint32_t words[unit_words(bits)] = {};
       for (int r = 0; r < rows; ++r) {
-        const int64_t base = (row0 + r) * g.k + range.source;
         for (int c = 0; c < range.columns; ++c) {
-          const uint32_t code = codes[base + c];
-          if (code >= (1u << bits)) lower(first_bad, base + c);
+          const int64_t n = row0 + r, k = range.source + c;
+          const uint32_t code = code_at(weight.codes, weight.shape, n, k, HostLoad{});
+          if (code >= (1u << bits)) first_bad.report(n * g.k + k);
           put_code(words, bits, c, r, code & ((1u << bits) - 1u));
         }
       }
@@ -125,73 +97,38 @@ PackedSizes packed_sizes(const IntGroup& shape) {
   return {g.panels * g.panel_bytes(), g.parameters(), shape.has_zeros ? g.parameters() : 0};
 }
 
-Status pack(const IntGroup& shape, const uint8_t* codes, const void* scales, const uint8_t* zeros,
-            void* packed_qweight, void* packed_scales, uint8_t* packed_zeros,
-            const Parallel& parallel) {
-  if (Status status = shape.check(); !status.ok()) return status;
-  if (Status status = check_zeros(shape, "zeros", zeros); !status.ok()) return status;
-  if (Status status = check_zeros(shape, "packed_zeros", packed_zeros); !status.ok()) return status;
-  if (shape.n == 0) return {};
-  if (!codes) return missing("codes");
-  if (!scales) return missing("scales");
-  if (!packed_qweight) return missing("packed_qweight");
-  if (!packed_scales) return missing("packed_scales");
-
-  const Geometry g(shape);
-  if (zeros) {
-    for (int64_t i = 0; i < shape.n * g.groups; ++i) {
-      if (zeros[i] >> shape.bits) {
-        return out_of_range("zeros", "group", zeros, i, g.groups, shape.bits);
-      }
-    }
-  }
-  std::atomic<int64_t> first_bad{kNone};
-  parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
-    char* packed = static_cast<char*>(packed_qweight);
+Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor& executor) {
+  const Geometry g(weight.shape);
+  FirstBadCode first_bad;
+  executor.parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
+    char* qweight = static_cast<char*>(packed.qweight);
     for (int64_t panel = begin; panel < end; ++panel) {
-      switch (shape.bits) {
-        case 2: pack_panel<2>(g, panel, codes, packed, first_bad); break;
-        case 3: pack_panel<3>(g, panel, codes, packed, first_bad); break;
-        case 4: pack_panel<4>(g, panel, codes, packed, first_bad); break;
-        default: pack_panel<8>(g, panel, codes, packed, first_bad); break;
+      switch (weight.shape.bits) {
+        case 2: pack_panel<2>(g, weight, panel, qweight, first_bad); break;
+        case 3: pack_panel<3>(g, weight, panel, qweight, first_bad); break;
+        case 4: pack_panel<4>(g, weight, panel, qweight, first_bad); break;
+        default: pack_panel<8>(g, weight, panel, qweight, first_bad); break;
       }
-      pack_parameters(g, panel, scales, packed_scales, size_of(shape.scale_dtype));
-      if (zeros) pack_parameters(g, panel, zeros, packed_zeros, 1);
+      pack_parameters(g, panel, weight.scales, packed.scales, size_of(weight.shape.scale_dtype));
+      if (weight.zeros) pack_parameters(g, panel, weight.zeros, packed.zeros, 1);
     }
   });
-  if (const int64_t index = first_bad.load(); index != kNone) {
-    return out_of_range("codes", "k", codes, index, shape.k, shape.bits);
-  }
-  return {};
+  return first_bad.status(weight);
 }
 
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
-              const Parallel& parallel) {
-  const IntGroup& shape = packed.shape;
-  if (Status status = shape.check(); !status.ok()) return status;
-  if (packed.layout != kLayout) {
-    return Status::invalid("layout: expected " + std::to_string(kLayout) + " (panel16), got " +
-                           std::to_string(packed.layout));
-  }
-  if (Status status = check_zeros(shape, "zeros", zeros); !status.ok()) return status;
-  if (Status status = check_zeros(shape, "packed zeros", packed.zeros); !status.ok()) return status;
-  if (shape.n == 0) return {};
-  if (!packed.qweight) return missing("packed qweight");
-  if (!packed.scales) return missing("packed scales");
-  if (!codes) return missing("codes");
-  if (!scales) return missing("scales");
-
-  const Geometry g(shape);
-  parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
+              const Executor& executor) {
+  const Geometry g(packed.shape);
+  executor.parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
     const char* qweight = static_cast<const char*>(packed.qweight);
     for (int64_t panel = begin; panel < end; ++panel) {
-      switch (shape.bits) {
+      switch (packed.shape.bits) {
         case 2: unpack_panel<2>(g, panel, qweight, codes); break;
         case 3: unpack_panel<3>(g, panel, qweight, codes); break;
         case 4: unpack_panel<4>(g, panel, qweight, codes); break;
         default: unpack_panel<8>(g, panel, qweight, codes); break;
       }
-      unpack_parameters(g, panel, packed.scales, scales, size_of(shape.scale_dtype));
+      unpack_parameters(g, panel, packed.scales, scales, size_of(packed.shape.scale_dtype));
       if (zeros) unpack_parameters(g, panel, packed.zeros, zeros, 1);
     }
   });

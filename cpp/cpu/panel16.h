@@ -25,11 +25,10 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "qcore/kernel.h"
+#include "qcore/layout.h"
 
 namespace qcore::panel16 {
 
-inline constexpr int kLayout = 1;
 inline constexpr int kRows = 16;
 inline constexpr int kUnitColumns = 32;
 inline constexpr int kSegmentUnits = 4;
@@ -133,9 +132,18 @@ constexpr uint32_t get_code(const uint32_t* unit, int bits, int column, int row)
 }
 
 PackedSizes packed_sizes(const IntGroup& shape);
-Status pack(const IntGroup& shape, const uint8_t* codes, const void* scales, const uint8_t* zeros,
-            void* packed_qweight, void* packed_scales, uint8_t* packed_zeros, const Parallel&);
+Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor&);
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
-              const Parallel&);
+              const Executor&);
+
+inline constexpr Layout layout{.number = 1,
+                               .name = "panel16",
+                               .format = "int_group",
+                               .device = Device::cpu,
+                               .packed_sizes = packed_sizes,
+                               .pack = pack,
+                               .unpack = unpack,
+                               .cuda_pack = nullptr,
+                               .cuda_unpack = nullptr};
 
 }  // namespace qcore::panel16

@@ -13,17 +13,14 @@ Status takes_every_problem(const Problem& problem) {
 }
 
 constexpr KernelRow row(const char* name, Isa isa,
-                        Status (*gemm)(const W4A16Args&, const Parallel&)) {
+                        Status (*gemm)(const W4A16Args&, const Executor&)) {
   return {.name = name,
           .op = "w4a16",
-          .format = "int_group",
-          .device = Device::cpu,
           .isa = isa,
-          .layout = panel16::kLayout,
+          .sm = 0,
+          .layout = &panel16::layout,
           .supports = takes_every_problem,
-          .packed_sizes = panel16::packed_sizes,
-          .pack = panel16::pack,
-          .unpack = panel16::unpack,
+          .workspace_bytes = nullptr,
           .gemm = gemm};
 }
 

@@ -6,13 +6,13 @@
 namespace qcore {
 
 namespace avx512 {
-Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel);
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 }
 namespace avx2 {
-Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel);
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 }
 namespace reference {
-Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel);
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 }
 
 // A gathered column outside [0, k) would read foreign memory, so it is checked at every call: one

@@ -386,7 +386,7 @@ inline void run(const Block& b, int64_t begin, int64_t end) {
 // A range of a parallel loop should hold at least this many multiply-adds.
 constexpr int64_t kGrain = 1 << 17;
 
-Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
   if (args.m == 0 || args.weight.shape.n == 0) return {};
   if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
   const Geometry g(args.weight.shape);
@@ -401,20 +401,20 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
   for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
     const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));
     const int64_t segment_work = kSegmentColumns * tiling.rows * 8;
-    parallel.for_range(g.segments(), ceil_div(kGrain, segment_work),
-                       [&](int64_t begin, int64_t end) {
-                         const ExactSubnormals mode;
-                         for (int64_t i = begin; i < end; ++i) {
-                           prepare_segment(args, g, i, row0, tiling, x.data());
-                         }
-                       });
+    executor.parallel.for_range(g.segments(), ceil_div(kGrain, segment_work),
+                                [&](int64_t begin, int64_t end) {
+                                  const ExactSubnormals mode;
+                                  for (int64_t i = begin; i < end; ++i) {
+                                    prepare_segment(args, g, i, row0, tiling, x.data());
+                                  }
+                                });
     const Block block{args, g, row0, tiling, x.data()};
     const int64_t step_work = kStep * kLanes * g.padded_k() * tiling.rows;
-    parallel.for_range(ceil_div(g.panels, kStep), ceil_div(kGrain, step_work),
-                       [&](int64_t begin, int64_t end) {
-                         const ExactSubnormals mode;
-                         run(block, begin * kStep, std::min(g.panels, end * kStep));
-                       });
+    executor.parallel.for_range(ceil_div(g.panels, kStep), ceil_div(kGrain, step_work),
+                                [&](int64_t begin, int64_t end) {
+                                  const ExactSubnormals mode;
+                                  run(block, begin * kStep, std::min(g.panels, end * kStep));
+                                });
   }
   return {};
 }

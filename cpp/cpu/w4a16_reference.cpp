@@ -51,7 +51,7 @@ std::unique_ptr<double[]> allocate(int64_t count) {
 
 }  // namespace
 
-Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
   if (args.m == 0 || args.weight.shape.n == 0) return {};
   if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
   const Geometry g(args.weight.shape);
@@ -68,7 +68,7 @@ Status w4a16_gemm(const W4A16Args& args, const Parallel& parallel) {
           load_scalar(args.dtype, args.x, m * args.x_stride + (args.perm ? args.perm[k] : k));
     }
   }
-  parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
+  executor.parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
     const ExactSubnormals thread_mode;
     for (int64_t n = begin * panel16::kRows; n < std::min(g.n, end * panel16::kRows); ++n) {
       run(args, g, x, w + n / panel16::kRows * g.k, n);

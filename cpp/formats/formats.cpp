@@ -47,4 +47,11 @@ Status IntGroup::check() const {
   return {};
 }
 
+Status CodeSource::check(const IntGroup& shape) const {
+  if (order != CodeOrder::awq) return {};
+  if (shape.bits != 4) return bad("bits", "4, the only ones that AWQ checkpoints have", shape.bits);
+  if (shape.n % 8 != 0) return bad("n", "a multiple of 8 for codes in the order of AWQ", shape.n);
+  return {};
+}
+
 }  // namespace qcore

@@ -57,10 +57,11 @@ std::vector<py::dict> list_formats() {
 std::vector<py::dict> list_kernels() {
   std::vector<py::dict> result;
   for (const KernelRow& row : kernels()) {
-    const bool on_cpu = row.device == Device::cpu;
-    result.push_back(py::dict("name"_a = row.name, "op"_a = row.op, "format"_a = row.format,
-                              "device"_a = name(row.device), "isa"_a = on_cpu ? name(row.isa) : "",
-                              "layout"_a = row.layout));
+    const bool on_cpu = row.device() == Device::cpu;
+    result.push_back(py::dict("name"_a = row.name, "op"_a = row.op, "format"_a = row.format(),
+                              "device"_a = name(row.device()),
+                              "isa"_a = on_cpu ? name(row.isa) : "",
+                              "layout"_a = row.layout->number));
   }
   return result;
 }
@@ -91,8 +92,9 @@ std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, i
   problem.device = parse_device(device);
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, parse_dtype(scale_dtype));
   const Selection choice = select_or_throw(op, problem);
-  const PackedSizes sizes = choice.row->packed_sizes(problem.weight);
-  return {choice.row->layout, sizes.qweight_bytes, sizes.scales, sizes.zeros};
+  const Layout& layout = *choice.row->layout;
+  const PackedSizes sizes = layout.packed_sizes(problem.weight);
+  return {layout.number, sizes.qweight_bytes, sizes.scales, sizes.zeros};
 }
 
 }  // namespace qcore::binding

@@ -53,11 +53,11 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   weight.scale_dtype = to_dtype(scales.scalar_type());
   check(weight.check(), op);
 
-  const KernelRow* row = row_of_layout("w4a16", descriptor[1]);
-  check(row != nullptr && row->device == device_of(qweight), op, "shape names layout ",
+  const Layout* layout = find_layout(descriptor[1]);
+  check(layout != nullptr && layout->device == device_of(qweight), op, "shape names layout ",
         descriptor[1], ", which no kernel of this build reads on the device of qweight, ",
         describe(qweight));
-  const PackedSizes expected = row->packed_sizes(weight);
+  const PackedSizes expected = layout->packed_sizes(weight);
   const auto check_buffer = [&](const char* name, const Tensor& tensor, int64_t elements) {
     check(tensor.numel() == elements, op, name, " must have ", elements,
           " elements for n=", weight.n, " k=", weight.k, " group_size=", weight.group_size,
@@ -149,19 +149,22 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> pack(const Tensor& codes, const Tenso
   problem.device = device_of(codes);
   problem.weight = weight;
   const KernelRow& row = select_row(kPack, problem);
-  const PackedSizes needed = row.packed_sizes(weight);
+  const PackedSizes needed = row.layout->packed_sizes(weight);
   const Tensor dense_codes = dense(codes), dense_scales = dense(scales);
   const Tensor out_qweight = new_tensor(codes, {needed.qweight_bytes}, ScalarType::Byte);
   const Tensor out_scales = new_tensor(codes, {needed.scales}, scales.scalar_type());
   const Tensor out_zeros = new_tensor(codes, {needed.zeros}, ScalarType::Byte);
   const Tensor shape = new_tensor(
-      codes, {0, row.layout, weight.n, weight.k, weight.group_size, weight.bits, weight.has_zeros},
+      codes,
+      {0, row.layout->number, weight.n, weight.k, weight.group_size, weight.bits, weight.has_zeros},
       ScalarType::Byte);
-  check(row.pack(weight, dense_codes.const_data_ptr<uint8_t>(), dense_scales.const_data_ptr(),
-                 dense_zeros ? dense_zeros->const_data_ptr<uint8_t>() : nullptr,
-                 out_qweight.mutable_data_ptr(), out_scales.mutable_data_ptr(),
-                 zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr, torch_threads()),
-        kPack);
+  const IntGroupView view{weight,
+                          {dense_codes.const_data_ptr()},
+                          dense_scales.const_data_ptr(),
+                          dense_zeros ? dense_zeros->const_data_ptr<uint8_t>() : nullptr};
+  const PackedBuffers buffers{out_qweight.mutable_data_ptr(), out_scales.mutable_data_ptr(),
+                              zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr};
+  check(qcore::pack(*row.layout, view, buffers, torch_threads()), kPack);
   return {out_qweight, out_scales, out_zeros, shape};
 }
 
@@ -169,18 +172,12 @@ std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qweight, const Tensor& s
                                           const Tensor& zeros, const Tensor& shape) {
   const PackedWeight packed = check_packed(kUnpack, qweight, scales, zeros, shape);
   const IntGroup& weight = packed.view.shape;
-  Problem problem;
-  problem.device = device_of(qweight);
-  problem.weight = weight;
-  problem.layout = packed.view.layout;
-  const KernelRow& row = select_row(kUnpack, problem);
-
   const Tensor out_codes = new_tensor(qweight, {weight.n, weight.k}, ScalarType::Byte);
   const Tensor out_scales = new_tensor(qweight, {weight.n, weight.groups()}, scales.scalar_type());
   const Tensor out_zeros = weight.has_zeros
                                ? new_tensor(qweight, {weight.n, weight.groups()}, ScalarType::Byte)
                                : new_tensor(qweight, {0}, ScalarType::Byte);
-  check(row.unpack(
+  check(qcore::unpack(
             packed.view, out_codes.mutable_data_ptr<uint8_t>(), out_scales.mutable_data_ptr(),
             weight.has_zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr, torch_threads()),
         kUnpack);

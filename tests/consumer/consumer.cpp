@@ -25,18 +25,18 @@ int main() {
   problem.weight = shape;
   const auto choice = qcore::select("w4a16", problem);
   if (!choice.row) return std::printf("select: %s\n", choice.status.message().c_str()), 1;
-  const auto sizes = choice.row->packed_sizes(shape);
+  const auto sizes = choice.row->layout->packed_sizes(shape);
   std::vector<uint8_t> qweight(sizes.qweight_bytes);
   std::vector<float> packed_scales(sizes.scales);
-  auto status = choice.row->pack(shape, codes.data(), scales.data(), nullptr, qweight.data(),
-                                 packed_scales.data(), nullptr, {});
+  auto status = qcore::pack(*choice.row->layout, {shape, {codes.data()}, scales.data()},
+                            {qweight.data(), packed_scales.data()}, {});
   if (!status.ok()) return std::printf("pack: %s\n", status.message().c_str()), 1;
 
   qcore::W4A16Args args;
   args.m = 1;
   args.x = x.data();
   args.x_stride = k;
-  args.weight = {shape, choice.row->layout, qweight.data(), packed_scales.data(), nullptr};
+  args.weight = {shape, choice.row->layout->number, qweight.data(), packed_scales.data(), nullptr};
   args.y = y.data();
   status = qcore::w4a16_gemm(args, {});
   if (!status.ok()) return std::printf("gemm: %s\n", status.message().c_str()), 1;

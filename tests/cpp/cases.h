@@ -60,7 +60,9 @@ struct Weight {
   Buffer scales;
   std::vector<uint8_t> zeros;  // empty if symmetric
 
-  const uint8_t* zeros_or_null() const { return shape.has_zeros ? zeros.data() : nullptr; }
+  IntGroupView view() const {
+    return {shape, {codes.data()}, scales.data(), shape.has_zeros ? zeros.data() : nullptr};
+  }
   int centred(int64_t n, int64_t k) const {
     return codes[static_cast<size_t>(n * shape.k + k)] - shape.center();
   }
@@ -92,17 +94,20 @@ struct Packed {
   Status status;
 };
 
-inline Packed pack(const KernelRow& row, const Weight& w, const Parallel& parallel = {}) {
+inline Packed pack(const Layout& layout, const Weight& w, const Parallel& parallel = {}) {
   Packed p;
-  const PackedSizes sizes = row.packed_sizes(w.shape);
+  const PackedSizes sizes = layout.packed_sizes(w.shape);
   p.qweight.resize(static_cast<size_t>(sizes.qweight_bytes), char(0xcc));
   p.scales.resize(static_cast<size_t>(sizes.scales * size_of(w.shape.scale_dtype)), char(0xcc));
   p.zeros.resize(static_cast<size_t>(sizes.zeros), uint8_t{0xcc});
   uint8_t* zeros = w.shape.has_zeros ? p.zeros.data() : nullptr;
-  p.status = row.pack(w.shape, w.codes.data(), w.scales.data(), w.zeros_or_null(), p.qweight.data(),
-                      p.scales.data(), zeros, parallel);
-  p.view = {w.shape, row.layout, p.qweight.data(), p.scales.data(), zeros};
+  p.status = qcore::pack(layout, w.view(), {p.qweight.data(), p.scales.data(), zeros}, parallel);
+  p.view = {w.shape, layout.number, p.qweight.data(), p.scales.data(), zeros};
   return p;
+}
+
+inline Packed pack(const KernelRow& row, const Weight& w, const Parallel& parallel = {}) {
+  return pack(*row.layout, w, parallel);
 }
 
 struct Case {
@@ -232,7 +237,8 @@ inline std::vector<Exact> exact_gemm(const GemmData& d) {
 inline std::vector<const KernelRow*> runnable_rows(const char* op) {
   std::vector<const KernelRow*> rows;
   for (const KernelRow& row : kernels()) {
-    if (std::string_view(row.op) == op && row.device == Device::cpu && row.isa <= detected_isa()) {
+    if (std::string_view(row.op) == op && row.device() == Device::cpu &&
+        row.isa <= detected_isa()) {
       rows.push_back(&row);
     }
   }

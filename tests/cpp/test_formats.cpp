@@ -12,7 +12,7 @@ TEST(Formats, AreNamedOnce) {
 }
 
 TEST(Formats, EveryKernelRowNamesOne) {
-  for (const KernelRow& row : kernels()) EXPECT_NE(find_format(row.format), nullptr) << row.name;
+  for (const KernelRow& row : kernels()) EXPECT_NE(find_format(row.format()), nullptr) << row.name;
 }
 
 TEST(IntGroup, CheckNamesTheArgumentAndWhatCame) {

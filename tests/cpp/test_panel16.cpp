@@ -4,7 +4,6 @@
 
 #include "cases.h"
 #include "cpu/panel16.h"
-#include "thread_pool.h"
 
 namespace qcore {
 namespace {
@@ -33,7 +32,7 @@ TEST(Panel16, FourBitsAreWhereTheLayoutSaysTheyAre) {
            {}};
   for (int c = 0; c < 8; ++c)
     w.codes[static_cast<size_t>(5 * 32 + 8 + c)] = static_cast<uint8_t>(c);
-  const Packed p = pack(*runnable_rows("w4a16").front(), w);
+  const Packed p = pack(panel16::layout, w);
   ASSERT_TRUE(p.status.ok()) << p.status.message();
   ASSERT_EQ(p.qweight.size(), 256u);
   uint32_t words[64];
@@ -62,82 +61,6 @@ TEST(Panel16, SegmentsCoverKOnceAndStayInTheirGroup) {
     EXPECT_EQ(unit, g.units());
   }
 }
-
-// One row for each packing: several rows share a layout.
-std::vector<const KernelRow*> packers() {
-  std::vector<const KernelRow*> rows;
-  for (const KernelRow* row : runnable_rows("w4a16")) {
-    const auto same = [&](const KernelRow* other) {
-      return other->pack == row->pack && other->unpack == row->unpack;
-    };
-    if (std::none_of(rows.begin(), rows.end(), same)) rows.push_back(row);
-  }
-  return rows;
-}
-
-class EveryPacker : public ::testing::TestWithParam<const KernelRow*> {};
-
-TEST_P(EveryPacker, UnpackIsTheInverseOfPack) {
-  const KernelRow& row = *GetParam();
-  ThreadPool pool(2);
-  Rng rng(2);
-  for (int i = 0; i < 150; ++i) {
-    const Weight w = random_weight(random_case(rng).weight, rng);
-    const Packed p = pack(row, w, pool.parallel());
-    ASSERT_TRUE(p.status.ok()) << p.status.message();
-    std::vector<uint8_t> codes(w.codes.size(), 0xee), zeros(w.zeros.size(), 0xee);
-    std::vector<char> scales(w.scales.bytes.size(), char(0xee));
-    const Status status = row.unpack(p.view, codes.data(), scales.data(),
-                                     w.shape.has_zeros ? zeros.data() : nullptr, pool.parallel());
-    ASSERT_TRUE(status.ok()) << status.message();
-    ASSERT_EQ(codes, w.codes);
-    ASSERT_EQ(scales, w.scales.bytes);
-    ASSERT_EQ(zeros, w.zeros);
-  }
-}
-
-TEST_P(EveryPacker, PackNamesTheFirstBadCodeAndZero) {
-  const KernelRow& row = *GetParam();
-  Rng rng(3);
-  Weight w = random_weight({.n = 20, .k = 70, .group_size = 30, .bits = 3, .has_zeros = true}, rng);
-  w.codes[17 * 70 + 33] = 8;
-  w.codes[19 * 70 + 1] = 255;
-  Packed p = pack(row, w);
-  EXPECT_EQ(p.status.code(), StatusCode::invalid_argument);
-  EXPECT_EQ(p.status.message(),
-            "codes: expected values below 8 (bits = 3), got 8 at n = 17, k = 33");
-  w.zeros[4 * 3 + 2] = 9;
-  p = pack(row, w);
-  EXPECT_EQ(p.status.message(),
-            "zeros: expected values below 8 (bits = 3), got 9 at n = 4, group = 2");
-}
-
-TEST_P(EveryPacker, PackNamesMissingArguments) {
-  const KernelRow& row = *GetParam();
-  const IntGroup shape{.n = 1, .k = 2, .group_size = 2, .bits = 4, .has_zeros = true};
-  const uint8_t codes[2] = {}, zeros[1] = {};
-  const float scales[1] = {};
-  char q[256], s[64];
-  uint8_t z[16];
-  const auto message = [&](const Status& status) {
-    EXPECT_EQ(status.code(), StatusCode::invalid_argument);
-    return status.message().substr(0, status.message().find(':'));
-  };
-  EXPECT_EQ(message(row.pack(shape, nullptr, scales, zeros, q, s, z, {})), "codes");
-  EXPECT_EQ(message(row.pack(shape, codes, nullptr, zeros, q, s, z, {})), "scales");
-  EXPECT_EQ(message(row.pack(shape, codes, scales, nullptr, q, s, z, {})), "zeros");
-  EXPECT_EQ(message(row.pack(shape, codes, scales, zeros, nullptr, s, z, {})), "packed_qweight");
-  EXPECT_EQ(message(row.pack(shape, codes, scales, zeros, q, nullptr, z, {})), "packed_scales");
-  EXPECT_EQ(message(row.pack(shape, codes, scales, zeros, q, s, nullptr, {})), "packed_zeros");
-  IntGroup symmetric = shape;
-  symmetric.has_zeros = false;
-  EXPECT_EQ(message(row.pack(symmetric, codes, scales, zeros, q, s, nullptr, {})), "zeros");
-  PackedIntGroup packed{shape, row.layout + 1000, q, s, z};
-  EXPECT_EQ(message(row.unpack(packed, z, s, z, {})), "layout");
-}
-
-INSTANTIATE_TEST_SUITE_P(W4A16, EveryPacker, ::testing::ValuesIn(packers()),
-                         [](const auto& row) { return std::string(row.param->name); });
 
 }  // namespace
 }  // namespace qcore

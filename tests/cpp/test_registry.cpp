@@ -46,12 +46,12 @@ TEST(Registry, TakesTheFastestRow) {
 
 TEST(Registry, FindsTheRowOfALayout) {
   for (const KernelRow& row : kernels()) {
-    const KernelRow* found = row_of_layout(row.op, row.layout);
+    const KernelRow* found = row_of_layout(row.op, row.layout->number);
     ASSERT_NE(found, nullptr);
-    EXPECT_EQ(found->device, row.device);
+    EXPECT_EQ(found->layout, row.layout);
   }
   EXPECT_EQ(row_of_layout("w4a16", 999), nullptr);
-  EXPECT_EQ(row_of_layout("w9a9", kernels().front().layout), nullptr);
+  EXPECT_EQ(row_of_layout("w9a9", kernels().front().layout->number), nullptr);
 }
 
 TEST(Registry, SaysWhatIsWrongWithAProblem) {

@@ -11,7 +11,7 @@
 #include <sched.h>
 #endif
 
-#include "qcore/parallel.h"
+#include "qcore/executor.h"
 
 namespace qcore::testing {
 

@@ -35,4 +35,21 @@ struct IntGroup {
   Status check() const;
 };
 
+// How integer codes lie in the tensors of other people's checkpoints. All are unsigned; columns are
+// those of the weight [N, K].
+enum class CodeOrder : uint8_t {
+  plain,              // u8 [N, K]
+  gptq,               // i32 [ceil(K * bits / 32), N]: along K a stream of bits, lowest first
+  awq,                // i32 [K, N / 8], 4 bits; nibbles hold rows 0, 2, 4, 6, 1, 3, 5, 7 of eight
+  compressed_tensors  // i32 [N, ceil(K * bits / 32)]: along K a stream of bits, lowest first
+};
+
+struct CodeSource {
+  const void* data = nullptr;
+  CodeOrder order = CodeOrder::plain;
+  const int32_t* perm = nullptr;  // [K] or null: column j is column perm[j] of the data (act-order)
+
+  Status check(const IntGroup& shape) const;
+};
+
 }  // namespace qcore

@@ -8,30 +8,13 @@
 #include <string_view>
 #include <vector>
 
+#include "qcore/executor.h"
 #include "qcore/formats.h"
-#include "qcore/parallel.h"
+#include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
 namespace qcore {
-
-// An int_group weight in the layout of one kernel family. `layout` numbers the memory layout: rows
-// with the same number read the same bytes, so forcing another row of that layout needs no
-// repacking.
-struct PackedIntGroup {
-  IntGroup shape;
-  int layout = 0;
-  const void* qweight = nullptr;   // codes
-  const void* scales = nullptr;    // shape.scale_dtype
-  const uint8_t* zeros = nullptr;  // null if symmetric
-};
-
-// How large the buffers of a packed weight are.
-struct PackedSizes {
-  int64_t qweight_bytes = 0;
-  int64_t scales = 0;  // elements of shape.scale_dtype
-  int64_t zeros = 0;   // bytes, 0 if symmetric
-};
 
 // y[M, N] = x[M, perm] * dequantize(weight)^T + bias, accumulated in fp32.
 struct W4A16Args {
@@ -43,6 +26,9 @@ struct W4A16Args {
   const int32_t* perm = nullptr;  // [K] or null; column j of the weight meets x[:, perm[j]]
   const void* bias = nullptr;     // [N] or null
   void* y = nullptr;              // [M, N], contiguous
+  // The result of a row shall not depend on M. CPU rows keep this promise always.
+  bool batch_invariant = false;
+  void* workspace = nullptr;  // as many bytes as w4a16_workspace_bytes() says; CPU rows need none
 };
 
 // What a row may look at before it says yes.
@@ -55,26 +41,23 @@ struct Problem {
 };
 
 struct KernelRow {
-  const char* name;    // "w4a16_avx512": <op>_<isa or sm>
-  const char* op;      // "w4a16"
-  const char* format;  // a name of formats()
-  Device device;
-  Isa isa;  // for CPU rows
-  int layout;
+  const char* name;  // "w4a16_avx512": <op>_<isa or sm>
+  const char* op;    // "w4a16"
+  Isa isa;           // for CPU rows
+  int sm;            // for CUDA rows: the least compute capability, 80 for 8.0
+  const Layout* layout;
   Status (*supports)(const Problem&);
-  PackedSizes (*packed_sizes)(const IntGroup&);
-  // codes [N, K], scales [N, G], zeros [N, G] or null: all contiguous.
-  Status (*pack)(const IntGroup&, const uint8_t* codes, const void* scales, const uint8_t* zeros,
-                 void* packed_qweight, void* packed_scales, uint8_t* packed_zeros, const Parallel&);
-  Status (*unpack)(const PackedIntGroup&, uint8_t* codes, void* scales, uint8_t* zeros,
-                   const Parallel&);
-  Status (*gemm)(const W4A16Args&, const Parallel&);
+  // Null if the row never needs any.
+  Status (*workspace_bytes)(const W4A16Args&, const Executor&, int64_t& bytes);
+  Status (*gemm)(const W4A16Args&, const Executor&);
+
+  Device device() const { return layout->device; }
+  const char* format() const { return layout->format; }
 };
 
 std::span<const KernelRow> kernels();
 
-// The first row of `op` that reads the layout, null if there is none. A layout belongs to one
-// device.
+// The first row of `op` that reads the layout, null if there is none.
 const KernelRow* row_of_layout(std::string_view op, int64_t layout);
 
 struct Rejection {

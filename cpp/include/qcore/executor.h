@@ -1,9 +1,10 @@
-// How the core runs loops on several threads: the caller brings its own pool. torch bundles an
-// OpenMP; a second pool in one process would spin against it, so the core never starts threads by
-// itself.
+// Where and how a call runs. The caller brings its own thread pool: torch bundles an OpenMP, and a
+// second pool in one process would spin against it, so the core never starts threads by itself.
 #pragma once
 
 #include <cstdint>
+
+#include "qcore/types.h"
 
 namespace qcore {
 
@@ -24,6 +25,19 @@ struct Parallel {
         pool, count, grain,
         [](void* state, int64_t begin, int64_t end) { (*static_cast<F*>(state))(begin, end); }, &f);
   }
+};
+
+// The memory that a call works in, and what works there.
+struct Executor {
+  Executor() = default;
+  Executor(const Parallel& pool) : parallel(pool) {}  // NOLINT: a pool is all the CPU needs
+  Executor(int cuda_index, void* cuda_stream)
+      : device(Device::cuda), index(cuda_index), stream(cuda_stream) {}
+
+  Device device = Device::cpu;
+  Parallel parallel;       // CPU
+  int index = 0;           // CUDA: the number of the GPU
+  void* stream = nullptr;  // CUDA: a cudaStream_t; calls return before it is done
 };
 
 }  // namespace qcore

@@ -1,0 +1,73 @@
+// Packed layouts: how the kernels of one family want a weight to lie in memory. Every layout can be
+// packed and unpacked in host memory, whatever device will read it; what goes in comes out again,
+// bit for bit.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "qcore/executor.h"
+#include "qcore/formats.h"
+#include "qcore/status.h"
+#include "qcore/types.h"
+
+namespace qcore {
+
+// An int_group weight in the layout of one kernel family.
+struct PackedIntGroup {
+  IntGroup shape;
+  int layout = 0;                  // its number
+  const void* qweight = nullptr;   // codes
+  const void* scales = nullptr;    // shape.scale_dtype
+  const uint8_t* zeros = nullptr;  // null if symmetric
+};
+
+// How large the buffers of a packed weight are.
+struct PackedSizes {
+  int64_t qweight_bytes = 0;
+  int64_t scales = 0;  // elements of shape.scale_dtype
+  int64_t zeros = 0;   // bytes, 0 if symmetric
+};
+
+// What is packed: codes, scales [N, G] and zeros [N, G] (null if symmetric), contiguous.
+struct IntGroupView {
+  IntGroup shape;
+  CodeSource codes;
+  const void* scales = nullptr;
+  const uint8_t* zeros = nullptr;
+};
+
+// Where packing writes.
+struct PackedBuffers {
+  void* qweight = nullptr;
+  void* scales = nullptr;
+  uint8_t* zeros = nullptr;
+};
+
+struct Layout {
+  using Pack = Status (*)(const IntGroupView&, const PackedBuffers&, const Executor&);
+  using Unpack = Status (*)(const PackedIntGroup&, uint8_t* codes, void* scales, uint8_t* zeros,
+                            const Executor&);
+
+  int number;
+  const char* name;
+  const char* format;  // a name of formats()
+  Device device;       // whose kernels read it
+  PackedSizes (*packed_sizes)(const IntGroup&);
+  Pack pack;  // these rely on the checks of the functions below
+  Unpack unpack;
+  Pack cuda_pack;  // in the memory of a GPU; null if there is none
+  Unpack cuda_unpack;
+};
+
+std::span<const Layout* const> layouts();
+const Layout* find_layout(int64_t number);  // null if there is none
+
+// Check their arguments, then run in the memory that executor.device names. In the memory of a GPU
+// packing waits for the result, because a code may turn out to be too large.
+Status pack(const Layout& layout, const IntGroupView& weight, const PackedBuffers& packed,
+            const Executor& executor);
+Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+              const Executor& executor);
+
+}  // namespace qcore

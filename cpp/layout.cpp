@@ -1,0 +1,124 @@
+// The list of layouts, and the checks of pack and unpack that hold for all of them.
+#include "marlin/layout.h"
+
+#include <string>
+
+#include "cpu/panel16.h"
+#include "formats/code_order.h"
+#include "packing.h"
+
+namespace qcore {
+namespace {
+
+constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout};
+
+Status missing(const char* argument) {
+  return Status::invalid(std::string(argument) + ": expected a pointer, got null");
+}
+
+Status check_zeros(const IntGroup& shape, const char* argument, const void* zeros) {
+  if (shape.has_zeros == (zeros != nullptr) || shape.n == 0) return {};
+  return shape.has_zeros ? missing(argument)
+                         : Status::invalid(std::string(argument) +
+                                           ": expected null, because the weight is symmetric");
+}
+
+Status too_large(const char* argument, const char* column, int value, int64_t index, int64_t width,
+                 int bits) {
+  return Status::invalid(std::string(argument) + ": expected values below " +
+                         std::to_string(1 << bits) + " (bits = " + std::to_string(bits) +
+                         "), got " + std::to_string(value) +
+                         " at n = " + std::to_string(index / width) + ", " + column + " = " +
+                         std::to_string(index % width));
+}
+
+Status check_device(const Layout& layout, const Executor& executor, const void* function) {
+  if (executor.device == Device::cpu || function) return {};
+  return Status::unsupported(std::string("layout: this build cannot pack or unpack ") +
+                             layout.name + " in the memory of a GPU");
+}
+
+// What the host can see: in the memory of a GPU the packer looks itself.
+Status check_values(const IntGroupView& weight) {
+  const IntGroup& shape = weight.shape;
+  for (int64_t i = 0; weight.zeros && i < shape.n * shape.groups(); ++i) {
+    if (weight.zeros[i] >> shape.bits) {
+      return too_large("zeros", "group", weight.zeros[i], i, shape.groups(), shape.bits);
+    }
+  }
+  const int32_t* perm = weight.codes.perm;
+  for (int64_t j = 0; perm && j < shape.k; ++j) {
+    if (perm[j] < 0 || perm[j] >= shape.k) {
+      return Status::invalid("perm: expected columns in [0, " + std::to_string(shape.k) +
+                             "), got " + std::to_string(perm[j]) + " at " + std::to_string(j));
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+std::span<const Layout* const> layouts() {
+  return kLayouts;
+}
+
+const Layout* find_layout(int64_t number) {
+  for (const Layout* layout : kLayouts) {
+    if (layout->number == number) return layout;
+  }
+  return nullptr;
+}
+
+Status FirstBadCode::status(const IntGroupView& weight) const {
+  const int64_t index = first_.load();
+  if (index == kNone) return {};
+  const uint32_t value = code_at(weight.codes, weight.shape, index / weight.shape.k,
+                                 index % weight.shape.k, HostLoad{});
+  return too_large("codes", "k", static_cast<int>(value), index, weight.shape.k, weight.shape.bits);
+}
+
+Status pack(const Layout& layout, const IntGroupView& weight, const PackedBuffers& packed,
+            const Executor& executor) {
+  const IntGroup& shape = weight.shape;
+  if (Status status = shape.check(); !status.ok()) return status;
+  if (Status status = weight.codes.check(shape); !status.ok()) return status;
+  if (Status status = check_zeros(shape, "zeros", weight.zeros); !status.ok()) return status;
+  if (Status status = check_zeros(shape, "packed.zeros", packed.zeros); !status.ok()) return status;
+  if (Status status = check_device(layout, executor, reinterpret_cast<void*>(layout.cuda_pack));
+      !status.ok()) {
+    return status;
+  }
+  if (shape.n == 0) return {};
+  if (!weight.codes.data) return missing("codes");
+  if (!weight.scales) return missing("scales");
+  if (!packed.qweight) return missing("packed.qweight");
+  if (!packed.scales) return missing("packed.scales");
+  if (executor.device == Device::cuda) return layout.cuda_pack(weight, packed, executor);
+  if (Status status = check_values(weight); !status.ok()) return status;
+  return layout.pack(weight, packed, executor);
+}
+
+Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+              const Executor& executor) {
+  const IntGroup& shape = packed.shape;
+  if (Status status = shape.check(); !status.ok()) return status;
+  const Layout* layout = find_layout(packed.layout);
+  if (!layout) {
+    return Status::invalid("layout: there is no layout " + std::to_string(packed.layout));
+  }
+  if (Status status = check_zeros(shape, "zeros", zeros); !status.ok()) return status;
+  if (Status status = check_zeros(shape, "packed.zeros", packed.zeros); !status.ok()) return status;
+  if (Status status = check_device(*layout, executor, reinterpret_cast<void*>(layout->cuda_unpack));
+      !status.ok()) {
+    return status;
+  }
+  if (shape.n == 0) return {};
+  if (!packed.qweight) return missing("packed.qweight");
+  if (!packed.scales) return missing("packed.scales");
+  if (!codes) return missing("codes");
+  if (!scales) return missing("scales");
+  const auto run = executor.device == Device::cuda ? layout->cuda_unpack : layout->unpack;
+  return run(packed, codes, scales, zeros, executor);
+}
+
+}  // namespace qcore

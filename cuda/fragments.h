@@ -1,0 +1,33 @@
+// Which element of a matrix each lane of a warp holds, for the instructions the kernels use: the
+// fragment tables of the PTX ISA (section "Matrix fragments for mma.m16n8k16 with floating point
+// type", and ldmatrix), written once. The weight packer, the kernels and the emulator read them
+// here.
+#pragma once
+
+namespace qcore::fragments {
+
+struct Element {
+  int row, column;
+};
+
+// mma.m16n8k16: D[16, 8] += A[16, 16] * B[16, 8]. Elements of a lane in register order, two 16-bit
+// ones to a register of A and B, one fp32 to a register of C and D.
+inline constexpr int kARegisters = 4, kBRegisters = 2, kCRegisters = 4;
+
+constexpr Element a_element(int lane, int i) {  // i in 0 .. 7
+  return {lane / 4 + (i & 2 ? 8 : 0), lane % 4 * 2 + (i & 1) + (i & 4 ? 8 : 0)};
+}
+constexpr Element b_element(int lane, int i) {  // i in 0 .. 3; row is k
+  return {lane % 4 * 2 + (i & 1) + (i & 2 ? 8 : 0), lane / 4};
+}
+constexpr Element c_element(int lane, int i) {  // i in 0 .. 3
+  return {lane / 4 + (i & 2 ? 8 : 0), lane % 4 * 2 + (i & 1)};
+}
+
+// ldmatrix of 8x8 matrices of 16-bit elements: the lane whose address names a row (lane 8 j + r
+// names row r of matrix j), and what a lane receives of each matrix, two elements in one register.
+constexpr Element ldmatrix_element(int lane, int i) {  // i in 0 .. 1
+  return {lane / 4, lane % 4 * 2 + i};
+}
+
+}  // namespace qcore::fragments

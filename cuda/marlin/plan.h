@@ -1,0 +1,86 @@
+// How one product is cut up for a GPU: which variant of the kernel, how many blocks, what must be
+// prepared before and added up after. Plain host code: the choice is tested where no GPU is.
+#pragma once
+
+#include <cstdint>
+
+#include "marlin/layout.h"
+#include "qcore/kernel.h"
+
+namespace qcore::marlin {
+
+inline constexpr int kWarps = 8;
+inline constexpr int kWarpRows = 32;
+
+// The variants of the kernel that are built: tokens of a block in eights, and warps along K. Few
+// tokens leave room in shared memory for several parts of K.
+struct VariantKey {
+  int token_tiles, warps_k;
+};
+#define QCORE_MARLIN_VARIANTS(X) \
+  X(1, 1) X(1, 2) X(1, 4) X(1, 8) X(2, 1) X(2, 2) X(2, 4) X(4, 1) X(4, 2) X(8, 1)
+inline constexpr VariantKey kVariants[] = {
+#define QCORE_MARLIN_VARIANT(token_tiles, warps_k) {token_tiles, warps_k},
+    QCORE_MARLIN_VARIANTS(QCORE_MARLIN_VARIANT)
+#undef QCORE_MARLIN_VARIANT
+};
+
+// A variant's constants that follow from its key; the kernel is compiled with the same ones.
+template <int kBits, int kTokenTiles, int kWarpsK>
+struct Variant {
+  static constexpr int kWarpsN = kWarps / kWarpsK;
+  static constexpr int kRows = kWarpsN * kWarpRows;
+  static constexpr int kTokens = kTokenTiles * 8;
+  // Deep where little else hides the latency of memory; shallower where activations fill the slots.
+  static constexpr int kStages = kBits == 8         ? (kTokenTiles == 1 ? 4 : 3)
+                                 : kTokenTiles == 1 ? 6
+                                 : kTokenTiles == 2 ? 5
+                                                    : 4;
+  static constexpr int kWeightBytes = kWarps * kWarpRows / kTileRows * tile_bytes(kBits);
+  static constexpr int kPartBytes = kTokens * kChunkColumns * 2;  // activations of one part of K
+  static constexpr int kActivationBytes = kWarpsK * kPartBytes;
+
+  // Scales and zero points of one warp's rows in one stage, for both halves of the chunk.
+  static constexpr int parameter_bytes(DType scale_dtype, bool has_zeros) {
+    return 2 * kWarpRows * (static_cast<int>(size_of(scale_dtype)) + (has_zeros ? 1 : 0));
+  }
+  // A multiple of 128, so that the bits below name a place in a row of activations.
+  static constexpr int stage_bytes(DType scale_dtype, bool has_zeros) {
+    return kWeightBytes + kActivationBytes + kWarps * parameter_bytes(scale_dtype, has_zeros);
+  }
+  // The sums of a block: [part of K][token][row]. The padding spreads a warp's stores over all
+  // banks.
+  static constexpr int kSumStride = kRows + 4;
+  static constexpr int kSumBytes = kWarpsK * kTokens * kSumStride * 4;
+
+  static constexpr int shared_bytes(DType scale_dtype, bool has_zeros) {
+    const int pipeline = kStages * stage_bytes(scale_dtype, has_zeros);
+    return pipeline > kSumBytes ? pipeline : kSumBytes;
+  }
+};
+
+struct DeviceLimits {
+  int multiprocessors;
+  int shared_bytes;  // that one block may have
+};
+
+struct Plan {
+  VariantKey variant;
+  int slices, token_blocks, splits;  // blocks along N, M and K
+  int split_chunks;                  // chunks of K for each split
+  int shared_bytes;
+  bool gather;             // activations are copied into the order of the packed columns
+  int64_t gathered_bytes;  // at the start of the workspace
+  int64_t partial_bytes;   // after them: fp32 sums of the splits
+  int64_t workspace_bytes() const { return gathered_bytes + partial_bytes; }
+};
+
+// What the kernel cannot take (fp32 activations, sizes beyond its counters), with the reason.
+Status supports(const Problem& problem);
+
+Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits);
+
+// The plan with a given variant and number of splits, for tests and for tuning.
+Plan make_plan(const W4A16Args& args, VariantKey variant, int splits);
+
+}  // namespace qcore::marlin

@@ -1,0 +1,119 @@
+// The launches that make one product, in order. `launch` starts a kernel: on a GPU, or in the
+// emulator.
+#pragma once
+
+#include "marlin/activations.cuh"
+#include "marlin/gemm.cuh"
+#include "marlin/plan.h"
+#include "marlin/reduce.cuh"
+#include "marlin/reference.cuh"
+
+namespace qcore::marlin {
+
+// launch.template operator()<Kernel>(blocks, shared_bytes, params) -> Status
+template <class Launch>
+Status run_gather(const W4A16Args& args, void* to, const Launch& launch) {
+  const Geometry g(args.weight.shape);
+  const GatherParams params{.x = args.x,
+                            .x_stride = args.x_stride,
+                            .perm = args.perm,
+                            .k = g.k,
+                            .group_size = g.group_size,
+                            .group_halves = g.group_halves,
+                            .m = static_cast<int>(args.m),
+                            .columns = static_cast<int>(g.chunks * kChunkColumns),
+                            .to = to};
+  return launch.template operator()<Gather>(Gather::blocks(params.m, params.columns), 0, params);
+}
+
+template <class T, class Launch>
+Status run_variant(const W4A16Args& args, VariantKey key, int blocks, int shared_bytes,
+                   const GemmParams& params, const Launch& launch) {
+  const bool four = stored_bits(args.weight.shape.bits) == 4;
+#define QCORE_MARLIN_LAUNCH(token_tiles_, warps_k_)                               \
+  if (key.token_tiles == token_tiles_ && key.warps_k == warps_k_) {               \
+    return four ? launch.template operator()<Gemm<T, 4, token_tiles_, warps_k_>>( \
+                      blocks, shared_bytes, params)                               \
+                : launch.template operator()<Gemm<T, 8, token_tiles_, warps_k_>>( \
+                      blocks, shared_bytes, params);                              \
+  }
+  QCORE_MARLIN_VARIANTS(QCORE_MARLIN_LAUNCH)
+#undef QCORE_MARLIN_LAUNCH
+  return Status::unsupported("plan: no such variant of the kernel");
+}
+
+// args.workspace holds plan.workspace_bytes().
+template <class T, class Launch>
+Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
+  const PackedIntGroup& weight = args.weight;
+  const Geometry g(weight.shape);
+  const bool vector_store = g.n % 8 == 0 && reinterpret_cast<uintptr_t>(args.y) % 16 == 0;
+  char* const workspace = static_cast<char*>(args.workspace);
+  float* const partial = reinterpret_cast<float*>(workspace + plan.gathered_bytes);
+  const int64_t columns = g.chunks * kChunkColumns;
+  if (plan.gather) {
+    if (Status status = run_gather(args, workspace, launch); !status.ok()) return status;
+  }
+
+  const GemmParams params{
+      .x = plan.gather ? workspace : args.x,
+      .x_stride = (plan.gather ? columns : args.x_stride) / 8,
+      .m = static_cast<int>(args.m),
+      .n = static_cast<int>(g.n),
+      .x_columns = plan.gather ? columns : g.k,
+      .qweight = weight.qweight,
+      .scales = weight.scales,
+      .zeros = weight.zeros,
+      .scale_dtype = weight.shape.scale_dtype,
+      .center = weight.shape.center(),
+      .groups = static_cast<int>(g.groups),
+      .group_halves = static_cast<int>(g.group_halves),
+      .halves = static_cast<int>(g.halves),
+      .chunks = static_cast<int>(g.chunks),
+      .slices = plan.slices,
+      .token_blocks = plan.token_blocks,
+      .splits = plan.splits,
+      .split_chunks = plan.split_chunks,
+      .bias = args.bias,
+      .y = args.y,
+      .partial = partial,
+      .vector_store = vector_store,
+  };
+  const int blocks = plan.slices * plan.token_blocks * plan.splits;
+  if (Status status = run_variant<T>(args, plan.variant, blocks, plan.shared_bytes, params, launch);
+      !status.ok() || plan.splits == 1) {
+    return status;
+  }
+  const int64_t width = int64_t{plan.slices} * kWarps / plan.variant.warps_k * kWarpRows;
+  return launch.template operator()<Reduce<T>>(Reduce<T>::blocks(args.m, width), 0,
+                                               ReduceParams{.partial = partial,
+                                                            .splits = plan.splits,
+                                                            .m = params.m,
+                                                            .n = params.n,
+                                                            .width = width,
+                                                            .bias = args.bias,
+                                                            .y = args.y,
+                                                            .vector_store = vector_store});
+}
+
+template <class Launch>
+Status run_reference(const W4A16Args& args, const Launch& launch) {
+  const PackedIntGroup& weight = args.weight;
+  return launch.template operator()<Reference>(
+      Reference::blocks(weight.shape.n), 0,
+      ReferenceParams{.dtype = args.dtype,
+                      .scale_dtype = weight.shape.scale_dtype,
+                      .x = args.x,
+                      .x_stride = args.x_stride,
+                      .m = args.m,
+                      .geometry = Geometry(weight.shape),
+                      .qweight = static_cast<const uint8_t*>(weight.qweight),
+                      .scales = weight.scales,
+                      .zeros = weight.zeros,
+                      .center = weight.shape.center(),
+                      .perm = args.perm,
+                      .bias = args.bias,
+                      .y = args.y});
+}
+
+}  // namespace qcore::marlin

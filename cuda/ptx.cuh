@@ -1,0 +1,233 @@
+// Every instruction that a kernel uses beyond plain arithmetic on its own registers, one small
+// wrapper each. Kernels touch memory and other threads through these names only, so the same kernel
+// source also runs on the CPU: with QCORE_SIMT defined, tests/simt/ptx.h gives every name a twin
+// that executes one fiber per thread and reports races, stray accesses and deadlocks.
+//
+// Shared memory is addressed by byte offsets into the block's dynamic shared memory.
+#pragma once
+
+#include <cstdint>
+
+namespace qcore::ptx {
+
+// 16 bytes, the widest access.
+struct alignas(16) Vec16 {
+  uint32_t word[4];
+};
+
+// Element types of matrices; their values travel as bits, two to a 32-bit register.
+struct Half {};
+struct Bfloat {};
+
+using SharedOffset = uint32_t;
+
+}  // namespace qcore::ptx
+
+#if defined(QCORE_SIMT)
+
+#define QCORE_DEVICE inline
+#define QCORE_UNROLL
+#include "simt/ptx.h"
+
+#else
+
+#define QCORE_DEVICE __device__ __forceinline__
+// Before a loop over registers: an array that is indexed at run time would live in local memory.
+#define QCORE_UNROLL _Pragma("unroll")
+
+namespace qcore::ptx {
+
+// ---- Who is asking
+
+// Volatile, so that what is computed from it anew late in a kernel is not kept in registers until
+// then.
+QCORE_DEVICE int thread_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
+  return index;
+}
+QCORE_DEVICE int block_index() {
+  int index;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(index));
+  return index;
+}
+QCORE_DEVICE int block_count() {
+  return static_cast<int>(gridDim.x);
+}
+
+// ---- Meeting points
+
+// All threads of the block. Orders shared and global memory among them.
+QCORE_DEVICE void sync_block() {
+  __syncthreads();
+}
+// All lanes of the warp. Orders memory among them.
+QCORE_DEVICE void sync_warp() {
+  __syncwarp();
+}
+// The value of lane (this lane XOR mask).
+QCORE_DEVICE float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xffffffffu, value, mask);
+}
+
+// ---- Memory
+
+QCORE_DEVICE char* shared_memory() {
+  extern __shared__ __align__(1024) char qcore_shared_memory[];
+  return qcore_shared_memory;
+}
+QCORE_DEVICE uint32_t shared_address(SharedOffset at) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(shared_memory())) + at;
+}
+
+// T is an integer type, float or Vec16; addresses are aligned to its size.
+template <class T>
+QCORE_DEVICE T load_shared(SharedOffset at) {
+  return *reinterpret_cast<const T*>(shared_memory() + at);
+}
+template <>
+QCORE_DEVICE Vec16 load_shared<Vec16>(SharedOffset at) {
+  const uint4 v = *reinterpret_cast<const uint4*>(shared_memory() + at);
+  return {{v.x, v.y, v.z, v.w}};
+}
+template <class T>
+QCORE_DEVICE void store_shared(SharedOffset at, T value) {
+  *reinterpret_cast<T*>(shared_memory() + at) = value;
+}
+
+template <class T>
+QCORE_DEVICE T load_global(const T* from) {
+  return *from;
+}
+template <class T>
+QCORE_DEVICE void store_global(T* to, T value) {
+  *to = value;
+}
+template <>
+QCORE_DEVICE void store_global<Vec16>(Vec16* to, Vec16 v) {
+  *reinterpret_cast<uint4*>(to) = make_uint4(v.word[0], v.word[1], v.word[2], v.word[3]);
+}
+
+// Copies `bytes` (0 .. 16) bytes of global memory and zeros after them, 16 bytes in all, without
+// passing through registers. Both addresses are multiples of 16. The bytes are there for this
+// thread after the matching copy_async_wait, for others after a meeting point that follows it.
+QCORE_DEVICE void copy_async_16(SharedOffset to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
+               "r"(bytes)
+               : "memory");
+}
+// Closes the group of this thread's copies since the last commit; a group may be empty.
+QCORE_DEVICE void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+// Waits until at most kPending of this thread's newest groups are still under way.
+template <int kPending>
+QCORE_DEVICE void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
+}
+
+// ---- Matrices: executed by a whole warp together (fragments.h says who holds what)
+
+// Four 8x8 matrices of 16-bit elements; lane 8 j + r names the 16 bytes of row r of matrix j.
+QCORE_DEVICE void ldmatrix_x4(uint32_t (&r)[4], SharedOffset row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
+// d += a * b, accumulated in fp32.
+template <class T>
+QCORE_DEVICE void mma_16x8x16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
+template <>
+QCORE_DEVICE void mma_16x8x16<Half>(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+template <>
+QCORE_DEVICE void mma_16x8x16<Bfloat>(float (&d)[4], const uint32_t (&a)[4],
+                                      const uint32_t (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// ---- Bits and packed arithmetic
+
+// (a & mask) | bits in one instruction.
+template <uint32_t kMask, uint32_t kBits>
+QCORE_DEVICE uint32_t and_or(uint32_t a) {
+  uint32_t r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "n"(kMask), "n"(kBits));
+  return r;
+}
+// Bytes of {b, a} chosen by the nibbles of the selector: 0 .. 3 are those of a, 4 .. 7 those of b.
+template <uint32_t kSelector>
+QCORE_DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b) {
+  return __byte_perm(a, b, kSelector);
+}
+
+// a * b + c of two numbers at once, rounded once.
+template <class T>
+QCORE_DEVICE uint32_t fma2(uint32_t a, uint32_t b, uint32_t c);
+template <>
+QCORE_DEVICE uint32_t fma2<Half>(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+template <>
+QCORE_DEVICE uint32_t fma2<Bfloat>(uint32_t a, uint32_t b, uint32_t c) {
+  uint32_t d;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+QCORE_DEVICE uint32_t add2_half(uint32_t a, uint32_t b) {
+  uint32_t d;
+  asm("add.rn.f16x2 %0, %1, %2;" : "=r"(d) : "r"(a), "r"(b));
+  return d;
+}
+
+QCORE_DEVICE float float_from_bits(uint32_t bits) {
+  return __uint_as_float(bits);
+}
+QCORE_DEVICE uint32_t bits_of(float value) {
+  return __float_as_uint(value);
+}
+
+// One 16-bit number, in the low half of its argument, as fp32; exact.
+template <class T>
+QCORE_DEVICE float to_float(uint32_t bits);
+template <>
+QCORE_DEVICE float to_float<Half>(uint32_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(static_cast<uint16_t>(bits)));
+  return value;
+}
+template <>
+QCORE_DEVICE float to_float<Bfloat>(uint32_t bits) {
+  return __uint_as_float(bits << 16);
+}
+
+// {low, high} as two 16-bit numbers, rounded to nearest even.
+template <class T>
+QCORE_DEVICE uint32_t pack2(float low, float high);
+template <>
+QCORE_DEVICE uint32_t pack2<Half>(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+template <>
+QCORE_DEVICE uint32_t pack2<Bfloat>(float low, float high) {
+  uint32_t d;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
+  return d;
+}
+
+}  // namespace qcore::ptx
+
+#endif

@@ -1,0 +1,176 @@
+#include <gtest/gtest.h>
+
+#include "cases.h"
+#include "formats/code_order.h"
+#include "thread_pool.h"
+
+namespace qcore {
+namespace {
+
+using namespace testing;
+
+class EveryLayout : public ::testing::TestWithParam<const Layout*> {
+ protected:
+  const Layout& layout() const { return *GetParam(); }
+};
+
+TEST_P(EveryLayout, UnpackIsTheInverseOfPack) {
+  ThreadPool pool(2);
+  Rng rng(2);
+  for (int i = 0; i < 150; ++i) {
+    const Weight w = random_weight(random_case(rng).weight, rng);
+    const Packed p = pack(layout(), w, pool.parallel());
+    ASSERT_TRUE(p.status.ok()) << p.status.message();
+    std::vector<uint8_t> codes(w.codes.size(), 0xee), zeros(w.zeros.size(), 0xee);
+    std::vector<char> scales(w.scales.bytes.size(), char(0xee));
+    const Status status = unpack(p.view, codes.data(), scales.data(),
+                                 w.shape.has_zeros ? zeros.data() : nullptr, pool.parallel());
+    ASSERT_TRUE(status.ok()) << status.message();
+    ASSERT_EQ(codes, w.codes);
+    ASSERT_EQ(scales, w.scales.bytes);
+    ASSERT_EQ(zeros, w.zeros);
+  }
+}
+
+TEST_P(EveryLayout, WritesEveryByteWhateverWasThere) {
+  Rng rng(4);
+  for (int i = 0; i < 20; ++i) {
+    const Weight w = random_weight(random_case(rng).weight, rng);
+    const Packed p = pack(layout(), w);
+    std::vector<char> qweight(p.qweight.size(), 0x11), scales(p.scales.size(), 0x11);
+    std::vector<uint8_t> zeros(p.zeros.size(), 0x11);
+    const Status status =
+        pack(layout(), w.view(),
+             {qweight.data(), scales.data(), zeros.empty() ? nullptr : zeros.data()}, {});
+    ASSERT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(qweight, p.qweight);
+    EXPECT_EQ(scales, p.scales);
+    EXPECT_EQ(zeros, p.zeros);
+  }
+}
+
+// The codes of a weight as another checkpoint format stores them, written straight from its
+// description.
+std::vector<uint32_t> foreign(const Weight& w, CodeOrder order) {
+  const IntGroup& s = w.shape;
+  const int64_t stream = ceil_div(s.k * s.bits, 32);
+  std::vector<uint32_t> words(
+      static_cast<size_t>(order == CodeOrder::awq ? s.k * (s.n / 8) : stream * s.n));
+  for (int64_t n = 0; n < s.n; ++n) {
+    for (int64_t k = 0; k < s.k; ++k) {
+      const uint32_t code = w.codes[static_cast<size_t>(n * s.k + k)];
+      if (order == CodeOrder::awq) {
+        constexpr int kPlace[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // inverse of 0 2 4 6 1 3 5 7
+        words[static_cast<size_t>(k * (s.n / 8) + n / 8)] |= code << (4 * kPlace[n % 8]);
+        continue;
+      }
+      for (int b = 0; b < s.bits; ++b) {
+        const int64_t bit = k * s.bits + b;
+        const int64_t word = order == CodeOrder::gptq ? bit / 32 * s.n + n : n * stream + bit / 32;
+        words[static_cast<size_t>(word)] |= (code >> b & 1u) << (bit % 32);
+      }
+    }
+  }
+  return words;
+}
+
+TEST_P(EveryLayout, PacksForeignOrdersDirectly) {
+  Rng rng(5);
+  for (int i = 0; i < 60; ++i) {
+    Weight w = random_weight(random_case(rng).weight, rng);
+    for (const CodeOrder order : {CodeOrder::gptq, CodeOrder::awq, CodeOrder::compressed_tensors}) {
+      IntGroup shape = w.shape;
+      if (order == CodeOrder::awq) {
+        shape.bits = 4;
+        shape.n = ceil_div(shape.n, 8) * 8;
+      }
+      const Weight source = random_weight(shape, rng);
+      std::vector<int32_t> perm(static_cast<size_t>(shape.k));
+      for (size_t j = 0; j < perm.size(); ++j) perm[j] = static_cast<int32_t>(j);
+      std::shuffle(perm.begin(), perm.end(), rng);
+      Weight permuted = source;
+      for (int64_t n = 0; n < shape.n; ++n) {
+        for (int64_t k = 0; k < shape.k; ++k) {
+          permuted.codes[static_cast<size_t>(n * shape.k + k)] =
+              source.codes[static_cast<size_t>(n * shape.k + perm[static_cast<size_t>(k)])];
+        }
+      }
+      const std::vector<uint32_t> words = foreign(source, order);
+      Packed p = pack(layout(), permuted);
+      const std::vector<char> expected = p.qweight;
+      IntGroupView view = source.view();
+      view.codes = {words.data(), order, perm.data()};
+      const Status status =
+          pack(layout(), view,
+               {p.qweight.data(), p.scales.data(), p.zeros.empty() ? nullptr : p.zeros.data()}, {});
+      ASSERT_TRUE(status.ok()) << status.message();
+      ASSERT_EQ(p.qweight, expected) << static_cast<int>(order);
+    }
+  }
+}
+
+TEST_P(EveryLayout, PackNamesTheFirstBadCodeAndZero) {
+  Rng rng(3);
+  Weight w = random_weight({.n = 20, .k = 70, .group_size = 30, .bits = 3, .has_zeros = true}, rng);
+  w.codes[17 * 70 + 33] = 8;
+  w.codes[19 * 70 + 1] = 255;
+  Packed p = pack(layout(), w);
+  EXPECT_EQ(p.status.code(), StatusCode::invalid_argument);
+  EXPECT_EQ(p.status.message(),
+            "codes: expected values below 8 (bits = 3), got 8 at n = 17, k = 33");
+  w.zeros[4 * 3 + 2] = 9;
+  p = pack(layout(), w);
+  EXPECT_EQ(p.status.message(),
+            "zeros: expected values below 8 (bits = 3), got 9 at n = 4, group = 2");
+}
+
+TEST_P(EveryLayout, NamesMissingAndWrongArguments) {
+  const IntGroup shape{.n = 1, .k = 2, .group_size = 2, .bits = 4, .has_zeros = true};
+  const uint8_t codes[2] = {}, zeros[1] = {};
+  const float scales[1] = {};
+  char q[4096], s[256];
+  uint8_t z[64];
+  const auto message = [&](const IntGroupView& view, const PackedBuffers& to) {
+    const Status status = pack(layout(), view, to, {});
+    EXPECT_EQ(status.code(), StatusCode::invalid_argument);
+    return status.message().substr(0, status.message().find(':'));
+  };
+  EXPECT_EQ(message({shape, {}, scales, zeros}, {q, s, z}), "codes");
+  EXPECT_EQ(message({shape, {codes}, nullptr, zeros}, {q, s, z}), "scales");
+  EXPECT_EQ(message({shape, {codes}, scales, nullptr}, {q, s, z}), "zeros");
+  EXPECT_EQ(message({shape, {codes}, scales, zeros}, {nullptr, s, z}), "packed.qweight");
+  EXPECT_EQ(message({shape, {codes}, scales, zeros}, {q, nullptr, z}), "packed.scales");
+  EXPECT_EQ(message({shape, {codes}, scales, zeros}, {q, s, nullptr}), "packed.zeros");
+  EXPECT_EQ(message({shape, {codes, CodeOrder::awq}, scales, zeros}, {q, s, z}), "n");
+  const int32_t perm[2] = {0, 2};
+  EXPECT_EQ(message({shape, {codes, CodeOrder::plain, perm}, scales, zeros}, {q, s, z}), "perm");
+  IntGroup other = shape;
+  other.has_zeros = false;
+  EXPECT_EQ(message({other, {codes}, scales, zeros}, {q, s, nullptr}), "zeros");
+  other.bits = 8;
+  EXPECT_EQ(message({other, {codes, CodeOrder::awq}, scales, nullptr}, {q, s, nullptr}), "bits");
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(layouts()),
+                         [](const auto& layout) { return std::string(layout.param->name); });
+
+TEST(Layouts, AreFoundByTheirNumber) {
+  for (const Layout* layout : layouts()) EXPECT_EQ(find_layout(layout->number), layout);
+  EXPECT_EQ(find_layout(999), nullptr);
+  uint8_t byte = 0;
+  const PackedIntGroup packed{{.n = 1, .k = 1, .group_size = 1}, 999, &byte, &byte, nullptr};
+  EXPECT_EQ(unpack(packed, &byte, &byte, nullptr, {}).message(), "layout: there is no layout 999");
+}
+
+TEST(Layouts, NoGpuNoPackingThere) {
+  if (find_layout(1)->cuda_pack) GTEST_SKIP();
+  const uint8_t codes[2] = {};
+  const float scales[1] = {};
+  char q[256], s[64];
+  const Status status = pack(*find_layout(1), {{.n = 1, .k = 2, .group_size = 2}, {codes}, scales},
+                             {q, s}, Executor(0, nullptr));
+  EXPECT_EQ(status.code(), StatusCode::unsupported);
+}
+
+}  // namespace
+}  // namespace qcore

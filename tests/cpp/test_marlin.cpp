@@ -1,0 +1,386 @@
+// The CUDA kernels of cuda/marlin, run by the emulator: the same source that nvcc compiles.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <set>
+
+#include "cases.h"
+#include "marlin/run.h"
+#include "simt/simt.h"
+
+namespace qcore {
+namespace {
+
+using namespace testing;
+using marlin::DeviceLimits;
+using marlin::Plan;
+using marlin::VariantKey;
+using simt::Access;
+using simt::Order;
+
+// How blocks and threads take turns.
+struct Schedule {
+  Order order = Order::ascending;
+  uint32_t seed = 0;
+  int resident_blocks = 3;
+};
+
+class Emulator {
+ public:
+  explicit Emulator(const Schedule& schedule) : schedule_(schedule) {}
+
+  template <class Kernel>
+  Status operator()(int blocks, int shared_bytes, const typename Kernel::Params& params) const {
+    simt::launch({.name = __PRETTY_FUNCTION__,
+                  .grid = blocks,
+                  .threads = Kernel::kThreads,
+                  .shared_bytes = shared_bytes,
+                  .order = schedule_.order,
+                  .seed = schedule_.seed,
+                  .resident_blocks = schedule_.resident_blocks},
+                 [&] { Kernel::run(params); });
+    return {};
+  }
+
+ private:
+  Schedule schedule_;
+};
+
+// One product with its memory on the emulated GPU.
+class Problem {
+ public:
+  // x lies `misaligned` elements behind a boundary of 256 bytes.
+  explicit Problem(const GemmData& data, int64_t misaligned = 0)
+      : data_(data),
+        packed_(pack(marlin::layout, data.weight)),
+        x_("x", with_gap(data.x.bytes, misaligned * 2)),
+        qweight_("qweight", packed_.qweight),
+        scales_("scales", packed_.scales),
+        zeros_("zeros", packed_.zeros),
+        perm_("perm", data.perm),
+        bias_("bias", data.bias.bytes) {
+    EXPECT_TRUE(packed_.status.ok()) << packed_.status.message();
+    args = data.args(packed_.view, nullptr);
+    args.x = x_.data<char>() + misaligned * 2;
+    args.weight.qweight = qweight_.data<char>();
+    args.weight.scales = scales_.data<char>();
+    if (args.weight.zeros) args.weight.zeros = zeros_.data<uint8_t>();
+    if (args.perm) args.perm = perm_.data<int32_t>();
+    if (args.bias) args.bias = bias_.data<char>();
+  }
+
+  std::vector<char> multiply(const Plan& plan, const Schedule& schedule = {}) {
+    return run(plan.workspace_bytes(), [&] {
+      const Emulator launch(schedule);
+      return data_.shape.dtype == DType::f16 ? marlin::run_gemm<ptx::Half>(args, plan, launch)
+                                             : marlin::run_gemm<ptx::Bfloat>(args, plan, launch);
+    });
+  }
+  std::vector<char> multiply_by_reference() {
+    return run(0, [&] { return marlin::run_reference(args, Emulator({})); });
+  }
+
+  // Every element is as near to the exact product as rounding allows.
+  void compare(const std::vector<char>& y, const std::string& how) const {
+    const DType dtype = data_.shape.dtype;
+    const std::vector<Exact> exact = exact_gemm(data_);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      const double got = load_scalar(dtype, y.data(), static_cast<int64_t>(i));
+      const double size = std::abs(exact[i].value);
+      const double half_step = dtype == DType::f32    ? size * 0x1p-24
+                               : dtype == DType::bf16 ? size * 0x1p-8
+                                                      : std::max(size * 0x1p-11, 0x1p-25);
+      const double bound = 8 * 0x1p-23 * exact[i].magnitude + 1.01 * half_step;
+      ASSERT_LE(std::abs(got - exact[i].value), bound)  // false for NaN
+          << describe(data_.shape) << ", " << how << ", at " << i << ": expected " << exact[i].value
+          << ", got " << got;
+    }
+  }
+
+  W4A16Args args;
+
+ private:
+  static std::vector<char> with_gap(const std::vector<char>& bytes, int64_t gap) {
+    std::vector<char> moved(static_cast<size_t>(gap), char(0xff));
+    moved.insert(moved.end(), bytes.begin(), bytes.end());
+    return moved;
+  }
+
+  template <class Launch>
+  std::vector<char> run(int64_t workspace_bytes, const Launch& launch) {
+    const int64_t count = args.m * args.weight.shape.n;
+    const simt::Buffer y("y", static_cast<size_t>(count * size_of(args.dtype)), Access::write_once);
+    const simt::Buffer workspace("workspace", static_cast<size_t>(workspace_bytes),
+                                 Access::read_write);
+    args.y = y.data<char>();
+    args.workspace = workspace.data<char>();
+    const Status status = launch();
+    EXPECT_TRUE(status.ok()) << status.message();
+    return y.values<char>();
+  }
+
+  const GemmData& data_;
+  Packed packed_;
+  simt::Buffer x_, qweight_, scales_, zeros_, perm_, bias_;
+};
+
+std::string describe(const Plan& plan) {
+  return "tokens " + std::to_string(plan.variant.token_tiles * 8) + ", warps along K " +
+         std::to_string(plan.variant.warps_k) + ", splits " + std::to_string(plan.splits);
+}
+
+// Shapes around the tiles of the CUDA kernels: panels of 64, blocks of 32 .. 256 rows, halves of 32
+// columns and chunks of 64.
+Case gpu_case(Rng& rng) {
+  Case c;
+  IntGroup& w = c.weight;
+  w.bits = pick(rng, {2, 3, 4, 4, 4, 8, 8});
+  w.n = pick<int64_t>(rng, {1, 15, 32, 33, 64, 65, 96, 255, 256, 257, uniform(rng, 1, 400)});
+  w.k = pick<int64_t>(rng, {1, 8, 31, 64, 65, 128, 256, 264, 1000, uniform(rng, 1, 1200),
+                            8 * uniform(rng, 1, 150)});
+  w.group_size = std::min(w.k, pick<int64_t>(rng, {32, 64, 128, w.k, uniform(rng, 1, w.k), 48}));
+  if (w.group_size < 8) w.k = std::min<int64_t>(w.k, 40);  // each group is padded to 32 columns
+  w.has_zeros = pick(rng, {false, true});
+  w.scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
+  c.dtype = pick(rng, {DType::f16, DType::bf16});
+  c.m = pick<int64_t>(rng, {1, 2, 7, 8, 9, 16, 17, 31, 33, 64, 65, uniform(rng, 1, 300)});
+  c.perm = pick(rng, {false, false, true});
+  c.bias = pick(rng, {false, true});
+  c.gap = pick<int64_t>(rng, {0, 0, 1, 8});
+  return c;
+}
+
+Schedule any_schedule(Rng& rng) {
+  return {pick(rng, {Order::ascending, Order::descending, Order::shuffled}),
+          static_cast<uint32_t>(rng()), pick(rng, {1, 2, 5})};
+}
+
+// QCORE_TEST_SEED changes the shapes and numbers of the random tests.
+Rng fresh_rng(uint64_t salt) {
+  const char* seed = std::getenv("QCORE_TEST_SEED");
+  return Rng(salt + (seed ? std::strtoull(seed, nullptr, 10) * 1000 : 0));
+}
+
+TEST(Marlin, IsCloseToTheExactProduct) {
+  Rng rng = fresh_rng(31);
+  for (int i = 0; i < 120; ++i) {
+    const GemmData data = random_data(gpu_case(rng), rng);
+    Problem problem(data, pick<int64_t>(rng, {0, 0, 0, 1, 3}));
+    const DeviceLimits limits{pick(rng, {1, 4, 16, 132}), pick(rng, {99 << 10, 227 << 10})};
+    problem.args.batch_invariant = pick(rng, {false, false, true});
+    const Plan plan = marlin::choose_plan(problem.args, limits);
+    EXPECT_LE(plan.shared_bytes, limits.shared_bytes);
+    problem.compare(problem.multiply(plan, any_schedule(rng)), describe(plan));
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+TEST(Marlin, EveryVariant) {
+  Rng rng = fresh_rng(32);
+  for (const VariantKey& variant : marlin::kVariants) {
+    for (const DType dtype : {DType::f16, DType::bf16}) {
+      for (const int bits : {4, 8}) {
+        for (const int splits : {1, 3}) {
+          Case c{.weight = {.n = uniform(rng, 200, 300),
+                            .k = 8 * uniform(rng, 60, 130),
+                            .group_size = pick<int64_t>(rng, {32, 64, 96, 128}),
+                            .bits = bits,
+                            .has_zeros = pick(rng, {false, true}),
+                            .scale_dtype = dtype},
+                 .m = uniform(rng, 1, 100),
+                 .dtype = dtype,
+                 .bias = true};
+          const GemmData data = random_data(c, rng);
+          Problem problem(data);
+          const Plan plan = marlin::make_plan(problem.args, variant, splits);
+          problem.compare(problem.multiply(plan, any_schedule(rng)), describe(plan));
+          if (::testing::Test::HasFailure()) return;
+        }
+      }
+    }
+  }
+}
+
+TEST(Marlin, SameBitsInEveryOrderOfBlocks) {
+  Rng rng = fresh_rng(33);
+  for (int i = 0; i < 6; ++i) {
+    Case c = gpu_case(rng);
+    c.weight.n = 300;
+    const GemmData data = random_data(c, rng);
+    Problem problem(data);
+    const Plan plan = marlin::make_plan(problem.args, pick(rng, {VariantKey{1, 8}, {2, 2}, {4, 1}}),
+                                        static_cast<int>(uniform(rng, 1, 5)));
+    const std::vector<char> y = problem.multiply(plan);
+    for (const Order order : {Order::descending, Order::shuffled}) {
+      EXPECT_EQ(y, problem.multiply(plan, {order, static_cast<uint32_t>(i), 4}));
+    }
+  }
+}
+
+TEST(Marlin, BatchInvariantRowsDoNotDependOnM) {
+  Rng rng = fresh_rng(34);
+  for (int i = 0; i < 6; ++i) {
+    Case c = gpu_case(rng);
+    c.m = 90;
+    const GemmData data = random_data(c, rng);
+    const DeviceLimits limits{pick(rng, {1, 8, 132}), 227 << 10};
+    Problem whole(data);
+    whole.args.batch_invariant = true;
+    const std::vector<char> y = whole.multiply(marlin::choose_plan(whole.args, limits));
+    for (const int64_t m : {1, 5, 16, 30, 64}) {
+      GemmData part = data;
+      part.shape.m = m;
+      const int64_t first = uniform(rng, 0, c.m - m);
+      part.x.bytes.erase(part.x.bytes.begin(), part.x.bytes.begin() + first * data.x_stride * 2);
+      Problem alone(part);
+      alone.args.batch_invariant = true;
+      const std::vector<char> rows = alone.multiply(marlin::choose_plan(alone.args, limits));
+      EXPECT_EQ(0, std::memcmp(rows.data(), y.data() + first * c.weight.n * 2, rows.size()))
+          << describe(c) << ", rows " << first << " + " << m;
+    }
+  }
+}
+
+// A basis vector returns one column of the dequantized weight, rounded once.
+TEST(Marlin, OneHotReturnsOneColumnExactly) {
+  Rng rng = fresh_rng(35);
+  for (int i = 0; i < 12; ++i) {
+    Case c = gpu_case(rng);
+    c.bias = false;
+    c.m = uniform(rng, 1, 40);
+    GemmData data = random_data(c, rng);
+    std::vector<int64_t> column(static_cast<size_t>(c.m));
+    for (int64_t m = 0; m < c.m; ++m) {
+      const int64_t k = column[static_cast<size_t>(m)] = uniform(rng, 0, c.weight.k - 1);
+      for (int64_t j = 0; j < c.weight.k; ++j) {
+        const int64_t source = c.perm ? data.perm[static_cast<size_t>(j)] : j;
+        data.x.set(m * data.x_stride + source, j == k ? 1.0f : 0.0f);
+      }
+    }
+    Problem problem(data);
+    const std::vector<char> y =
+        problem.multiply(marlin::choose_plan(problem.args, {pick(rng, {1, 64}), 227 << 10}));
+    const IntGroup& w = c.weight;
+    for (int64_t m = 0; m < c.m; ++m) {
+      const int64_t k = column[static_cast<size_t>(m)], g = k / w.group_size;
+      for (int64_t n = 0; n < w.n; ++n) {
+        const float weight =
+            data.weight.scales.get(n * w.groups() + g) *
+            static_cast<float>(data.weight.centred(n, k) - data.weight.zero_less_center(n, g));
+        Buffer rounded(c.dtype, 1);
+        rounded.set(0, weight);
+        ASSERT_EQ(load_scalar(c.dtype, y.data(), m * w.n + n), rounded.get(0))
+            << describe(c) << " m=" << m << " n=" << n << " k=" << k;
+      }
+    }
+  }
+}
+
+TEST(Marlin, InfinityAndNaNStayInTheirRow) {
+  Rng rng = fresh_rng(36);
+  Case c{.weight = {.n = 70, .k = 200, .group_size = 64}, .m = 12, .dtype = DType::f16};
+  c.weight.scale_dtype = DType::f16;
+  GemmData data = random_data(c, rng);
+  data.x.set(3 * data.x_stride + 77, INFINITY);
+  data.x.set(9 * data.x_stride + 5, NAN);
+  Problem problem(data);
+  const std::vector<char> y = problem.multiply(marlin::choose_plan(problem.args, {8, 227 << 10}));
+  for (int64_t i = 0; i < c.m * c.weight.n; ++i) {
+    const float value = load_scalar(c.dtype, y.data(), i);
+    const int64_t m = i / c.weight.n, n = i % c.weight.n;
+    if (m == 9) {
+      EXPECT_TRUE(std::isnan(value));
+    } else if (m == 3) {
+      EXPECT_EQ(std::isnan(value), data.weight.centred(n, 77) == 0);  // infinity times zero
+      EXPECT_FALSE(std::isfinite(value));
+    } else {
+      EXPECT_TRUE(std::isfinite(value));
+    }
+  }
+}
+
+TEST(Marlin, AColumnThatDoesNotExistGivesNaN) {
+  Rng rng = fresh_rng(37);
+  Case c{.weight = {.n = 5, .k = 64, .group_size = 64}, .m = 2, .dtype = DType::bf16, .perm = true};
+  GemmData data = random_data(c, rng);
+  for (const int32_t bad : {-1, 64, 1 << 30}) {
+    data.perm[10] = bad;
+    Problem problem(data);
+    for (const std::vector<char>& y :
+         {problem.multiply(marlin::choose_plan(problem.args, {8, 227 << 10})),
+          problem.multiply_by_reference()}) {
+      for (int64_t i = 0; i < 10; ++i) EXPECT_TRUE(std::isnan(load_scalar(c.dtype, y.data(), i)));
+    }
+  }
+}
+
+TEST(MarlinReference, IsCloseToTheExactProduct) {
+  Rng rng = fresh_rng(38);
+  for (int i = 0; i < 60; ++i) {
+    Case c = random_case(rng);
+    c.m = std::max<int64_t>(1, std::min<int64_t>(c.m, 20));
+    const GemmData data = random_data(c, rng);
+    Problem problem(data);
+    problem.compare(problem.multiply_by_reference(), "reference");
+    if (::testing::Test::HasFailure()) return;
+  }
+}
+
+// ---- The choice
+
+TEST(MarlinPlan, FillsTheGpuAndFitsItsSharedMemory) {
+  for (const int64_t m : {1, 8, 9, 16, 32, 33, 64, 128, 1024, 4096}) {
+    for (const int64_t n : {1, 1024, 4096, 14336, 28672}) {
+      for (const int bits : {4, 8}) {
+        for (const DeviceLimits& limits :
+             {DeviceLimits{132, 227 << 10}, DeviceLimits{108, 163 << 10}, {128, 99 << 10}}) {
+          W4A16Args args{.m = m, .dtype = DType::f16};
+          args.weight.shape = {.n = n, .k = 4096, .group_size = 128, .bits = bits};
+          args.weight.shape.scale_dtype = DType::f16;
+          args.x_stride = 4096;
+          const Plan plan = marlin::choose_plan(args, limits);
+          EXPECT_LE(plan.shared_bytes, limits.shared_bytes);
+          EXPECT_GE(plan.variant.token_tiles * 8 * plan.token_blocks, m);
+          EXPECT_GE(plan.split_chunks * plan.splits, 4096 / 64);
+          if (n >= 4096) {
+            EXPECT_GE(plan.slices * plan.token_blocks * plan.splits, limits.multiprocessors / 2)
+                << "m=" << m << " n=" << n << " bits=" << bits << ": " << describe(plan);
+          }
+          args.batch_invariant = true;
+          const Plan invariant = marlin::choose_plan(args, limits);
+          EXPECT_EQ(invariant.variant.warps_k, 1);
+          args.m = 1;
+          EXPECT_EQ(marlin::choose_plan(args, limits).splits, invariant.splits);
+        }
+      }
+    }
+  }
+}
+
+TEST(MarlinPlan, ReadsActivationsInPlaceWhereItCan) {
+  alignas(16) char x[64];
+  W4A16Args args{.m = 2, .dtype = DType::f16, .x = x, .x_stride = 256};
+  args.weight.shape = {.n = 64, .k = 256, .group_size = 128};
+  const auto gathers = [&] { return marlin::make_plan(args, {1, 1}, 1).gather; };
+  EXPECT_FALSE(gathers());
+  args.x_stride = 264;
+  EXPECT_FALSE(gathers());
+  args.x_stride = 257;  // rows are not aligned
+  EXPECT_TRUE(gathers());
+  args.m = 1;  // one row has no stride
+  EXPECT_FALSE(gathers());
+  args.x = x + 2;
+  EXPECT_TRUE(gathers());
+  args.x = x;
+  args.weight.shape.group_size = 100;  // padding moves columns
+  EXPECT_TRUE(gathers());
+  args.weight.shape.group_size = 256;
+  EXPECT_FALSE(gathers());
+  const int32_t perm = 0;
+  args.perm = &perm;
+  EXPECT_TRUE(gathers());
+}
+
+}  // namespace
+}  // namespace qcore
