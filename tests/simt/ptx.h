@@ -47,6 +47,7 @@ inline float shuffle_xor(float value, int mask, Where where = Where::current()) 
 
 template <class T>
 T load_shared(SharedOffset at, Where where = Where::current()) {
+  static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) <= 16, "one instruction");
   T value;
   const simt::Thread& thread = *simt::current_thread;
   thread.block->shared.read(at, sizeof(T), static_cast<simt::Accessor>(thread.index), &value,
@@ -55,6 +56,7 @@ T load_shared(SharedOffset at, Where where = Where::current()) {
 }
 template <class T>
 void store_shared(SharedOffset at, T value, Where where = Where::current()) {
+  static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) <= 16, "one instruction");
   const simt::Thread& thread = *simt::current_thread;
   thread.block->shared.write(at, sizeof(T), static_cast<simt::Accessor>(thread.index), &value,
                              {"store_shared", where});
