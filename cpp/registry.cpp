@@ -31,6 +31,10 @@ std::string all_names() {
   return names;
 }
 
+std::string capability(int sm) {
+  return std::to_string(sm / 10) + "." + std::to_string(sm % 10);
+}
+
 // What holds for every row; the row's own supports() says the rest.
 Status accepts(const KernelRow& row, const Problem& problem, const IsaChoice& isa) {
   if (row.device() != problem.device) {
@@ -41,6 +45,10 @@ Status accepts(const KernelRow& row, const Problem& problem, const IsaChoice& is
     return Status::unsupported(std::string("needs ") + name(row.isa) +
                                (isa.forced ? ", QCORE_FORCE_ISA=" : ", this machine has ") +
                                name(isa.isa));
+  }
+  if (problem.sm != 0 && row.sm > problem.sm) {
+    return Status::unsupported("needs compute capability " + capability(row.sm) +
+                               ", this GPU has " + capability(problem.sm));
   }
   if (problem.layout != 0 && problem.layout != row.layout->number) {
     return Status::unsupported("reads layout " + std::to_string(row.layout->number) +

@@ -9,7 +9,9 @@ namespace qcore {
 
 std::span<const KernelRow> cpu_rows();
 #if QCORE_HAVE_CUDA
-std::span<const KernelRow> cuda_rows();  // defined in cuda/rows.cu
+// Defined in cuda/rows.cpp.
+std::span<const KernelRow> cuda_rows();
+Status cuda_sm(int index, int& sm);  // compute capability of a GPU
 #endif
 
 }  // namespace qcore

@@ -2,6 +2,7 @@
 #include <string>
 
 #include "qcore/qcore.h"
+#include "registry.h"
 
 namespace qcore {
 namespace {
@@ -50,11 +51,17 @@ const KernelRow* row_for(const W4A16Args& args, const Executor& executor, Status
                              name(layout->device) + ", the call is on " + name(executor.device));
     return nullptr;
   }
-  const Problem problem{.device = executor.device,
-                        .dtype = args.dtype,
-                        .m = args.m,
-                        .weight = args.weight.shape,
-                        .layout = args.weight.layout};
+  Problem problem{.device = executor.device,
+                  .dtype = args.dtype,
+                  .m = args.m,
+                  .weight = args.weight.shape,
+                  .layout = args.weight.layout};
+#if QCORE_HAVE_CUDA
+  if (executor.device == Device::cuda) {
+    status = cuda_sm(executor.index, problem.sm);
+    if (!status.ok()) return nullptr;
+  }
+#endif
   Selection selection = select("w4a16", problem);
   status = std::move(selection.status);
   return selection.row;

@@ -23,7 +23,10 @@ constexpr uint32_t stream_bits(const Word& word, int64_t first, int bits) {
 template <class Load>
 constexpr uint32_t code_at(const CodeSource& source, const IntGroup& shape, int64_t n, int64_t k,
                            const Load& load) {
-  if (source.perm) k = load(source.perm + k);
+  if (source.perm) {
+    k = load(source.perm + k);
+    if (k < 0 || k >= shape.k) return ~0u;  // no such column; too large for any code
+  }
   const uint32_t* words = static_cast<const uint32_t*>(source.data);
   switch (source.order) {
     case CodeOrder::gptq:

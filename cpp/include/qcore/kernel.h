@@ -38,6 +38,7 @@ struct Problem {
   int64_t m = 0;
   IntGroup weight = {};
   int layout = 0;  // 0: not packed yet
+  int sm = 0;      // compute capability of the GPU, 90 for 9.0; 0: not known yet
 };
 
 struct KernelRow {

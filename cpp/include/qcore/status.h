@@ -7,7 +7,7 @@
 
 namespace qcore {
 
-enum class StatusCode { ok, invalid_argument, unsupported, out_of_memory };
+enum class StatusCode { ok, invalid_argument, unsupported, out_of_memory, device_error };
 
 class [[nodiscard]] Status {
  public:

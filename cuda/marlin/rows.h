@@ -1,0 +1,12 @@
+// The w4a16 kernels behind the CUDA rows.
+#pragma once
+
+#include "qcore/kernel.h"
+
+namespace qcore::marlin {
+
+Status workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes);
+Status gemm(const W4A16Args& args, const Executor& executor);
+Status reference_gemm(const W4A16Args& args, const Executor& executor);
+
+}  // namespace qcore::marlin
