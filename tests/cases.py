@@ -112,6 +112,11 @@ def assert_gemm(
     assert excess <= 0, f"off by {excess:.3g} more than allowed"
 
 
+def by_name(dtype: object) -> str:
+    """The id of a dtype among a test's parameters."""
+    return str(dtype).removeprefix("torch.")
+
+
 def cpu_kernels() -> list[str]:
     """The CPU rows that this machine can run."""
     runnable = ISAS[: ISAS.index(_C.detected_isa()) + 1]

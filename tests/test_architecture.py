@@ -17,8 +17,9 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # that do not know each other.
 LAYERS = (
     {"_C", "blocks", "progress", "text"},
+    {"fakes"},
     {"ops"},
-    {"formats"},
+    {"formats", "repack"},
     {"qweight", "schemes"},
     {"linear", "methods", "io", "fold"},
     {"models", "calibrate", "inspection"},

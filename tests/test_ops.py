@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from cases import (
     DTYPES,
@@ -18,6 +17,7 @@ from cases import (
     WEIGHT_CASES,
     WeightCase,
     assert_gemm,
+    by_name,
     cpu_kernels,
     make_weight,
     make_x,
@@ -27,10 +27,6 @@ from qcore import _C, ops
 
 WEIGHT = make_weight(WeightCase(48, 300, 64, asymmetric=True))
 PACKED = WEIGHT.pack()
-
-
-def by_name(dtype: object) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 @pytest.mark.parametrize("case", WEIGHT_CASES, ids=str)
@@ -43,6 +39,22 @@ def test_round_trip_is_exact(case: WeightCase) -> None:
     assert (zeros is None) == (weight.zeros is None)
     if zeros is not None and weight.zeros is not None:
         assert torch.equal(zeros, weight.zeros)
+
+
+@pytest.mark.parametrize("layout", [row["number"] for row in ops.layouts()])
+@pytest.mark.parametrize("case", WEIGHT_CASES, ids=str)
+def test_round_trip_of_every_layout(case: WeightCase, layout: int) -> None:
+    """In host memory, whatever device the layout is for."""
+    weight = make_weight(case)
+    packed = ops.w4a16_pack(
+        weight.codes, weight.scales, weight.zeros, case.group_size, case.bits, layout=layout
+    )
+    assert packed.shape.shape[1] == layout
+    codes, scales, zeros = ops.w4a16_unpack(packed)
+    assert torch.equal(codes, weight.codes)
+    assert torch.equal(scales.view(torch.uint8), weight.scales.view(torch.uint8))
+    assert (zeros is None) == (weight.zeros is None)
+    assert zeros is None or weight.zeros is None or torch.equal(zeros, weight.zeros)
 
 
 @pytest.mark.parametrize("asymmetric", [False, True])
@@ -194,6 +206,7 @@ def test_bits_depend_on_neither_threads_nor_batch(
         assert torch.equal(ops.w4a16_gemm(x, *packed), whole)
         assert torch.equal(ops.w4a16_gemm(x[:1], *packed), whole[:1])
         assert torch.equal(ops.w4a16_gemm(x[3:8], *packed), whole[3:8])
+        assert torch.equal(ops.w4a16_gemm(x[3:8], *packed, batch_invariant=True), whole[3:8])
         for got, expected in zip(weight.pack(), packed, strict=True):
             assert torch.equal(got, expected)
 
@@ -288,6 +301,18 @@ def test_gemm_obeys_the_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
             explain()
 
 
+def test_lists_agree() -> None:
+    layouts = {layout["number"]: layout for layout in ops.layouts()}
+    assert [(n, layouts[n]["name"], layouts[n]["device"]) for n in (1, 2)] == [
+        (1, "panel16", "cpu"),
+        (2, "fragment16", "cuda"),
+    ]
+    for row in ops.kernels():
+        assert row["device"] == layouts[row["layout"]]["device"]
+        assert row["format"] == layouts[row["layout"]]["format"]
+        assert (row["sm"] > 0) == (row["device"] == "cuda") == (row["isa"] == "")
+
+
 def test_reference_is_last_and_always_able() -> None:
     rows = [row for row in ops.kernels() if row["op"] == "w4a16" and row["device"] == "cpu"]
     assert rows[-1]["name"] == "w4a16_reference"
@@ -307,147 +332,3 @@ def test_explain_refuses_what_is_no_problem() -> None:
         explain(device="tpu")
     with pytest.raises(ValueError, match="w9a9"):
         explain(op="w9a9")
-
-
-# -- torch: opcheck and compile --------------------------------------------------------------------
-
-
-def pack_arguments() -> list[tuple[object, ...]]:
-    symmetric = make_weight(WeightCase(33, 100, -1, 3, scale_dtype=torch.bfloat16))
-    return [
-        (WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros, 64, 4),
-        (symmetric.codes, symmetric.scales, None, -1, 3),
-    ]
-
-
-@pytest.mark.parametrize("arguments", pack_arguments(), ids=["asymmetric", "symmetric"])
-def test_opcheck_pack_and_unpack(arguments: tuple[object, ...]) -> None:
-    torch.library.opcheck(torch.ops.qcore.w4a16_pack.default, arguments)
-    packed = torch.ops.qcore.w4a16_pack(*arguments)
-    torch.library.opcheck(torch.ops.qcore.w4a16_unpack.default, packed)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
-@pytest.mark.parametrize("leading", [(), (4,), (2, 3), (0,)], ids=str)
-def test_opcheck_gemm(leading: tuple[int, ...], dtype: torch.dtype) -> None:
-    x = make_x(*leading, 300, dtype=dtype)
-    gemm = torch.ops.qcore.w4a16_gemm.default
-    torch.library.opcheck(gemm, (x, *PACKED))
-    torch.library.opcheck(gemm, (x, *PACKED, torch.randperm(300), make_x(48)))
-
-
-def test_meta_tensors_have_the_layout_of_the_cpu() -> None:
-    codes, scales, zeros = (
-        t.to("meta") for t in (WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros) if t is not None
-    )
-    packed = ops.w4a16_pack(codes, scales, zeros, 64)
-    for fake, real in zip(packed, PACKED, strict=True):
-        assert fake.device.type == "meta"
-        assert (fake.shape, fake.dtype) == (real.shape, real.dtype)
-    assert ops.w4a16_gemm(torch.empty(2, 3, 300, device="meta"), *packed).shape == (2, 3, 48)
-    unpacked = ops.w4a16_unpack(packed)
-    assert [t.shape for t in unpacked if t is not None] == [(48, 300), (48, 5), (48, 5)]
-
-
-# -- gradients -------------------------------------------------------------------------------------
-
-
-def gradients(
-    leading: tuple[int, ...], perm: Tensor | None, dtype: torch.dtype, function: object = ops.w4a16_gemm
-) -> None:
-    """Those of the op are those of the dense weight."""
-    x = make_x(*leading, 300, dtype=dtype).requires_grad_()
-    bias = make_x(48, seed=2).requires_grad_()
-    dy = make_x(*leading, 48, dtype=dtype, seed=3)
-    y = function(x, *PACKED, perm=perm, bias=bias)  # type: ignore[operator]
-    dx, dbias = torch.autograd.grad(y, (x, bias), dy)
-    assert (dx.dtype, dbias.dtype) == (dtype, torch.float32)
-
-    wide = x.detach().double().requires_grad_()
-    gathered = wide if perm is None else wide[..., perm.long()]
-    shift = bias.detach().double().requires_grad_()
-    exact = torch.autograd.grad(gathered @ WEIGHT.dense.T + shift, (wide, shift), dy.double())
-    tolerance = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}[dtype]
-    torch.testing.assert_close(dx.double(), exact[0], rtol=tolerance, atol=1e-6)
-    torch.testing.assert_close(dbias.double(), exact[1], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
-@pytest.mark.parametrize("leading", [(), (1,), (7,), (2, 3), (0,)], ids=str)
-def test_gradients(leading: tuple[int, ...], dtype: torch.dtype) -> None:
-    gradients(leading, None, dtype)
-    gradients(leading, torch.randperm(300, generator=torch.Generator().manual_seed(5)), dtype)
-    gradients(leading, torch.arange(300).int() // 2, dtype)  # columns of x that are used twice or never
-
-
-def test_gradients_under_compile() -> None:
-    gradients((4,), None, torch.float32, torch.compile(ops.w4a16_gemm, fullgraph=True, backend="aot_eager"))
-
-
-def test_gradients_of_every_format() -> None:
-    for case in WEIGHT_CASES:
-        weight = make_weight(case)
-        x = make_x(3, case.k).requires_grad_()
-        y = ops.w4a16_gemm(x, *weight.pack())
-        (dx,) = torch.autograd.grad(y.sum(), x)
-        expected = weight.dense.sum(0).expand_as(x)
-        torch.testing.assert_close(dx.double(), expected, rtol=1e-5, atol=1e-5)
-
-
-def test_nothing_else_has_a_gradient() -> None:
-    scales = PACKED.scales.clone().requires_grad_()
-    x = make_x(2, 300).requires_grad_()
-    y = ops.w4a16_gemm(x, *PACKED._replace(scales=scales))
-    dx, dscales = torch.autograd.grad(y.sum(), (x, scales), allow_unused=True)
-    assert dx is not None
-    assert dscales is None
-    with torch.no_grad():
-        assert not ops.w4a16_gemm(x, *PACKED).requires_grad
-
-
-def test_opcheck_gemm_with_gradients() -> None:
-    x, bias = make_x(4, 300).requires_grad_(), make_x(48).requires_grad_()
-    gemm = torch.ops.qcore.w4a16_gemm.default
-    torch.library.opcheck(gemm, (x, *PACKED))
-    torch.library.opcheck(gemm, (x, *PACKED, torch.randperm(300), bias))
-
-
-class Linear(torch.nn.Module):
-    """A packed weight in buffers, as QLinear holds it."""
-
-    def __init__(self, packed: ops.PackedW4A16) -> None:
-        super().__init__()
-        for name, tensor in packed._asdict().items():
-            self.register_buffer(name, tensor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = ops.w4a16_gemm(x, self.qweight, self.scales, self.zeros, self.shape)
-        return torch.relu(y) + 1
-
-
-def test_compile_static() -> None:
-    module, x = Linear(PACKED), make_x(4, 300)
-    compiled = torch.compile(module, fullgraph=True, dynamic=False)
-    torch.testing.assert_close(compiled(x), module(x))
-
-
-def test_compile_dynamic_m_compiles_once() -> None:
-    module = Linear(PACKED)
-    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
-    x = make_x(4, 300)
-    torch._dynamo.mark_dynamic(x, 0)
-    torch.testing.assert_close(compiled(x), module(x))
-    with torch._dynamo.config.patch(error_on_recompile=True):
-        for m in (2, 3, 17, 64):
-            x = make_x(m, 300)
-            torch.testing.assert_close(compiled(x), module(x))
-
-
-def test_compile_pack_and_unpack() -> None:
-    def round_trip(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
-        packed = ops.w4a16_pack(codes, scales, zeros, 64)
-        return ops.w4a16_unpack(packed)[0] + 1
-
-    compiled = torch.compile(round_trip, fullgraph=True, backend="aot_eager")
-    assert WEIGHT.zeros is not None
-    assert torch.equal(compiled(WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros), WEIGHT.codes + 1)

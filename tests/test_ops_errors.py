@@ -27,7 +27,12 @@ BAD_GEMM = {
     "shape dtype": (dict(shape=PACKED.shape.float()), r"shape must be the descriptor.* float32"),
     "shape layout": (
         dict(shape=torch.empty(0, 99, 48, 300, 64, 4, 1, dtype=torch.uint8)),
-        r"shape names layout 99, which no kernel",
+        r"shape names layout 99, expected one of 1 \(panel16\), 2 \(fragment16\)",
+    ),
+    "shape layout of another device": (
+        ops.w4a16_pack(WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros, 64, layout=2)._asdict(),
+        r"the weight is packed for cuda \(layout fragment16\), x is on cpu: move it with QLinear.to or "
+        r"pack it again on cpu",
     ),
     "shape bits": (
         dict(shape=torch.empty(0, 1, 48, 300, 64, 5, 1, dtype=torch.uint8)),
@@ -84,6 +89,8 @@ BAD_PACK = {
     "group_size -2": (dict(group_size=-2), r"group_size: expected"),
     "group_size above k": (dict(group_size=301), r"group_size: expected.* got 301"),
     "bits": (dict(bits=6), r"bits: expected 2, 3, 4 or 8, got 6"),
+    "layout": (dict(layout=3), r"layout must be 0 or one of 1 \(panel16\), 2 \(fragment16\), got 3"),
+    "layout negative": (dict(layout=-1), r"layout must be 0 or one of.* got -1"),
 }
 
 
@@ -117,6 +124,59 @@ def test_fake_pack_names_the_argument(change: dict[str, object], message: str) -
     }
     with pytest.raises((RuntimeError, ValueError), match=rf"\b{next(iter(change))}\b.*(must be|expected)"):
         ops.w4a16_pack(**arguments)  # type: ignore[arg-type]
+
+
+WORDS = torch.zeros(48, 38, dtype=torch.int32)
+GOOD_REPACK = dict(
+    **dict(qweight=WORDS, scales=WEIGHT.scales, zeros=WEIGHT.zeros, order="compressed_tensors"),
+    **dict(n=48, k=300, group_size=64, perm=torch.arange(300)),
+)
+BAD_REPACK = {
+    "qweight dtype": (dict(qweight=WORDS.long()), r"qweight must be int32 \[48, 38\].*, got int64"),
+    "qweight shape": (
+        dict(qweight=WORDS[:, 1:]),
+        r"qweight must be int32 \[48, 38\].*, got int32 \[48, 37\]",
+    ),
+    "qweight order": (dict(order="gptq"), r"qweight must be int32 \[38, 48\].*, got int32 \[48, 38\]"),
+    "qweight awq": (dict(order="awq"), r"qweight must be int32 \[300, 6\].*, got int32 \[48, 38\]"),
+    "order": (dict(order="marlin"), r"order must be .*gptq.* got marlin"),
+    "scales shape": (dict(scales=WEIGHT.scales.t()), r"scales must .* got float32 \[5, 48\]"),
+    "scales dtype": (dict(scales=WEIGHT.scales.double()), r"scales must be float32.* got float64"),
+    "zeros dtype": (dict(zeros=WEIGHT.scales.int()), r"zeros must be uint8 \[48, 5\], got int32"),
+    "perm dtype": (dict(perm=torch.zeros(300)), r"perm must be int32 or int64.*, got float32"),
+    "perm size": (dict(perm=torch.arange(299)), r"perm must .*\[300\].*, got int64 \[299\]"),
+    "group_size": (dict(group_size=0), r"group_size: expected"),
+    "layout": (dict(layout=3), r"layout must be 0 or one of"),
+}
+DATA_OF_REPACK = {
+    "n": (dict(n=-1), r"n: expected 0 .. "),
+    "perm range": (dict(perm=torch.arange(1, 301)), r"perm\[299\]: expected 0 .. 299, got 300"),
+    "perm range of int32": (dict(perm=torch.arange(1, 301).int()), r"perm: expected .* got 300 at 299"),
+    "zeros range": (dict(zeros=torch.full((48, 5), 16, dtype=torch.uint8)), r"zeros: expected .*below 16"),
+    "n of awq": (
+        dict(order="awq", n=44, scales=WEIGHT.scales[:44], zeros=None),
+        r"n: expected a multiple of 8 .*AWQ, got 44",
+    ),
+    "bits of awq": (dict(order="awq", bits=8), r"bits: expected 4.* AWQ .*, got 8"),
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), (BAD_REPACK | DATA_OF_REPACK).values(), ids=BAD_REPACK | DATA_OF_REPACK
+)
+def test_bad_repack_arguments(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RuntimeError, match=r"qcore.w4a16_repack: " + message):
+        ops.w4a16_repack(**(GOOD_REPACK | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", BAD_REPACK)
+def test_fake_repack_names_the_argument(name: str) -> None:
+    arguments = {
+        key: value.to("meta") if isinstance(value, Tensor) else value
+        for key, value in (GOOD_REPACK | BAD_REPACK[name][0]).items()
+    }
+    with pytest.raises((RuntimeError, ValueError), match=rf"\b{name.split()[0]}\b.*(must be|expected)"):
+        ops.w4a16_repack(**arguments)  # type: ignore[arg-type]
 
 
 def test_bad_unpack_arguments() -> None:

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "qcore/qcore.h"
+#include "w4a16_packed.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -60,8 +61,17 @@ std::vector<py::dict> list_kernels() {
     const bool on_cpu = row.device() == Device::cpu;
     result.push_back(py::dict("name"_a = row.name, "op"_a = row.op, "format"_a = row.format(),
                               "device"_a = name(row.device()),
-                              "isa"_a = on_cpu ? name(row.isa) : "",
+                              "isa"_a = on_cpu ? name(row.isa) : "", "sm"_a = on_cpu ? 0 : row.sm,
                               "layout"_a = row.layout->number));
+  }
+  return result;
+}
+
+std::vector<py::dict> list_layouts() {
+  std::vector<py::dict> result;
+  for (const Layout* layout : layouts()) {
+    result.push_back(py::dict("number"_a = layout->number, "name"_a = layout->name,
+                              "format"_a = layout->format, "device"_a = name(layout->device)));
   }
   return result;
 }
@@ -87,14 +97,17 @@ std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, i
                                                         int64_t group_size, int bits,
                                                         bool has_zeros,
                                                         const std::string& scale_dtype,
-                                                        const std::string& device) {
+                                                        const std::string& device, int64_t layout) {
   Problem problem;
   problem.device = parse_device(device);
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, parse_dtype(scale_dtype));
-  const Selection choice = select_or_throw(op, problem);
-  const Layout& layout = *choice.row->layout;
-  const PackedSizes sizes = layout.packed_sizes(problem.weight);
-  return {layout.number, sizes.qweight_bytes, sizes.scales, sizes.zeros};
+  const Layout* chosen = layout ? find_layout(layout) : select_or_throw(op, problem).row->layout;
+  if (!chosen) {
+    throw std::invalid_argument("layout must be 0 or one of " + all_layouts() + ", got " +
+                                std::to_string(layout));
+  }
+  const PackedSizes sizes = chosen->packed_sizes(problem.weight);
+  return {chosen->number, sizes.qweight_bytes, sizes.scales, sizes.zeros};
 }
 
 }  // namespace qcore::binding

@@ -12,7 +12,8 @@
 namespace qcore::binding {
 
 std::vector<pybind11::dict> list_formats();  // name, summary
-std::vector<pybind11::dict> list_kernels();  // name, op, format, device, isa, layout
+std::vector<pybind11::dict> list_kernels();  // name, op, format, device, isa, sm, layout
+std::vector<pybind11::dict> list_layouts();  // number, name, format, device
 
 // The kernel that would take the problem, and the faster ones that were passed over with the
 // reason. Throws ValueError, with every reason, if none takes it. `layout` 0: the weight is not
@@ -22,11 +23,11 @@ std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain
     bool has_zeros, const std::string& dtype, const std::string& device, int layout);
 
 // (layout, bytes of qweight, elements of scales, bytes of zeros) that packing would give: for fake
-// kernels.
+// kernels. `layout` 0: the one of the kernel that would be chosen on the device.
 std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, int64_t n, int64_t k,
                                                         int64_t group_size, int bits,
                                                         bool has_zeros,
                                                         const std::string& scale_dtype,
-                                                        const std::string& device);
+                                                        const std::string& device, int64_t layout);
 
 }  // namespace qcore::binding

@@ -10,16 +10,18 @@ namespace py = pybind11;
 using namespace py::literals;
 
 PYBIND11_MODULE(_C, m) {
-  m.doc() = "Native part of qcore: torch.ops.qcore.* and the lists of formats and kernels.";
+  m.doc() =
+      "Native part of qcore: torch.ops.qcore.* and the lists of formats, layouts and kernels.";
   m.def("version", &qcore::version);
   m.def("cuda_built", [] { return QCORE_CUDA_BUILT != 0; });
   m.def("cpu_isa", [] { return qcore::name(qcore::active_isa()); });
   m.def("detected_isa", [] { return qcore::name(qcore::detected_isa()); });
   m.def("formats", &qcore::binding::list_formats);
   m.def("kernels", &qcore::binding::list_kernels);
+  m.def("layouts", &qcore::binding::list_layouts);
   m.def("explain", &qcore::binding::explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a,
         "bits"_a = 4, "has_zeros"_a = false, "dtype"_a = "float32", "device"_a = "cpu",
         "layout"_a = 0);
   m.def("packed_sizes", &qcore::binding::packed_sizes, "op"_a, "n"_a, "k"_a, "group_size"_a,
-        "bits"_a, "has_zeros"_a, "scale_dtype"_a, "device"_a);
+        "bits"_a, "has_zeros"_a, "scale_dtype"_a, "device"_a, "layout"_a = 0);
 }

@@ -22,11 +22,6 @@ const char* name(ScalarType type) {
   }
 }
 
-void run_on_torch_threads(void*, int64_t count, int64_t grain, Parallel::Body body, void* state) {
-  torch::stable::parallel_for(
-      0, count, grain, [body, state](int64_t begin, int64_t end) { body(state, begin, end); });
-}
-
 }  // namespace
 
 void check(const Status& status, const char* op) {
@@ -53,8 +48,7 @@ std::string describe(std::span<const int64_t> sizes) {
 
 std::string describe(const Tensor& tensor) {
   std::string text = std::string(name(tensor.scalar_type())) + " " + describe(sizes(tensor));
-  if (!tensor.is_cpu()) text += tensor.is_cuda() ? " on cuda" : " on another device";
-  return text;
+  return tensor.is_cpu() ? text : text + " on " + device_name(tensor);
 }
 
 bool is_float(const Tensor& tensor) {
@@ -68,21 +62,33 @@ DType to_dtype(ScalarType type) {
                                     : DType::bf16;
 }
 
-void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& with) {
-  check(tensor.device() == with.device(), op, name,
-        " must be on the device of the other arguments, got ", describe(tensor));
+Device device_of(const Tensor& tensor) {
+  return tensor.is_cuda() ? Device::cuda : Device::cpu;
+}
+
+std::string device_name(const Tensor& tensor) {
+  if (tensor.is_cpu()) return "cpu";
+  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "another device";
+}
+
+void check_same_device(const char* op, const char* name, const Tensor& tensor,
+                       const char* with_name, const Tensor& with) {
+  check(tensor.device() == with.device(), op, name, " must be on ", device_name(with), " like ",
+        with_name, ", got ", describe(tensor), tensor.is_cpu() ? " on cpu" : "");
 }
 
 Tensor dense(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);
+Tensor dense_aligned(const Tensor& tensor) {
+  Tensor result = dense(tensor);
+  const bool aligned = reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 16 == 0;
+  return aligned || result.is_cpu() ? result : torch::stable::clone(result);
 }
 
-Parallel torch_threads() {
-  return {.run = run_on_torch_threads};
+Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);
 }
 
 }  // namespace qcore::binding

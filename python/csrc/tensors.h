@@ -1,6 +1,5 @@
-// What every op needs around the core: tensor checks with messages that name the argument, torch's
-// thread pool, and the mapping between torch's and the core's vocabulary. Only the stable ABI of
-// torch.
+// What every op needs around the core: tensor checks with messages that name the argument, and the
+// mapping between torch's and the core's vocabulary. Only the stable ABI of torch.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -35,8 +34,7 @@ void check(bool ok, const char* op, const Parts&... parts) {
 
 void check(const Status& status, const char* op);
 
-// "uint8 [3, 4] on cpu"
-std::string describe(const Tensor& tensor);
+std::string describe(const Tensor& tensor);            // "uint8 [3, 4] on cuda:0"
 std::string describe(std::span<const int64_t> sizes);  // "[3, 4]"
 
 std::span<const int64_t> sizes(const Tensor& tensor);
@@ -45,13 +43,18 @@ bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected);
 bool is_float(const Tensor& tensor);  // float32, float16 or bfloat16
 DType to_dtype(ScalarType type);      // of one for which is_float holds
 
-void check_same_device(const char* op, const char* name, const Tensor& tensor, const Tensor& with);
+Device device_of(const Tensor& tensor);
+std::string device_name(const Tensor& tensor);  // "cpu", "cuda:0"
+// Throws unless `name` is on the device of the argument `with_name`.
+void check_same_device(const char* op, const char* name, const Tensor& tensor,
+                       const char* with_name, const Tensor& with);
 
 // The tensor itself if it is contiguous, else a copy.
 Tensor dense(const Tensor& tensor);
+// The same, and on a GPU, whose kernels load 16 bytes at once, it starts at a multiple of 16 bytes.
+// torch's own allocations do; a view may not.
+Tensor dense_aligned(const Tensor& tensor);
 // An uninitialised tensor on the device of `like`.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type);
-
-Parallel torch_threads();
 
 }  // namespace qcore::binding

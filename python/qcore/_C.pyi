@@ -12,7 +12,14 @@ class KernelInfo(TypedDict):
     format: str
     device: str
     isa: str
+    sm: int
     layout: int
+
+class LayoutInfo(TypedDict):
+    number: int
+    name: str
+    format: str
+    device: str
 
 def version() -> str: ...
 def cuda_built() -> bool: ...
@@ -20,6 +27,7 @@ def cpu_isa() -> str: ...
 def detected_isa() -> str: ...
 def formats() -> list[FormatInfo]: ...
 def kernels() -> list[KernelInfo]: ...
+def layouts() -> list[LayoutInfo]: ...
 def explain(
     op: str,
     m: int,
@@ -41,4 +49,5 @@ def packed_sizes(
     has_zeros: bool,
     scale_dtype: str,
     device: str,
+    layout: int = 0,
 ) -> tuple[int, int, int, int]: ...

@@ -4,20 +4,33 @@ Shapes use the field's letters: M tokens, K in features, N out features, and
 G = ceil(K / group_size) groups per row. The integer codes b of a row's group stand for
 ``scale * (code - zero)``; a symmetric weight has the constant zero point ``2 ** (bits - 1)``.
 
-Every operator raises :class:`RuntimeError` with a message that names the argument, what was
-expected and what came. All work under ``torch.compile(fullgraph=True)``.
+Every operator takes its tensors on one device, CPU or CUDA, and raises :class:`RuntimeError` with a
+message that names the argument, what was expected and what came. All work under
+``torch.compile(fullgraph=True)``. On CUDA they run on torch's current stream; :func:`w4a16_gemm` never
+waits for it and can be captured into a CUDA graph, packing waits.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
-from qcore import _C
+from qcore import (
+    _C,
+    fakes,  # noqa: F401 - registers the fake kernels and the gradients
+)
 
-__all__ = ["PackedW4A16", "kernels", "w4a16_gemm", "w4a16_pack", "w4a16_unpack"]
+__all__ = [
+    "PackedW4A16",
+    "kernels",
+    "layouts",
+    "w4a16_gemm",
+    "w4a16_pack",
+    "w4a16_repack",
+    "w4a16_unpack",
+]
 
 
 class PackedW4A16(NamedTuple):
@@ -28,8 +41,8 @@ class PackedW4A16(NamedTuple):
     """
 
     qweight: Tensor
-    """uint8, one dimension: the codes as the kernel reads them. Rows are padded to a multiple of 16,
-    each group to a multiple of 32 columns: small groups take more memory than their codes."""
+    """uint8, one dimension: the codes as the kernel reads them. Rows are padded to a multiple of 16
+    (64 on CUDA), each group to a multiple of 32 columns: small groups take more memory than their codes."""
     scales: Tensor
     """float32, float16 or bfloat16, one dimension."""
     zeros: Tensor
@@ -43,12 +56,18 @@ def kernels() -> list[_C.KernelInfo]:
     return _C.kernels()
 
 
+def layouts() -> list[_C.LayoutInfo]:
+    """The packed layouts, each for the kernels of one device. Every build knows all of them."""
+    return _C.layouts()
+
+
 def w4a16_pack(
     codes: Tensor,
     scales: Tensor,
     zeros: Tensor | None = None,
     group_size: int = 128,
     bits: int = 4,
+    layout: int = 0,
 ) -> PackedW4A16:
     """Packs a weight once for the fastest kernel that takes it on its device.
 
@@ -59,12 +78,51 @@ def w4a16_pack(
         group_size: columns per scale, 1 to K; the last group of a row may be shorter.
             -1: one group per row.
         bits: 2, 3, 4 or 8.
+        layout: 0, or the number of one of :func:`layouts`. So a machine without CUDA prepares a weight
+            for one that has it: CPU tensors, layout 2, then ``.to("cuda")`` of each tensor.
     """
-    return PackedW4A16(*torch.ops.qcore.w4a16_pack(codes, scales, zeros, group_size, bits))
+    return PackedW4A16(*torch.ops.qcore.w4a16_pack(codes, scales, zeros, group_size, bits, layout))
+
+
+def w4a16_repack(
+    qweight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None,
+    order: str,
+    n: int,
+    k: int,
+    group_size: int,
+    bits: int = 4,
+    perm: Tensor | None = None,
+    layout: int = 0,
+) -> PackedW4A16:
+    """Packs codes straight from the tensor of somebody else's checkpoint, as :func:`w4a16_pack` does.
+
+    :mod:`qcore.repack` calls it with the tensors of a whole layer.
+
+    Args:
+        qweight: int32. Order ``"gptq"``: [ceil(K * bits / 32), N]; ``"compressed_tensors"``:
+            [N, ceil(K * bits / 32)]; ``"awq"``, 4 bits and N a multiple of 8 only: [K, N / 8].
+        scales: float32, float16 or bfloat16 [N, G], any strides.
+        zeros: uint8 [N, G], or None if the weight is symmetric.
+        order: how the codes lie in qweight, see there.
+        n: rows N of the weight.
+        k: columns K of the weight.
+        group_size: see :func:`w4a16_pack`.
+        bits: 2, 3, 4 or 8.
+        perm: int32 or int64 [K]: column j of the packed weight is column ``perm[j]`` of qweight
+            (act-order). Scales and zeros belong to the packed columns.
+        layout: see :func:`w4a16_pack`.
+    """
+    packed = torch.ops.qcore.w4a16_repack(qweight, scales, zeros, order, n, k, group_size, bits, perm, layout)
+    return PackedW4A16(*packed)
 
 
 def w4a16_unpack(packed: PackedW4A16) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The exact codes [N, K], scales [N, G] and zeros [N, G] (or None) that were packed."""
+    """The exact codes [N, K], scales [N, G] and zeros [N, G] (or None) that were packed.
+
+    CPU tensors of every layout; CUDA tensors of the layouts for CUDA.
+    """
     codes, scales, zeros = torch.ops.qcore.w4a16_unpack(*packed)
     return codes, scales, zeros if packed.shape.shape[-1] else None
 
@@ -77,180 +135,30 @@ def w4a16_gemm(
     shape: Tensor,
     perm: Tensor | None = None,
     bias: Tensor | None = None,
+    batch_invariant: bool = False,
 ) -> Tensor:
     """``x[..., perm] @ weight.T + bias``, accumulated in float32.
 
-    The result of a row of x depends neither on the number of threads nor on the other rows. Gradients
-    flow to x and bias, not to the weight.
+    The result of a row of x depends neither on the number of threads nor on what the other rows hold.
+    On the CPU it does not depend on how many they are either; on CUDA it may, in the last bits, unless
+    `batch_invariant` is set. Gradients flow to x and bias, not to the weight.
 
     Args:
-        x: float32, float16 or bfloat16 [..., K], any strides.
+        x: float32, float16 or bfloat16 [..., K], any strides. On CUDA float32 works but is slow: only the
+            reference kernel takes it.
         qweight: with scales, zeros and shape, a weight from :func:`w4a16_pack`.
         scales: see qweight.
         zeros: see qweight.
         shape: see qweight.
-        perm: int32 or int64 [K]: column j of the weight meets ``x[..., perm[j]]`` (act-order).
+        perm: int32 or int64 [K]: column j of the weight meets ``x[..., perm[j]]`` (act-order). An index
+            out of range is an error on the CPU; on CUDA, where looking would mean to wait, it gives NaN
+            (an int64 is first cut to int32, by one more small kernel at every call).
         bias: float32, float16 or bfloat16 [N]; rounded to the dtype of x.
+        batch_invariant: a row of x gives the same bits whatever the number of rows. On CUDA this can be
+            slower; on the CPU it is always so.
 
     Returns:
         [..., N] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.w4a16_gemm(x, qweight, scales, zeros, shape, perm, bias)
+    y: Tensor = torch.ops.qcore.w4a16_gemm(x, qweight, scales, zeros, shape, perm, bias, batch_invariant)
     return y
-
-
-# Fake kernels, for tracing: shapes and dtypes, and the checks that need no data.
-
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _expect(ok: bool, op: str, name: str, expected: str, got: Tensor) -> None:
-    torch._check(
-        ok,
-        lambda: (
-            f"qcore.{op}: {name} must be {expected}, "
-            f"got {str(got.dtype).removeprefix('torch.')} {list(got.shape)}"
-        ),
-    )
-
-
-def _described(
-    op: str, qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor
-) -> tuple[int, int, int, bool]:
-    """N, K, group_size and has_zeros of a packed weight."""
-    _expect(
-        shape.dtype == torch.uint8 and shape.dim() == 7 and shape.shape[0] == 0 and shape.shape[6] <= 1,
-        op,
-        "shape",
-        "the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, group_size, bits, has_zeros]",
-        shape,
-    )
-    n, k, group_size, _, has_zeros = (int(size) for size in shape.shape[2:])
-    _expect(qweight.dtype == torch.uint8, op, "qweight", "uint8", qweight)
-    _expect(scales.dtype in _FLOATS, op, "scales", "float32, float16 or bfloat16", scales)
-    expected = scales.numel() if has_zeros else 0
-    _expect(
-        zeros.dtype == torch.uint8 and zeros.numel() == expected,
-        op,
-        "zeros",
-        f"uint8 of {expected} elements, because the weight is {'a' if has_zeros else ''}symmetric",
-        zeros,
-    )
-    return n, k, group_size, bool(has_zeros)
-
-
-@torch.library.register_fake("qcore::w4a16_pack")
-def _fake_pack(
-    codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int, bits: int = 4
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    op = "w4a16_pack"
-    ok = codes.dtype == torch.uint8 and codes.dim() == 2 and codes.shape[1] > 0
-    _expect(ok, op, "codes", "uint8 [N, K] with K > 0", codes)
-    n, k = (int(size) for size in codes.shape)
-    width = k if group_size == -1 else group_size
-    torch._check(0 < width <= k, lambda: f"qcore.{op}: group_size: expected 1 .. k ({k}), got {group_size}")
-    sizes = (n, (k + width - 1) // width)
-    _expect(
-        scales.dtype in _FLOATS and scales.shape == sizes,
-        op,
-        "scales",
-        f"float32, float16 or bfloat16 {list(sizes)}",
-        scales,
-    )
-    if zeros is not None:
-        _expect(
-            zeros.dtype == torch.uint8 and zeros.shape == sizes, op, "zeros", f"uint8 {list(sizes)}", zeros
-        )
-    device = "cpu" if codes.device.type == "meta" else codes.device.type
-    dtype = str(scales.dtype).removeprefix("torch.")
-    layout, n_qweight, n_scales, n_zeros = _C.packed_sizes(
-        "w4a16", n, k, width, bits, zeros is not None, dtype, device
-    )
-    return (
-        codes.new_empty(n_qweight),
-        scales.new_empty(n_scales),
-        codes.new_empty(n_zeros),
-        codes.new_empty(0, layout, n, k, width, bits, zeros is not None),
-    )
-
-
-@torch.library.register_fake("qcore::w4a16_unpack")
-def _fake_unpack(
-    qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    n, k, group_size, has_zeros = _described("w4a16_unpack", qweight, scales, zeros, shape)
-    groups = (k + group_size - 1) // group_size
-    return (
-        qweight.new_empty(n, k),
-        scales.new_empty(n, groups),
-        qweight.new_empty(n, groups) if has_zeros else qweight.new_empty(0),
-    )
-
-
-@torch.library.register_fake("qcore::w4a16_gemm")
-def _fake_gemm(
-    x: Tensor,
-    qweight: Tensor,
-    scales: Tensor,
-    zeros: Tensor,
-    shape: Tensor,
-    perm: Tensor | None = None,
-    bias: Tensor | None = None,
-) -> Tensor:
-    op = "w4a16_gemm"
-    n, k, _, _ = _described(op, qweight, scales, zeros, shape)
-    _expect(
-        x.dtype in _FLOATS and x.dim() >= 1 and x.shape[-1] == k,
-        op,
-        "x",
-        f"float32, float16 or bfloat16 [..., {k}]",
-        x,
-    )
-    if perm is not None:
-        integers = (torch.int32, torch.int64)
-        _expect(perm.dtype in integers and perm.shape == (k,), op, "perm", f"int32 or int64 [{k}]", perm)
-    if bias is not None:
-        _expect(
-            bias.dtype in _FLOATS and bias.shape == (n,),
-            op,
-            "bias",
-            f"float32, float16 or bfloat16 [{n}]",
-            bias,
-        )
-    return x.new_empty(*x.shape[:-1], n)
-
-
-# Gradients of w4a16_gemm: dx = dy @ weight in float32, scattered through perm; dbias = sum of dy.
-
-
-def _save_for_backward(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
-    _, *packed, perm, bias = inputs
-    ctx.save_for_backward(*packed, perm)
-    ctx.bias_dtype = None if bias is None else bias.dtype
-
-
-def _gemm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    *packed, perm = ctx.saved_tensors
-    dx = dbias = None
-    if ctx.needs_input_grad[0]:
-        columns = dy.float() @ _dequantize(*packed)
-        if perm is not None:  # a column of x may meet several columns of the weight
-            columns = torch.zeros_like(columns).index_add(-1, perm, columns)
-        dx = columns.to(dy.dtype)
-    if ctx.bias_dtype is not None and ctx.needs_input_grad[6]:  # absent if the bias is
-        dbias = dy.float().flatten(0, -2).sum(0) if dy.dim() > 1 else dy
-        dbias = dbias.to(ctx.bias_dtype)
-    return dx, None, None, None, None, None, dbias
-
-
-def _dequantize(qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor) -> Tensor:
-    """The weight, float32 [N, K]."""
-    group_size, bits, has_zeros = shape.shape[4:]
-    codes, scales, zeros = torch.ops.qcore.w4a16_unpack(qweight, scales, zeros, shape)
-    group = torch.arange(codes.shape[1], device=codes.device) // group_size
-    zero = zeros[:, group].float() if has_zeros else float(1 << (bits - 1))
-    weight: Tensor = (codes.float() - zero) * scales.float()[:, group]
-    return weight
-
-
-torch.library.register_autograd("qcore::w4a16_gemm", _gemm_backward, setup_context=_save_for_backward)

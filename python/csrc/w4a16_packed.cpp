@@ -1,0 +1,82 @@
+#include "w4a16_packed.h"
+
+#include <algorithm>
+
+namespace qcore::binding {
+
+std::string all_layouts() {
+  std::string text;
+  for (const Layout* layout : layouts()) {
+    text += (text.empty() ? "" : ", ") + std::to_string(layout->number) + " (" + layout->name + ")";
+  }
+  return text;
+}
+
+PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& scales,
+                          const Tensor& zeros, const Tensor& shape) {
+  const auto descriptor = sizes(shape);
+  check(shape.scalar_type() == ScalarType::Byte && descriptor.size() == 7 && descriptor[0] == 0 &&
+            descriptor[6] <= 1,
+        op, "shape must be the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, ",
+        "group_size, bits, has_zeros], got ", describe(shape));
+  IntGroup weight;
+  weight.n = descriptor[2];
+  weight.k = descriptor[3];
+  weight.group_size = descriptor[4];
+  weight.bits = static_cast<int>(std::min<int64_t>(descriptor[5], 99));
+  weight.has_zeros = descriptor[6] == 1;
+  check(is_float(scales), op, "scales must be float32, float16 or bfloat16, got ",
+        describe(scales));
+  weight.scale_dtype = to_dtype(scales.scalar_type());
+  check(weight.check(), op);
+
+  const Layout* layout = find_layout(descriptor[1]);
+  check(layout != nullptr, op, "shape names layout ", descriptor[1], ", expected one of ",
+        all_layouts());
+  const PackedSizes expected = layout->packed_sizes(weight);
+  const auto check_buffer = [&](const char* name, const Tensor& tensor, int64_t elements) {
+    check(tensor.numel() == elements, op, name, " must have ", elements,
+          " elements for n=", weight.n, " k=", weight.k, " group_size=", weight.group_size,
+          " bits=", weight.bits, weight.has_zeros ? ", asymmetric, got " : ", symmetric, got ",
+          describe(tensor));
+    check_same_device(op, name, tensor, "qweight", qweight);
+  };
+  check(qweight.scalar_type() == ScalarType::Byte, op, "qweight must be uint8, got ",
+        describe(qweight));
+  check(zeros.scalar_type() == ScalarType::Byte, op, "zeros must be uint8, got ", describe(zeros));
+  check_buffer("qweight", qweight, expected.qweight_bytes);
+  check_buffer("scales", scales, expected.scales);
+  check_buffer("zeros", zeros, expected.zeros);
+
+  PackedWeight packed{
+      {}, layout, dense_aligned(qweight), dense_aligned(scales), dense_aligned(zeros)};
+  packed.view.shape = weight;
+  packed.view.layout = layout->number;
+  packed.view.qweight = packed.qweight.const_data_ptr();
+  packed.view.scales = packed.scales.const_data_ptr();
+  if (weight.has_zeros) packed.view.zeros = packed.zeros.const_data_ptr<uint8_t>();
+  return packed;
+}
+
+Tensor check_perm(const char* op, const Tensor& perm, int64_t k, const char* with_name,
+                  const Tensor& with) {
+  const bool wide = perm.scalar_type() == ScalarType::Long;
+  check(wide || perm.scalar_type() == ScalarType::Int, op, "perm must be int32 or int64, got ",
+        describe(perm));
+  check(has_sizes(perm, {k}), op, "perm must have the sizes [", k, "], got ", describe(perm));
+  check_same_device(op, "perm", perm, with_name, with);
+  const Tensor source = dense(perm);
+  if (!wide) return source;
+  if (!perm.is_cpu()) return torch::stable::to(source, ScalarType::Int);
+  const Tensor narrow = new_tensor(perm, {k}, ScalarType::Int);
+  const int64_t* from = source.const_data_ptr<int64_t>();
+  int32_t* to = narrow.mutable_data_ptr<int32_t>();
+  for (int64_t j = 0; j < k; ++j) {
+    check(from[j] >= 0 && from[j] < k, op, "perm[", j, "]: expected 0 .. ", k - 1, ", got ",
+          from[j]);
+    to[j] = static_cast<int32_t>(from[j]);
+  }
+  return narrow;
+}
+
+}  // namespace qcore::binding

@@ -1,0 +1,33 @@
+// What the w4a16 ops share: the packed weight as four tensors.
+//
+// `shape` has no elements: its sizes [0, layout, n, k, group_size, bits, has_zeros] are the
+// descriptor. So fake kernels see it, it follows `.to(device)` and a state dict, and reading it
+// never waits for a device.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "tensors.h"
+
+namespace qcore::binding {
+
+// A packed weight whose buffers are known to be as large as its descriptor says.
+struct PackedWeight {
+  PackedIntGroup view;
+  const Layout* layout;
+  Tensor qweight, scales, zeros;  // what `view` points into
+};
+
+PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& scales,
+                          const Tensor& zeros, const Tensor& shape);
+
+// "1 (panel16), 2 (fragment16)"
+std::string all_layouts();
+
+// The permutation [k] as int32, on the device of the argument `with_name`. On the CPU what int32
+// cannot hold is refused here, the rest by the core. On a GPU nothing is: that would mean to wait.
+Tensor check_perm(const char* op, const Tensor& perm, int64_t k, const char* with_name,
+                  const Tensor& with);
+
+}  // namespace qcore::binding
