@@ -1,0 +1,154 @@
+"""Times contenders that take turns, each over weights that rotate through more memory than caches hold.
+
+All calls over the copies of a weight are captured into one CUDA graph, because at a few microseconds a call
+the host cannot launch as fast as the card computes. A clock hides the device, so that tests can run this
+loop without one.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+ROTATE_BYTES = 256 << 20  # more than four times the L2 cache of an H200 (60 MB)
+LEAST_CALLS = 16  # per graph: the gap between two graphs, about a microsecond, must not count
+LEAST_SECONDS = 2e-3  # per measurement: a thousand times the resolution of an event
+
+
+class Clock(Protocol):
+    def once(self, calls: Sequence[Callable[[], Tensor]]) -> float:
+        """Seconds of one pass over the calls, launched one by one."""
+
+    def capture(self, calls: Sequence[Callable[[], Tensor]]) -> Any:
+        """Something that replays all the calls."""
+
+    def replay(self, captured: Any, times: int) -> float:
+        """Seconds of that many replays."""
+
+
+@dataclass
+class Captured:
+    graph: torch.cuda.CUDAGraph
+    output: Tensor  # of the last call; replays write it again
+
+
+class CudaClock:
+    """Measures with events on the present GPU."""
+
+    def __init__(self) -> None:
+        # Captures share one stream: cuBLAS keeps a workspace for each stream that it has seen.
+        self.stream = torch.cuda.Stream()
+
+    def once(self, calls: Sequence[Callable[[], Tensor]]) -> float:
+        calls[0]()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        for call in calls:
+            call()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e-3
+
+    def capture(self, calls: Sequence[Callable[[], Tensor]]) -> Captured:
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            calls[0]()  # modules load and handles appear outside the capture
+        torch.cuda.current_stream().wait_stream(self.stream)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream):
+            for call in calls:
+                output = call()
+        return Captured(graph, output)
+
+    def replay(self, captured: Captured, times: int) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        captured.graph.replay()  # the host runs ahead meanwhile, so that no launch gap is timed
+        begin.record()
+        for _ in range(times):
+            captured.graph.replay()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e-3
+
+
+def nbytes(state: object) -> int:
+    """Bytes of all tensors in a weight's state: a tensor, a module, or tuples and lists of them."""
+    if isinstance(state, Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, torch.nn.Module):
+        return sum(nbytes(t) for t in (*state.parameters(), *state.buffers()))
+    if isinstance(state, (tuple, list)):
+        return sum(nbytes(part) for part in state)
+    return 0
+
+
+def copies_wanted(size: int, budget: int, rotate: int = ROTATE_BYTES) -> int:
+    """How many copies of a weight of `size` bytes to rotate: more than `rotate` bytes, at most `budget`
+    bytes. 0: not even one fits."""
+    return min(1 + rotate // max(size, 1), budget // max(size, 1))
+
+
+def rotated(state: Any, count: int) -> list[Any]:
+    """The state and count - 1 copies of it in memory of their own."""
+    return [state, *(copy.deepcopy(state) for _ in range(count - 1))]
+
+
+def calls_per_graph(copies: int, seconds_per_call: float) -> int:
+    """Whole passes over the copies, at least LEAST_CALLS calls; fewer if calls are so slow that neither the
+    gap between graphs nor a cache matters."""
+    calls = copies * math.ceil(LEAST_CALLS / copies)
+    if calls * seconds_per_call > 20e-3:
+        calls = max(1, min(copies, int(20e-3 / seconds_per_call)))
+    return calls
+
+
+@dataclass
+class Entry:
+    """A contender in the measurement: `calls`, one per copy of its weight."""
+
+    name: str
+    calls: list[Callable[[], Tensor]]
+    captured: Any = None
+    calls_captured: int = 0
+    replays: int = 1
+
+
+def prepare(entry: Entry, clock: Clock) -> None:
+    """Captures the entry's calls and finds how many replays make one measurement."""
+    eager = clock.once(entry.calls[:2]) / len(entry.calls[:2])
+    count = calls_per_graph(len(entry.calls), eager)
+    entry.captured = clock.capture([entry.calls[i % len(entry.calls)] for i in range(count)])
+    entry.calls_captured = count
+    once = max(clock.replay(entry.captured, 1), 1e-6)
+    entry.replays = min(max(1, math.ceil(LEAST_SECONDS / once)), 200)
+
+
+def take_turns(entries: Sequence[Entry], clock: Clock, rounds: int) -> dict[str, list[float]]:
+    """Seconds per call, one figure per round and entry. A first round warms up and is dropped."""
+    times: dict[str, list[float]] = {entry.name: [] for entry in entries}
+    for round_ in range(rounds + 1):
+        for entry in entries:
+            seconds = clock.replay(entry.captured, entry.replays)
+            if round_:
+                times[entry.name].append(seconds / (entry.replays * entry.calls_captured))
+    return times
+
+
+def summary(times: Sequence[float]) -> tuple[float, float, float]:
+    """Median, least and largest."""
+    return statistics.median(times), min(times), max(times)
+
+
+def relative_error(y: Tensor, reference: Tensor) -> float:
+    """Frobenius norm of the difference over the norm of the reference (float32); NaN if y holds any."""
+    norm = torch.linalg.vector_norm
+    difference = norm(y.float().sub_(reference), dtype=torch.float64)
+    return float(difference / norm(reference, dtype=torch.float64).clamp_min(1e-300))
