@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
 
-from qcore import ops
+from qcore import ops, repack
 from qcore.formats import IntGroup
 from qcore.ops import kernels
 from qcore.qweight import QWeight
@@ -42,6 +42,7 @@ __all__ = [
     "ops",
     "quantize",
     "quantize_folder",
+    "repack",
     "save",
 ]
 
