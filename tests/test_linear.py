@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
-from qcore import IntGroup, QLinear, QWeight, Rtn
+from qcore import _C, IntGroup, QLinear, QWeight, Rtn
 
 
 def make(
@@ -74,6 +75,62 @@ def test_state_and_copies() -> None:
     assert torch.equal(other(x), layer(x))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
     assert "bits=4, asymmetric, group_size=32, bias=True" in repr(layer)
+
+
+def test_batch_invariant_reaches_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def gemm(x: Tensor, *packed: Tensor, bias: Tensor | None, batch_invariant: bool) -> Tensor:
+        seen.append(batch_invariant)
+        return x
+
+    monkeypatch.setattr("qcore.linear.ops.w4a16_gemm", gemm)
+    layer, x = QLinear(make()[0]), torch.randn(3, 96)
+    assert not layer.batch_invariant
+    layer(x)
+    layer.batch_invariant = True
+    layer(x)
+    copy.deepcopy(layer)(x)
+    assert seen == [False, True, True]
+    assert not any("batch_invariant" in name for name in layer.state_dict())
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_from_meta_and_back(symmetric: bool) -> None:
+    weight, _ = make(symmetric=symmetric)
+    source = QLinear(weight, torch.randn(40))
+    state, x = source.state_dict(), torch.randn(3, 96)
+    layer = copy.deepcopy(source).to("meta")
+    assert {tensor.device.type for tensor in layer.state_dict().values()} == {"meta"}
+    layer.to_empty(device="cpu").load_state_dict(state)
+    assert torch.equal(layer(x), source(x))
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_another_kind_of_device_packs_anew(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _C.packed_sizes
+
+    def packed_sizes(*arguments: object) -> tuple[int, int, int, int]:
+        """That of a build with CUDA kernels, which this one need not be."""
+        *problem, device, layout = arguments
+        return real(*problem, device, 2 if device == "cuda" else layout)  # type: ignore[arg-type, call-arg]
+
+    monkeypatch.setattr(_C, "packed_sizes", packed_sizes)
+    format = IntGroup(4, symmetric, 32)
+    with FakeTensorMode():
+        codes, scales = (
+            torch.empty(40, 96, dtype=torch.uint8, device="cuda"),
+            torch.empty(40, 3, device="cuda"),
+        )
+        zeros = None if symmetric else torch.empty(40, 3, dtype=torch.uint8, device="cuda")
+        layer = QLinear(QWeight(format, codes, scales, zeros, torch.ones(96, device="cuda")))
+        assert layer.shape.shape[1] == 2
+        assert layer(torch.empty(5, 96, device="cuda")).device.type == "cuda"
+        assert layer.cpu().shape.shape[1] == 1
+        assert {tensor.device.type for tensor in layer.state_dict().values()} == {"cpu"}
+        assert layer(torch.empty(5, 96)).device.type == "cpu"
+    there = QLinear(make(symmetric=symmetric)[0])
+    assert [t.shape for t in layer.packed] == [t.shape for t in there.packed]
 
 
 def test_compiles_whole() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from qcore import ops
@@ -17,7 +18,8 @@ class QLinear(nn.Module):
 
     Replaces `nn.Linear` for inference: x is float32, float16 or bfloat16 [..., K], y [..., N] in the same
     dtype, accumulated in float32. Casting the module (`.half()`, `.to(dtype)`) changes the bias but never
-    the scales: the quantized weight stays what its method chose.
+    the scales: the quantized weight stays what its method chose. Moving it to another kind of device
+    (`.to("cuda")`, `.cpu()`) packs it anew there, without loss.
     """
 
     qweight: Tensor
@@ -25,6 +27,9 @@ class QLinear(nn.Module):
     zeros: Tensor
     shape: Tensor
     act_scale: Tensor | None
+    batch_invariant: bool = False
+    """Set to True to get the same bits for a row of x whatever the number of rows, where kernels for CUDA
+    would otherwise choose by it (see `qcore.ops.w4a16_gemm`). Not part of the state dict."""
 
     def __init__(self, weight: QWeight, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -63,22 +68,27 @@ class QLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.act_scale is not None:
             x = (x / self.act_scale).to(x.dtype)
-        return ops.w4a16_gemm(x, *self.packed, bias=self.bias)
+        return ops.w4a16_gemm(x, *self.packed, bias=self.bias, batch_invariant=self.batch_invariant)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLinear:
         before, scales, act_scale = self.packed, self.scales, self.act_scale
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scales.device.type != scales.device.type and self.scales.device.type != "meta":
             # Another kind of device has another packed layout.
-            codes, old_scales, zeros = ops.w4a16_unpack(before)
             device = self.scales.device
+
+            # From meta (`to_empty`) there is nothing to move but the sizes.
+            def move(tensor: Tensor) -> Tensor:
+                return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
+
+            codes, old_scales, zeros = ops.w4a16_unpack(before)
             self._pack(
                 QWeight(
                     self.format,
-                    codes.to(device),
-                    old_scales.to(device),
-                    None if zeros is None else zeros.to(device),
-                    None if act_scale is None else act_scale.to(device),
+                    move(codes),
+                    move(old_scales),
+                    None if zeros is None else move(zeros),
+                    None if act_scale is None else move(act_scale),
                 )
             )
         else:
