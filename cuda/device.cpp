@@ -8,8 +8,8 @@ namespace qcore::cuda {
 
 Status check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return {};
-  const StatusCode code = error == cudaErrorMemoryAllocation ? StatusCode::out_of_memory
-                                                             : StatusCode::device_error;
+  const StatusCode code =
+      error == cudaErrorMemoryAllocation ? StatusCode::out_of_memory : StatusCode::device_error;
   return {code, std::string(what) + ": CUDA says " + cudaGetErrorName(error) + ", " +
                     cudaGetErrorString(error)};
 }
@@ -26,10 +26,10 @@ Status properties(int index, Properties& result) {
     const auto read = [index](int& value, cudaDeviceAttr attribute) {
       return check(cudaDeviceGetAttribute(&value, attribute, index), "device");
     };
-    for (const Status& status :
-         {read(major, cudaDevAttrComputeCapabilityMajor), read(minor, cudaDevAttrComputeCapabilityMinor),
-          read(p.multiprocessors, cudaDevAttrMultiProcessorCount),
-          read(p.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin)}) {
+    for (const Status& status : {read(major, cudaDevAttrComputeCapabilityMajor),
+                                 read(minor, cudaDevAttrComputeCapabilityMinor),
+                                 read(p.multiprocessors, cudaDevAttrMultiProcessorCount),
+                                 read(p.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin)}) {
       if (!status.ok()) return status;
     }
     p.sm = major * 10 + minor;

@@ -3,23 +3,27 @@
 // source also runs on the CPU: with QCORE_SIMT defined, tests/simt/ptx.h gives every name a twin
 // that executes one fiber per thread and reports races, stray accesses and deadlocks.
 //
-// Shared memory is addressed by byte offsets into the block's dynamic shared memory.
+// Shared memory is addressed by 32-bit numbers of bytes from shared_base() on, the start of the
+// block's dynamic shared memory, which is aligned to 1 KB.
 #pragma once
 
 #include <cstdint>
 
 namespace qcore::ptx {
 
-// 16 bytes, the widest access.
+// 16 bytes, the widest access, and half of it.
 struct alignas(16) Vec16 {
   uint32_t word[4];
+};
+struct alignas(8) Vec8 {
+  uint32_t word[2];
 };
 
 // Element types of matrices; their values travel as bits, two to a 32-bit register.
 struct Half {};
 struct Bfloat {};
 
-using SharedOffset = uint32_t;
+using SharedAddress = uint32_t;
 
 }  // namespace qcore::ptx
 
@@ -27,6 +31,7 @@ using SharedOffset = uint32_t;
 
 #define QCORE_DEVICE inline
 #define QCORE_UNROLL
+#define QCORE_NO_UNROLL
 #include "simt/ptx.h"
 
 #else
@@ -34,6 +39,8 @@ using SharedOffset = uint32_t;
 #define QCORE_DEVICE __device__ __forceinline__
 // Before a loop over registers: an array that is indexed at run time would live in local memory.
 #define QCORE_UNROLL _Pragma("unroll")
+// Before a loop whose rounds shall not overlap, because their registers would add up.
+#define QCORE_NO_UNROLL _Pragma("unroll 1")
 
 namespace qcore::ptx {
 
@@ -72,27 +79,53 @@ QCORE_DEVICE float shuffle_xor(float value, int mask) {
 
 // ---- Memory
 
-QCORE_DEVICE char* shared_memory() {
+// Volatile, so that it is computed once and kept.
+QCORE_DEVICE SharedAddress shared_base() {
   extern __shared__ __align__(1024) char qcore_shared_memory[];
-  return qcore_shared_memory;
-}
-QCORE_DEVICE uint32_t shared_address(SharedOffset at) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(shared_memory())) + at;
+  SharedAddress base = static_cast<SharedAddress>(__cvta_generic_to_shared(qcore_shared_memory));
+  asm volatile("" : "+r"(base));
+  return base;
 }
 
-// T is an integer type, float or Vec16; addresses are aligned to its size.
+// T is an unsigned integer, float, Vec8 or Vec16; addresses are aligned to its size.
 template <class T>
-QCORE_DEVICE T load_shared(SharedOffset at) {
-  return *reinterpret_cast<const T*>(shared_memory() + at);
+QCORE_DEVICE T load_shared(SharedAddress at);
+template <>
+QCORE_DEVICE uint16_t load_shared<uint16_t>(SharedAddress at) {
+  uint16_t value;
+  asm volatile("ld.shared.u16 %0, [%1];" : "=h"(value) : "r"(at) : "memory");
+  return value;
 }
 template <>
-QCORE_DEVICE Vec16 load_shared<Vec16>(SharedOffset at) {
-  const uint4 v = *reinterpret_cast<const uint4*>(shared_memory() + at);
-  return {{v.x, v.y, v.z, v.w}};
+QCORE_DEVICE uint32_t load_shared<uint32_t>(SharedAddress at) {
+  uint32_t value;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(at) : "memory");
+  return value;
 }
-template <class T>
-QCORE_DEVICE void store_shared(SharedOffset at, T value) {
-  *reinterpret_cast<T*>(shared_memory() + at) = value;
+template <>
+QCORE_DEVICE float load_shared<float>(SharedAddress at) {
+  return __uint_as_float(load_shared<uint32_t>(at));
+}
+template <>
+QCORE_DEVICE Vec16 load_shared<Vec16>(SharedAddress at) {
+  Vec16 v;
+  asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "r"(at)
+               : "memory");
+  return v;
+}
+template <>
+QCORE_DEVICE Vec8 load_shared<Vec8>(SharedAddress at) {
+  Vec8 v;
+  asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];"
+               : "=r"(v.word[0]), "=r"(v.word[1])
+               : "r"(at)
+               : "memory");
+  return v;
+}
+QCORE_DEVICE void store_shared(SharedAddress at, float value) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(value) : "memory");
 }
 
 template <class T>
@@ -111,9 +144,8 @@ QCORE_DEVICE void store_global<Vec16>(Vec16* to, Vec16 v) {
 // Copies `bytes` (0 .. 16) bytes of global memory and zeros after them, 16 bytes in all, without
 // passing through registers. Both addresses are multiples of 16. The bytes are there for this
 // thread after the matching copy_async_wait, for others after a meeting point that follows it.
-QCORE_DEVICE void copy_async_16(SharedOffset to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from),
-               "r"(bytes)
+QCORE_DEVICE void copy_async_16(SharedAddress to, const void* from, int bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes)
                : "memory");
 }
 // Closes the group of this thread's copies since the last commit; a group may be empty.
@@ -129,10 +161,10 @@ QCORE_DEVICE void copy_async_wait() {
 // ---- Matrices: executed by a whole warp together (fragments.h says who holds what)
 
 // Four 8x8 matrices of 16-bit elements; lane 8 j + r names the 16 bytes of row r of matrix j.
-QCORE_DEVICE void ldmatrix_x4(uint32_t (&r)[4], SharedOffset row) {
+QCORE_DEVICE void ldmatrix_x4(uint32_t (&r)[4], SharedAddress row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
+               : "r"(row)
                : "memory");
 }
 

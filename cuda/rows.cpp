@@ -1,7 +1,8 @@
 // The CUDA kernel rows, fastest first.
+#include "marlin/rows.h"
+
 #include "device.h"
 #include "marlin/plan.h"
-#include "marlin/rows.h"
 #include "registry.h"
 
 namespace qcore {

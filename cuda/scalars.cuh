@@ -25,7 +25,7 @@ struct Pair {
   float first, second;
 };
 
-QCORE_DEVICE Pair load_shared_pair(DType dtype, ptx::SharedOffset at) {
+QCORE_DEVICE Pair load_shared_pair(DType dtype, ptx::SharedAddress at) {
   if (dtype == DType::f32) return {ptx::load_shared<float>(at), ptx::load_shared<float>(at + 4)};
   const uint32_t bits = ptx::load_shared<uint32_t>(at);
   if (dtype == DType::f16) {

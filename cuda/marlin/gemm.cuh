@@ -2,9 +2,9 @@
 //
 // The weight is operand A of the matrix unit and the activations are operand B, so a tile of 8
 // tokens wastes nothing at M <= 8, and one packed weight serves every M. A warp owns 32 rows of the
-// weight and all tokens of its block. Products of codes are summed in fp32 over a group; then the
-// sum, not the weights, is multiplied by the group's scale: fewer instructions per weight, and no
-// rounding of the weights at all.
+// weight and all tokens of its block. Products of codes are summed in fp32 over (a part of) a
+// group; then the sum, not the weights, is multiplied by the group's scale: fewer instructions per
+// weight, and no rounding of the weights at all.
 //
 // The 8 warps of a block stand kWarpsN side by side along N and kWarpsK along K. Weights flow from
 // global memory to the one lane that needs them through kStages slots of shared memory (16 bytes a
@@ -13,6 +13,8 @@
 // With splits > 1 several blocks share the K of one tile: each writes fp32 sums of its own, and
 // reduce.cuh adds them in order. So the result never depends on which block ran first.
 #pragma once
+
+#include <type_traits>
 
 #include "dequant.cuh"
 #include "fragments.h"
@@ -34,7 +36,10 @@ struct GemmParams {
   const void* scales;
   const uint8_t* zeros;  // null if symmetric
   DType scale_dtype;
-  int center;  // the zero point of a symmetric weight
+  int scale_size;  // of one, in bytes
+  int set_shift;   // log2 of the lanes that bring 32 scales
+  int center;      // the zero point of a symmetric weight
+  uint32_t stage_bytes;
   int groups, group_halves;
   int halves, chunks;  // along the padded K
   int slices;          // blocks along N
@@ -46,43 +51,57 @@ struct GemmParams {
   bool vector_store;  // y may be written 16 bytes at a time
 };
 
-template <class T, int kBits, int kTokenTiles, int kWarpsK>
+template <class T, class V>
 class Gemm {
  public:
   using Params = GemmParams;
-  using V = Variant<kBits, kTokenTiles, kWarpsK>;
+  using Shape = V;
   static constexpr int kThreads = kWarps * 32;
-  static constexpr int kMinBlocks = kTokenTiles == 8 ? 1 : 2;  // per multiprocessor
+  static constexpr int kMinBlocks = V::kTokenTiles == 8 ? 1 : 2;  // per multiprocessor
 
   QCORE_DEVICE static void run(const Params& p) { Gemm(p).run(); }
 
  private:
-  using Codes = dequant::Codes<T, kBits>;
-  static constexpr int kTileBytes = tile_bytes(kBits);
-  static constexpr int kWarpBytes = kWarpTiles * kTileBytes;
-  static constexpr int kBlocks = kTileBytes / kBlockBytes;
+  using Codes = dequant::Codes<T, V::kBits>;
+  static constexpr int kTokenTiles = V::kTokenTiles;
+  static constexpr int kChunkHalves = chunk_halves(V::kBits);
+  static constexpr int kSets = kChunkHalves / V::kFlushHalves;  // of scales and zeros in a chunk
+  static constexpr int kHalvesPerBlock = kChunkHalves / kTileBlocks;
   static constexpr int kStepsPerHalf = kHalfColumns / kStepColumns;
-  static constexpr int kRowPieces = kChunkColumns * 2 / 16;  // of 16 bytes
-  static constexpr int kPieces = kWarpsK * V::kTokens * kRowPieces;
-  static constexpr int kSlots = (kPieces + kThreads - 1) / kThreads;  // copies per thread and chunk
+  // Weights are read a block at a time, except where registers are short: 32 tokens and short sums.
+  static constexpr bool kNarrow =
+      kTokenTiles == 4 && V::kBits == 4 && V::kFlushHalves < kChunkHalves;
+  using Words = std::conditional_t<kNarrow, ptx::Vec8, ptx::Vec16>;
+  static constexpr int kWordsHalves = kNarrow ? 1 : kHalvesPerBlock;
+  // What is computed at a time: whole sets and whole reads.
+  static constexpr int kRoundHalves =
+      V::kFlushHalves > kWordsHalves ? V::kFlushHalves : kWordsHalves;
+  static constexpr int kRoundSets = kRoundHalves / V::kFlushHalves;
+  static constexpr int kWarpBytes = kWarpTiles * kTileBytes;  // of one chunk
+  // Copies of activations, 16 bytes each, and how many a thread makes per chunk. From one to the
+  // next lie whole rows, so tokens and parts of K move by constants.
+  static constexpr int kRowPieces = chunk_columns(V::kBits) * 2 / 16;
+  static constexpr int kPieces = V::kWarpsK * V::kTokens * kRowPieces;
+  static constexpr int kSlots = (kPieces + kThreads - 1) / kThreads;
+  static constexpr int kSlotTokens = kThreads / kRowPieces;
 
-  QCORE_DEVICE explicit Gemm(const Params& params)
-      : p(params),
-        stage_bytes(
-            static_cast<uint32_t>(V::stage_bytes(params.scale_dtype, params.zeros != nullptr))) {}
+  QCORE_DEVICE explicit Gemm(const Params& params) : p(params), base(ptx::shared_base()) {}
 
   QCORE_DEVICE void run() {
     place_thread();
     place_block();
     place_warp();
     place_copies();
-    place_fragments();
-    for (int i = 0; i + 1 < V::kStages; ++i) load();
+    for (int i = 0; i + 1 < V::kStages; ++i)
+      load(i, base + static_cast<uint32_t>(i) * p.stage_bytes);
+    uint32_t stage = base;
     for (int i = 0; i < iterations; ++i) {
       ptx::copy_async_wait<V::kStages - 2>();
-      ptx::sync_block();  // the copies of all threads are there; slot i - 1 is free again
-      load();
-      if (halves_left > 0) compute();
+      ptx::sync_block();  // the copies of all threads are there; the slot before is free again
+      const uint32_t last = base + (V::kStages - 1) * p.stage_bytes;
+      load(i + V::kStages - 1, stage == base ? last : stage - p.stage_bytes);
+      if (i < count) compute(stage);
+      stage = stage == last ? base : stage + p.stage_bytes;
     }
     ptx::copy_async_wait<0>();
     ptx::sync_block();
@@ -110,305 +129,289 @@ class Gemm {
     split = ptx::block_index() / tiles;
     const int tile = ptx::block_index() % tiles;
     const int first = tile / (kGroup * p.slices) * kGroup;
-    const int height = p.token_blocks - first < kGroup ? p.token_blocks - first : kGroup;
+    const int height = min(kGroup, p.token_blocks - first);
     const int inside = tile - first * p.slices;
     token0 = (first + inside % height) * V::kTokens;
     row0 = inside / height * V::kRows;
   }
 
-  // The chunks [begin, end) of this warp. Parts along K are equal but for the last ones.
-  QCORE_DEVICE void place_warp() {
-    const int split_begin = split * p.split_chunks;
-    const int split_end = min(split_begin + p.split_chunks, p.chunks);
-    iterations = (split_end - split_begin + kWarpsK - 1) / kWarpsK;
-    begin = min(split_begin + warp_k * iterations, split_end);
-    const int end = min(begin + iterations, split_end);
-    weights_left = row0 + warp_n * kWarpRows < p.n ? end - begin : 0;
-    halves_left = weights_left > 0 ? min(2 * end, p.halves) - 2 * begin : 0;
-    group_left = p.group_halves - 2 * begin % p.group_halves;
-    if (!p.zeros) set_zeros([&](int) { return static_cast<uint32_t>(p.center * 0x0101); });
+  // Parts of a split along K are equal but for the last ones.
+  QCORE_DEVICE int split_end() const { return min((split + 1) * p.split_chunks, p.chunks); }
+  QCORE_DEVICE int part_begin(int part) const {
+    return min(split * p.split_chunks + part * iterations, split_end());
   }
 
-  // ---- Copies from global to shared memory
+  QCORE_DEVICE void place_warp() {
+    iterations = (split_end() - split * p.split_chunks + V::kWarpsK - 1) / V::kWarpsK;
+    begin = part_begin(warp_k);
+    const bool has_rows = row0 + warp_n * kWarpRows < p.n;
+    count = has_rows ? part_begin(warp_k + 1) - begin : 0;
+    const uint32_t center = static_cast<uint32_t>(p.center);
+    for_tiles([&](int tile) { offsets[tile] = Codes::offsets(center, center); });
+  }
+
+  // ---- Copies from global to shared memory. Sources are counted in pieces of 16 bytes: 32 bits
+  // reach 64 GiB.
+
+  QCORE_DEVICE static const char* piece(const void* from, uint32_t index) {
+    return static_cast<const char*>(from) + static_cast<uint64_t>(index) * 16;
+  }
 
   QCORE_DEVICE void place_copies() {
-    const int warp_row = row0 + warp_n * kWarpRows;
-    const int64_t panel = warp_row / kPanelRows, half_panel = warp_row % kPanelRows / kWarpRows;
+    const int row = row0 + warp_n * kWarpRows;
+    const int64_t panel = row / kPanelRows, half_panel = row % kPanelRows / kWarpRows;
     weight_from = static_cast<uint32_t>(
         ((panel * p.chunks + begin) * kTiles + half_panel * kWarpTiles) * (kTileBytes / 16) + lane);
-    place_parameter_copy(panel, half_panel);
+    weight_to = static_cast<uint32_t>(thread / 32 * kWarpBytes + lane * kLaneBytes);
+    place_parameter_copies(panel, half_panel);
     place_activation_copies();
   }
 
-  // Lanes 0 .. 15 bring the scales of the two halves of a chunk, lanes 16 .. 19 the zero points; 16
-  // bytes a lane. Scales are needed where a group ends, zero points where it begins.
-  QCORE_DEVICE void place_parameter_copy(int64_t panel, int64_t half_panel) {
-    const bool is_zero = lane >= 16;
-    const int size = is_zero ? 1 : static_cast<int>(size_of(p.scale_dtype));
-    const int lanes = kWarpRows * size / 16;
-    const int index = lane % 16;
-    const bool needed = index < 2 * lanes && (!is_zero || p.zeros);
-    const int64_t first = 2 * begin + index / lanes;
-    parameter_first = index < lanes;
-    parameters_left = needed ? halves_left - index / lanes : 0;
-    parameter_position = static_cast<int>(first % p.group_halves);
-    parameter_step = static_cast<uint32_t>(kPanelRows * size / 16);
-    parameter_from = static_cast<uint32_t>(
-        ((panel * p.groups + first / p.group_halves) * kPanelRows + half_panel * kWarpRows) * size /
-            16 +
-        index % lanes);
-    const int scale_bytes = 2 * kWarpRows * static_cast<int>(size_of(p.scale_dtype));
-    parameter_to = static_cast<uint32_t>((is_zero ? scale_bytes : 0) + index * 16);
+  // A set of scales, for 32 rows, takes 4 lanes, 8 if they are fp32. The first two of them also
+  // bring the zero points. To keep registers free, only the source of the scales is remembered.
+  QCORE_DEVICE int lanes_per_set() const { return 1 << p.set_shift; }
+
+  QCORE_DEVICE void place_parameter_copies(int64_t panel, int64_t half_panel) {
+    const int set = lane >> p.set_shift, part = lane & (lanes_per_set() - 1);
+    const int half = begin * kChunkHalves + set * V::kFlushHalves;
+    parameters_left = p.halves - half;
+    brings_scales = set < kSets;
+    group_position = half % p.group_halves;
+    const int64_t row32 = (panel * p.groups + half / p.group_halves) * 2 + half_panel;
+    scale_from = static_cast<uint32_t>(row32 * lanes_per_set() + part);
+    parameters =
+        static_cast<uint32_t>(V::kWeightBytes + V::kActivationBytes +
+                              thread / 32 * V::parameter_bytes(p.scale_dtype, p.zeros != nullptr));
   }
 
-  // A thread copies the same piece of the same token of every chunk; its second slot is kThreads
-  // pieces further: other tokens, or another part of K.
   QCORE_DEVICE void place_activation_copies() {
-    const int split_end = min((split + 1) * p.split_chunks, p.chunks);
-    const int piece = thread % kRowPieces;
+    const int row_piece = thread % kRowPieces, row = thread / kRowPieces;
+    const int token = row % V::kTokens, part = row / V::kTokens;
     QCORE_UNROLL
     for (int s = 0; s < kSlots; ++s) {
-      const int index = thread + s * kThreads;
-      const int part = index / (V::kTokens * kRowPieces);
-      const int token = index / kRowPieces % V::kTokens;
-      const int from = min(split * p.split_chunks + part * iterations, split_end);
-      const int to = min(from + iterations, split_end);
-      const int64_t column = static_cast<int64_t>(from) * kChunkColumns + piece * 8;
-      const int64_t columns = min(static_cast<int64_t>(to) * kChunkColumns, p.x_columns) - column;
-      const bool exists = part < kWarpsK && token0 + token < p.m && columns > 0;
-      activations_left[s] =
-          exists ? static_cast<int>((columns + kChunkColumns - 1) / kChunkColumns) : 0;
-      if (s == 0) {
-        activation_from = static_cast<uint32_t>((token0 + token) * p.x_stride + column / 8);
-        activation_to =
-            static_cast<uint32_t>(part * V::kPartBytes + activation_offset(token, piece));
-      }
+      const int slot_part = part + part_of_slot(s);
+      const int64_t column = static_cast<int64_t>(part_begin(slot_part)) * chunk_columns(V::kBits);
+      const int64_t end = min(
+          static_cast<int64_t>(part_begin(slot_part + 1)) * chunk_columns(V::kBits), p.x_columns);
+      const int64_t columns = end - column - row_piece * 8;
+      const bool exists =
+          slot_part < V::kWarpsK && token0 + token + token_of_slot(s) < p.m && columns > 0;
+      activations[s] = exists ? static_cast<int>(ceil_div(columns, chunk_columns(V::kBits))) : 0;
     }
-    constexpr int kSlotParts = kThreads / (V::kTokens * kRowPieces);
-    activation_step = static_cast<uint32_t>(kSlotParts > 0 ? kSlotParts * iterations * kRowPieces
-                                                           : kThreads / kRowPieces * p.x_stride);
+    activation_from =
+        static_cast<uint32_t>((token0 + token) * p.x_stride +
+                              static_cast<int64_t>(part_begin(part)) * kRowPieces + row_piece);
+    activation_to = static_cast<uint32_t>(V::kWeightBytes + part * V::kPartBytes +
+                                          activation_offset(token, row_piece));
+    // For ldmatrix: which row this lane names, with the address of the first step.
+    const int of_lane = kTokenTiles == 1 ? lane % 8 : lane / 16 * 8 + lane % 8;
+    const int of_step = kTokenTiles == 1 ? lane / 8 : lane / 8 % 2;
+    fragment = static_cast<uint32_t>(V::kWeightBytes + warp_k * V::kPartBytes +
+                                     activation_offset(of_lane, of_step));
   }
+
+  static constexpr int part_of_slot(int s) { return s * kSlotTokens / V::kTokens; }
+  static constexpr int token_of_slot(int s) { return s * kSlotTokens % V::kTokens; }
 
   // 16-byte pieces of a row are permuted by the row's number, so that 8 rows of one column lie in
   // different banks.
-  QCORE_DEVICE static int activation_offset(int token, int piece) {
-    return token * kRowPieces * 16 + (piece ^ (token & 7)) * 16;
+  QCORE_DEVICE static int activation_offset(int token, int row_piece) {
+    return (token * kRowPieces + (row_piece ^ (token & 7))) * 16;
   }
 
-  QCORE_DEVICE static const void* piece(const void* base, uint32_t index) {
-    return static_cast<const char*>(base) + static_cast<uint64_t>(index) * 16;
-  }
-  QCORE_DEVICE int parameter_bytes() const {
-    return V::parameter_bytes(p.scale_dtype, p.zeros != nullptr);
-  }
-  // Slots are used in turn: the next one after `stage`.
-  QCORE_DEVICE uint32_t after(uint32_t stage) const {
-    return stage + stage_bytes == stage_bytes * V::kStages ? 0 : stage + stage_bytes;
-  }
-  QCORE_DEVICE uint32_t weights_at(uint32_t stage) const {
-    return stage + static_cast<uint32_t>(thread / 32 * kWarpBytes + lane * kLaneBytes);
-  }
-  QCORE_DEVICE uint32_t activations_at(uint32_t stage) const { return stage + V::kWeightBytes; }
-  QCORE_DEVICE uint32_t parameters_at(uint32_t stage) const {
-    return stage + static_cast<uint32_t>(V::kWeightBytes + V::kActivationBytes +
-                                         thread / 32 * parameter_bytes());
-  }
-
-  // Starts the copies of the next chunk. An empty group keeps the count of groups.
-  QCORE_DEVICE void load() {
-    const uint32_t stage = load_stage;
-    load_stage = after(stage);
-    if (weights_left > 0) {
+  // Starts the copies of chunk i of every part. An empty group keeps the count of groups.
+  QCORE_DEVICE void load(int i, uint32_t stage) {
+    if (i < count) {
+      const char* from = piece(p.qweight, weight_from);
       QCORE_UNROLL
-      for (int c = 0; c < kWarpTiles * kBlocks; ++c) {
-        ptx::copy_async_16(weights_at(stage) + static_cast<uint32_t>(c * kBlockBytes),
-                           piece(p.qweight, weight_from + static_cast<uint32_t>(c * 32)), 16);
+      for (int block = 0; block < kWarpTiles * kTileBlocks; ++block) {
+        ptx::copy_async_16(stage + weight_to + static_cast<uint32_t>(block * kBlockBytes),
+                           from + block * kBlockBytes, 16);
       }
       weight_from += kTiles * kTileBytes / 16;
-      --weights_left;
       load_parameters(stage);
     }
-    QCORE_UNROLL
-    for (int s = 0; s < kSlots; ++s) {
-      if (kPieces % kThreads != 0 && thread + s * kThreads >= kPieces) break;
-      const bool exists = activations_left[s] > 0;
-      ptx::copy_async_16(
-          activations_at(stage) + activation_to + static_cast<uint32_t>(s * kThreads * 16),
-          piece(p.x, exists ? activation_from + s * activation_step : 0), exists ? 16 : 0);
-      --activations_left[s];
-    }
-    activation_from += kRowPieces;
+    load_activations(i, stage);
     ptx::copy_async_commit();
   }
 
+  // Beyond the end of K the scales are zero, as the activations are.
   QCORE_DEVICE void load_parameters(uint32_t stage) {
-    if (parameters_left > 0) {
-      const bool needed = lane < 16
-                              ? parameter_position + 1 == p.group_halves || parameters_left == 1
-                              : parameter_position == 0 || parameter_first;
-      if (needed) {
-        ptx::copy_async_16(parameters_at(stage) + parameter_to,
-                           piece(lane < 16 ? p.scales : p.zeros, parameter_from), 16);
+    if (brings_scales) {
+      const int bytes = parameters_left > 0 ? 16 : 0;
+      const uint32_t to = stage + parameters;
+      ptx::copy_async_16(to + static_cast<uint32_t>(lane * 16), piece(p.scales, scale_from), bytes);
+      if (p.zeros) {
+        const uint32_t set = static_cast<uint32_t>(lane >> p.set_shift);
+        const uint32_t part = static_cast<uint32_t>(lane & (lanes_per_set() - 1));
+        if (part < 2) {
+          ptx::copy_async_16(to + static_cast<uint32_t>(kSets * kWarpRows * p.scale_size) +
+                                 set * kWarpRows + part * 16,
+                             piece(p.zeros, (scale_from >> p.set_shift) * 2 + part), bytes);
+        }
       }
     }
-    parameter_first = false;
-    parameters_left -= 2;
-    parameter_position += 2;
-    while (parameter_position >= p.group_halves) {
-      parameter_position -= p.group_halves;
-      parameter_from += parameter_step;
+    parameters_left -= kChunkHalves;
+    group_position += kChunkHalves;
+    while (group_position >= p.group_halves) {
+      group_position -= p.group_halves;
+      scale_from += static_cast<uint32_t>(2 * lanes_per_set());
     }
+  }
+
+  QCORE_DEVICE void load_activations(int i, uint32_t stage) {
+    QCORE_UNROLL
+    for (int s = 0; s < kSlots; ++s) {
+      if (kPieces % kThreads != 0 && thread + s * kThreads >= kPieces) break;
+      const uint32_t step =
+          static_cast<uint32_t>(static_cast<int64_t>(part_of_slot(s)) * iterations * kRowPieces +
+                                token_of_slot(s) * p.x_stride);
+      const bool exists = i < activations[s];
+      ptx::copy_async_16(stage + activation_to + static_cast<uint32_t>(s * kThreads * 16),
+                         piece(p.x, exists ? activation_from + step : 0), exists ? 16 : 0);
+    }
+    activation_from += kRowPieces;
   }
 
   // ---- The product
 
-  QCORE_DEVICE void compute() {
-    const uint32_t stage = compute_stage;
-    compute_stage = after(stage);
-    ptx::Vec16 blocks[kWarpTiles];
-    QCORE_UNROLL
-    for (int h = 0; h < 2; ++h) {
-      if (halves_left == 0) break;
-      if (h == 0 || kBlocks == 2) load_blocks(stage, h, blocks);
-      if (p.zeros && group_begins) load_zeros(stage, h);
-      multiply(stage, h, blocks);
-      --halves_left;
-      --group_left;
-      group_begins = group_left == 0 || halves_left == 0;
-      if (group_begins) {
-        flush(stage, h);
-        group_left = p.group_halves;
+  QCORE_DEVICE void compute(uint32_t stage) {
+    QCORE_NO_UNROLL
+    for (int round = 0; round < kChunkHalves / kRoundHalves; ++round) {
+      Words words[kWarpTiles];
+      QCORE_UNROLL
+      for (int s = 0; s < kRoundSets; ++s) {
+        const int set = round * kRoundSets + s;
+        if (p.zeros) load_zeros(stage, set);
+        float partial[kWarpTiles][kTokenTiles][4] = {};
+        QCORE_UNROLL
+        for (int i = 0; i < V::kFlushHalves; ++i) {
+          const int half = s * V::kFlushHalves + i;  // of the round
+          const int first = round * kRoundHalves;
+          if (half % kWordsHalves == 0) load_words(stage, first + half, words);
+          multiply(stage, first, half, words, partial);
+        }
+        flush(stage, set, partial);
       }
-    }
-  }
-
-  QCORE_DEVICE void load_blocks(uint32_t stage, int h, ptx::Vec16 (&blocks)[kWarpTiles]) {
-    QCORE_UNROLL
-    for (int tile = 0; tile < kWarpTiles; ++tile) {
-      blocks[tile] = ptx::load_shared<ptx::Vec16>(
-          weights_at(stage) +
-          static_cast<uint32_t>(tile * kTileBytes + h * (kBlocks - 1) * kBlockBytes));
     }
   }
 
   // One ldmatrix brings four 8x8 matrices: two steps of 8 tokens if there are no more, else one
   // step of 16 tokens, so that few fragments of the weight are live at a time. The lane's address
   // for another step differs in bits of the piece alone, which the permutation only flips.
-  QCORE_DEVICE void place_fragments() {
-    const int token = kTokenTiles == 1 ? lane % 8 : lane / 16 * 8 + lane % 8;
-    const int piece = kTokenTiles == 1 ? lane / 8 : lane / 8 % 2;
-    fragment = static_cast<uint32_t>(V::kWeightBytes + warp_k * V::kPartBytes +
-                                     activation_offset(token, piece));
-  }
-
-  QCORE_DEVICE void multiply(uint32_t stage, int h, const ptx::Vec16 (&blocks)[kWarpTiles]) {
+  QCORE_DEVICE void multiply(uint32_t stage, int first_half, int half,
+                             const Words (&words)[kWarpTiles],
+                             float (&partial)[kWarpTiles][kTokenTiles][4]) {
     uint32_t a[kWarpTiles][4], b[4];
+    const uint32_t row = (stage + fragment) ^ static_cast<uint32_t>(first_half * kHalfColumns * 2);
     if constexpr (kTokenTiles == 1) {
-      ptx::ldmatrix_x4(b, (stage + fragment) ^ static_cast<uint32_t>(h * kHalfColumns * 2));
+      ptx::ldmatrix_x4(b, row ^ static_cast<uint32_t>(half * kHalfColumns * 2));
     }
     QCORE_UNROLL
     for (int s = 0; s < kStepsPerHalf; ++s) {
-      const int step = h * kStepsPerHalf + s;
-      QCORE_UNROLL
-      for (int tile = 0; tile < kWarpTiles; ++tile) dequantize(blocks, tile, step, a[tile]);
+      const int step = half * kStepsPerHalf + s;
+      for_tiles([&](int tile) {
+        constexpr int kWords = sizeof(Words) / 4;
+        Codes::dequantize(&words[tile].word[step * Codes::kWords % kWords], offsets[tile], a[tile]);
+      });
       if constexpr (kTokenTiles == 1) {
-        multiply_add(0, a, {b[2 * s], b[2 * s + 1]});
+        multiply_add(partial, 0, a, {b[2 * s], b[2 * s + 1]});
       } else {
-        const uint32_t from = (stage + fragment) ^ static_cast<uint32_t>(step * kStepColumns * 2);
+        const uint32_t from = row ^ static_cast<uint32_t>(step * kStepColumns * 2);
         QCORE_UNROLL
         for (int t = 0; t < kTokenTiles; t += 2) {
           ptx::ldmatrix_x4(b, from + static_cast<uint32_t>(t * 8 * kRowPieces * 16));
-          multiply_add(t, a, {b[0], b[1]});
-          multiply_add(t + 1, a, {b[2], b[3]});
+          multiply_add(partial, t, a, {b[0], b[1]});
+          multiply_add(partial, t + 1, a, {b[2], b[3]});
         }
       }
     }
   }
 
-  QCORE_DEVICE void dequantize(const ptx::Vec16 (&blocks)[kWarpTiles], int tile, int step,
-                               uint32_t (&a)[4]) const {
-    Codes::dequantize(&blocks[tile].word[step * Codes::kWords % 4], offsets[tile], a);
-  }
-  QCORE_DEVICE void multiply_add(int t, const uint32_t (&a)[kWarpTiles][4],
-                                 const uint32_t (&b)[2]) {
-    QCORE_UNROLL
-    for (int tile = 0; tile < kWarpTiles; ++tile) {
-      ptx::mma_16x8x16<T>(partial[tile][t], a[tile], b);
-    }
+  QCORE_DEVICE static void multiply_add(float (&partial)[kWarpTiles][kTokenTiles][4], int t,
+                                        const uint32_t (&a)[kWarpTiles][4],
+                                        const uint32_t (&b)[2]) {
+    for_tiles([&](int tile) { ptx::mma_16x8x16<T>(partial[tile][t], a[tile], b); });
   }
 
-  // A lane's rows of a tile are r and r + 8, r = lane / 4, whose parameters are neighbours.
-  template <class Load>
-  QCORE_DEVICE void set_zeros(Load&& pair_of_tile) {
-    QCORE_UNROLL
-    for (int tile = 0; tile < kWarpTiles; ++tile) {
-      const uint32_t pair = pair_of_tile(tile);
-      offsets[tile] = Codes::offsets(pair & 0xff, pair >> 8);
-    }
-  }
-
-  QCORE_DEVICE void load_zeros(uint32_t stage, int h) {
-    const uint32_t base =
-        parameters_at(stage) +
-        static_cast<uint32_t>(2 * kWarpRows * static_cast<int>(size_of(p.scale_dtype)) +
-                              h * kWarpRows + lane / 4 * 2);
-    set_zeros([&](int tile) -> uint32_t {
-      return ptx::load_shared<uint16_t>(base + static_cast<uint32_t>(tile * kTileRows));
+  QCORE_DEVICE void load_words(uint32_t stage, int half, Words (&words)[kWarpTiles]) const {
+    const int inside = half % kHalvesPerBlock * (kLaneBytes / kHalvesPerBlock);
+    for_tiles([&](int tile) {
+      words[tile] = ptx::load_shared<Words>(
+          stage + weight_to +
+          static_cast<uint32_t>(tile * kTileBytes + half / kHalvesPerBlock * kBlockBytes + inside));
     });
   }
 
-  // total += scale * partial, and the next group starts at zero.
-  QCORE_DEVICE void flush(uint32_t stage, int h) {
-    const int size = static_cast<int>(size_of(p.scale_dtype));
-    const uint32_t base =
-        parameters_at(stage) + static_cast<uint32_t>((h * kWarpRows + lane / 4 * 2) * size);
-    QCORE_UNROLL
-    for (int tile = 0; tile < kWarpTiles; ++tile) {
+  // A lane's rows of a tile are r and r + 8, r = lane / 4, whose parameters are neighbours.
+  QCORE_DEVICE void load_zeros(uint32_t stage, int set) {
+    const uint32_t from =
+        stage + parameters +
+        static_cast<uint32_t>(kSets * kWarpRows * p.scale_size + set * kWarpRows + lane / 4 * 2);
+    for_tiles([&](int tile) {
+      const uint32_t pair =
+          ptx::load_shared<uint16_t>(from + static_cast<uint32_t>(tile * kTileRows));
+      offsets[tile] = Codes::offsets(pair & 0xff, pair >> 8);
+    });
+  }
+
+  QCORE_DEVICE void flush(uint32_t stage, int set,
+                          const float (&partial)[kWarpTiles][kTokenTiles][4]) {
+    const uint32_t from = stage + parameters;
+    for_tiles([&](int tile) {
+      const int first = set * kWarpRows + tile * kTileRows + lane / 4 * 2;
       const Pair scale =
-          load_shared_pair(p.scale_dtype, base + static_cast<uint32_t>(tile * kTileRows * size));
+          load_shared_pair(p.scale_dtype, from + static_cast<uint32_t>(first * p.scale_size));
       QCORE_UNROLL
       for (int t = 0; t < kTokenTiles; ++t) {
         QCORE_UNROLL
         for (int i = 0; i < 4; ++i) {
           total[tile][t][i] += (i < 2 ? scale.first : scale.second) * partial[tile][t][i];
-          partial[tile][t][i] = 0;
         }
       }
-    }
+    });
+  }
+
+  template <class Body>
+  QCORE_DEVICE static void for_tiles(const Body& body) {
+    QCORE_UNROLL
+    for (int tile = 0; tile < kWarpTiles; ++tile) body(tile);
   }
 
   // ---- The result
 
-  QCORE_DEVICE void write_sums() {
-    QCORE_UNROLL
-    for (int tile = 0; tile < kWarpTiles; ++tile) {
+  QCORE_DEVICE void write_sums() const {
+    for_tiles([&](int tile) {
       QCORE_UNROLL
       for (int t = 0; t < kTokenTiles; ++t) {
         QCORE_UNROLL
         for (int i = 0; i < 4; ++i) {
-          const int row = warp_n * kWarpRows + tile * kTileRows + lane / 4 + (i < 2 ? 0 : 8);
-          const int token = t * 8 + lane % 4 * 2 + i % 2;
-          ptx::store_shared<float>(
-              static_cast<uint32_t>(((warp_k * V::kTokens + token) * V::kSumStride + row) * 4),
-              total[tile][t][i]);
+          const fragments::Element e = fragments::c_element(lane, i);
+          const int row = warp_n * kWarpRows + tile * kTileRows + e.row;
+          const int token = t * 8 + e.column;
+          ptx::store_shared(sum_at(warp_k, token, row), total[tile][t][i]);
         }
       }
-    }
+    });
+  }
+
+  QCORE_DEVICE uint32_t sum_at(int part, int token, int row) const {
+    return base + static_cast<uint32_t>(((part * V::kTokens + token) * V::kSumStride + row) * 4);
   }
 
   // Eight columns of one token per thread and round.
-  QCORE_DEVICE void write_tile() {
+  QCORE_DEVICE void write_tile() const {
     constexpr int kRowEights = V::kRows / 8;
     for (int index = thread; index < V::kTokens * kRowEights; index += kThreads) {
       const int token = index / kRowEights, row = index % kRowEights * 8;
       if (token0 + token >= p.m) break;
       float sum[8] = {};
       QCORE_UNROLL
-      for (int part = 0; part < kWarpsK; ++part) {
+      for (int part = 0; part < V::kWarpsK; ++part) {
         QCORE_UNROLL
         for (int v = 0; v < 2; ++v) {
-          const ptx::Vec16 four = ptx::load_shared<ptx::Vec16>(static_cast<uint32_t>(
-              ((part * V::kTokens + token) * V::kSumStride + row + v * 4) * 4));
+          const ptx::Vec16 four = ptx::load_shared<ptx::Vec16>(sum_at(part, token, row + v * 4));
+          QCORE_UNROLL
           for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
         }
       }
@@ -424,34 +427,24 @@ class Gemm {
   }
 
   const Params& p;
-  int thread, lane, warp_n, warp_k;
-  const uint32_t stage_bytes;
-  uint32_t load_stage = 0, compute_stage = 0;  // where the next copies go, and the next product
+  const uint32_t base;  // of shared memory: the slots, later the sums
 
+  int thread, lane, warp_n, warp_k;
   int split, token0, row0;  // of the block
   int iterations;           // of the block: the most chunks of any warp
-  int begin;                // the first chunk of the warp
+  int begin, count;         // chunks of the warp
 
-  // What is left to copy. Sources are counted in pieces of 16 bytes: 32 bits reach 64 GiB.
-  uint32_t weight_from;
-  int weights_left;  // chunks
-  uint32_t parameter_from, parameter_to;
-  uint32_t parameter_step;   // from group to group
-  int parameters_left;       // halves, from this lane's next one on
-  int parameter_position;    // of that half in its group
-  bool parameter_first;      // whether it is the warp's first
-  uint32_t activation_from;  // of the first slot
-  uint32_t activation_step;  // from slot to slot
-  uint32_t activation_to;
-  int activations_left[kSlots];  // chunks
-
-  // What is left to multiply.
-  int halves_left, group_left;  // of the warp, of the present group
-  bool group_begins = true;
+  uint32_t weight_from, weight_to;
+  bool brings_scales;   // this lane, for one set
+  int parameters_left;  // halves of K from that set on
+  int group_position;   // of that set in its group
+  uint32_t scale_from;
+  uint32_t parameters;      // where the warp's lie in a stage
+  int activations[kSlots];  // chunks that exist
+  uint32_t activation_from, activation_to;
   uint32_t fragment;  // where this lane's row for ldmatrix lies in a stage
 
   dequant::Offsets offsets[kWarpTiles];
-  float partial[kWarpTiles][kTokenTiles][4] = {};
   float total[kWarpTiles][kTokenTiles][4] = {};
 };
 

@@ -2,5 +2,5 @@
 #include "marlin/gemm_instances.cuh"
 
 namespace qcore {
-QCORE_MARLIN_VARIANTS(QCORE_MARLIN_INSTANCE)
+QCORE_MARLIN_VARIANTS(QCORE_MARLIN_INSTANCES)
 }  // namespace qcore

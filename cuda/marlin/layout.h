@@ -5,13 +5,14 @@
 // bytes per lane brings ready fragments, and one packed weight serves every batch size.
 //
 // Rows are cut into panels of 64, each of 4 tiles of 16 rows. Along K every group is padded to
-// halves of 32 columns, and the whole to chunks of 64 columns. A block is 512 bytes, 16 per lane;
-// blocks are stored [panel][chunk][tile][block]:
+// halves of 32 columns, and the whole to chunks: 128 columns of 4 bits, 64 of 8 bits. A tile's
+// share of a chunk is 1 KB, two blocks of 512 bytes, 16 per lane, stored
+// [panel][chunk][tile][block]:
 //
-//   4 bits (codes of 2, 3 and 4 bits): one block holds the 64 columns of a chunk; word s of a lane
-//     is step s (16 columns). Element i of the lane's fragment is nibble i / 2 + 4 (i mod 2), so
-//     that word & 0x000f000f, shifted by 0, 4, 8, 12 bits, is register 0, 1, 2, 3 of the fragment.
-//   8 bits: two blocks to a chunk, each of two steps; a step is two words, element i is byte i.
+//   4 bits (codes of 2, 3 and 4 bits): one block holds 64 columns; word s of a lane is step s (16
+//     columns) of them. Element i of the lane's fragment is nibble i / 2 + 4 (i mod 2), so that
+//     word & 0x000f000f, shifted by 0, 4, 8, 12 bits, is register 0, 1, 2, 3 of the fragment.
+//   8 bits: one block holds 32 columns, two steps; a step is two words, element i is byte i.
 //
 // Codes are stored as they are, not centred; padding is code 0 and meets activations of 0.
 //
@@ -34,16 +35,19 @@ inline constexpr int kTileRows = 16;
 inline constexpr int kTiles = kPanelRows / kTileRows;
 inline constexpr int kStepColumns = 16;
 inline constexpr int kHalfColumns = 32;
-inline constexpr int kChunkColumns = 64;
 inline constexpr int kLaneBytes = 16;
 inline constexpr int kBlockBytes = 32 * kLaneBytes;
+inline constexpr int kTileBlocks = 2;
+inline constexpr int kTileBytes = kTileBlocks * kBlockBytes;  // of one chunk
 
 constexpr int stored_bits(int bits) {
   return bits <= 4 ? 4 : 8;
 }
-// Of the 16 rows and 64 columns of a tile.
-constexpr int tile_bytes(int bits) {
-  return kTileRows * kChunkColumns * stored_bits(bits) / 8;
+constexpr int chunk_columns(int bits) {
+  return kTileBytes * 8 / kTileRows / stored_bits(bits);
+}
+constexpr int chunk_halves(int bits) {
+  return chunk_columns(bits) / kHalfColumns;
 }
 
 struct Geometry {
@@ -63,7 +67,7 @@ struct Geometry {
         group_halves(ceil_div(w.group_size, kHalfColumns)),
         halves((groups - 1) * group_halves +
                ceil_div(w.k - (groups - 1) * w.group_size, kHalfColumns)),
-        chunks(ceil_div(halves, 2)),
+        chunks(ceil_div(halves, chunk_halves(w.bits))),
         bits(stored_bits(w.bits)) {}
 
   // Where column k of the weight lies, and which column lies at a padded one (-1: padding).
@@ -80,7 +84,8 @@ struct Geometry {
   // Whether padding moves any column: if not, activations are read where they are.
   constexpr bool columns_move() const { return groups > 1 && group_size % kHalfColumns != 0; }
 
-  constexpr int64_t qweight_bytes() const { return panels * chunks * kTiles * tile_bytes(bits); }
+  constexpr int64_t padded_k() const { return chunks * chunk_columns(bits); }
+  constexpr int64_t qweight_bytes() const { return panels * chunks * kTiles * kTileBytes; }
   constexpr int64_t parameters() const { return panels * groups * kPanelRows; }
   constexpr int64_t parameter(int64_t row, int64_t group) const {
     const int64_t r = row % kTileRows;
@@ -103,13 +108,14 @@ constexpr int codes_per_word(int bits) {
 }
 
 constexpr Word word_at(const Geometry& g, int64_t index) {
-  const int in_tile = static_cast<int>(index % (tile_bytes(g.bits) / 4));
-  const int64_t tile = index / (tile_bytes(g.bits) / 4);
-  const int block = in_tile / 128, lane = in_tile % 128 / 4, word = in_tile % 4;
-  const int step = g.bits == 4 ? word : block * 2 + word / 2;
+  constexpr int kTileWords = kTileBytes / 4, kBlockWords = kBlockBytes / 4;
+  const int in_tile = static_cast<int>(index % kTileWords);
+  const int64_t tile = index / kTileWords;
+  const int block = in_tile / kBlockWords, lane = in_tile % kBlockWords / 4, word = in_tile % 4;
+  const int step = g.bits == 4 ? block * 4 + word : block * 2 + word / 2;
   return {
       .row0 = tile / (g.chunks * kTiles) * kPanelRows + tile % kTiles * kTileRows,
-      .column = tile / kTiles % g.chunks * kChunkColumns + step * kStepColumns,
+      .column = tile / kTiles % g.chunks * chunk_columns(g.bits) + step * kStepColumns,
       .lane = lane,
       .first = g.bits == 4 ? 0 : word % 2 * 4,
   };
@@ -130,13 +136,14 @@ constexpr CodePlace place_of(const Geometry& g, int64_t row, int64_t padded) {
   const int r = static_cast<int>(row % kTileRows), c = static_cast<int>(padded % kStepColumns);
   const int lane = r % 8 * 4 + c % 8 / 2;
   const int i = (c & 1) + (r >= 8 ? 2 : 0) + (c >= 8 ? 4 : 0);
-  const int step = static_cast<int>(padded % kChunkColumns) / kStepColumns;
-  const int64_t tile = (row / kPanelRows * g.chunks + padded / kChunkColumns) * kTiles +
-                       row % kPanelRows / kTileRows;
-  const int64_t base = tile * tile_bytes(g.bits) + lane * kLaneBytes;
+  const int64_t chunk = padded / chunk_columns(g.bits);
+  const int step = static_cast<int>(padded % chunk_columns(g.bits)) / kStepColumns;
+  const int64_t tile =
+      (row / kPanelRows * g.chunks + chunk) * kTiles + row % kPanelRows / kTileRows;
+  const int64_t base = tile * kTileBytes + lane * kLaneBytes;
   if (g.bits == 8) return {base + step / 2 * kBlockBytes + step % 2 * 8 + i, 0};
   const int nibble = i / 2 + 4 * (i % 2);
-  return {base + step * 4 + nibble / 2, nibble % 2 * 4};
+  return {base + step / 4 * kBlockBytes + step % 4 * 4 + nibble / 2, nibble % 2 * 4};
 }
 
 // Word `index` of the packed weight. `bad(n, k)` is told of a code that is too large.

@@ -1,9 +1,8 @@
-#include "marlin/pack.cuh"
-
 #include <string>
 
 #include "device.h"
 #include "launch.h"
+#include "marlin/pack.cuh"
 
 namespace qcore::marlin {
 namespace {
@@ -49,8 +48,8 @@ Status cuda_pack(const IntGroupView& weight, const PackedBuffers& packed,
   if (status.ok()) status = bad.read(found);
   if (!status.ok() || !found) return status;
   const std::string limit = std::to_string(1 << weight.shape.bits);
-  return Status::invalid("codes: expected codes and zeros below " + limit + " (bits = " +
-                         std::to_string(weight.shape.bits) + ")" +
+  return Status::invalid("codes: expected codes and zeros below " + limit +
+                         " (bits = " + std::to_string(weight.shape.bits) + ")" +
                          (weight.codes.perm ? " and perm in [0, k)" : "") + ", got a larger one");
 }
 

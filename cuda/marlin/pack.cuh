@@ -68,7 +68,7 @@ struct ParametersParams {
   Geometry geometry;
   const T* from;
   T* to;
-  T limit;        // packing: larger ones are bad
+  T limit;  // packing: larger ones are bad
   uint32_t* bad;
 };
 template <class T>
@@ -96,7 +96,8 @@ struct UnpackParameters {
   QCORE_DEVICE static void run(const Params& p) {
     const Geometry& g = p.geometry;
     for_each_element(g.n * g.groups, [&](int64_t i) {
-      ptx::store_global(p.to + i, ptx::load_global(p.from + g.parameter(i / g.groups, i % g.groups)));
+      ptx::store_global(p.to + i,
+                        ptx::load_global(p.from + g.parameter(i / g.groups, i % g.groups)));
     });
   }
 };

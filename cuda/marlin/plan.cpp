@@ -7,17 +7,10 @@
 namespace qcore::marlin {
 namespace {
 
-// What one block of a variant needs, as a function of the weight.
 int shared_bytes(const IntGroup& w, VariantKey key) {
-#define QCORE_MARLIN_CASE(token_tiles_, warps_k_)                                              \
-  if (key.token_tiles == token_tiles_ && key.warps_k == warps_k_) {                            \
-    return stored_bits(w.bits) == 4                                                            \
-               ? Variant<4, token_tiles_, warps_k_>::shared_bytes(w.scale_dtype, w.has_zeros)  \
-               : Variant<8, token_tiles_, warps_k_>::shared_bytes(w.scale_dtype, w.has_zeros); \
-  }
-  QCORE_MARLIN_VARIANTS(QCORE_MARLIN_CASE)
-#undef QCORE_MARLIN_CASE
-  return std::numeric_limits<int>::max();
+  int bytes = std::numeric_limits<int>::max();
+  with_variant(w, key, [&]<class V>() { bytes = V::shared_bytes(w.scale_dtype, w.has_zeros); });
+  return bytes;
 }
 
 int rows_of(VariantKey key) {
@@ -72,7 +65,7 @@ Plan make_plan(const W4A16Args& args, VariantKey variant, int splits) {
   plan.shared_bytes = shared_bytes(args.weight.shape, variant);
   plan.gather = needs_gather(args, g);
   if (plan.gather) {
-    plan.gathered_bytes = ceil_div(args.m * g.chunks * kChunkColumns * 2, kAlignment) * kAlignment;
+    plan.gathered_bytes = ceil_div(args.m * g.padded_k() * 2, kAlignment) * kAlignment;
   }
   if (plan.splits > 1) {
     const int64_t width = int64_t{plan.slices} * rows_of(variant);
@@ -85,32 +78,34 @@ Plan make_plan(const W4A16Args& args, VariantKey variant, int splits) {
 // widest variant that gives every multiprocessor a block, else the narrowest, cut along K as well.
 Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits) {
   const IntGroup& w = args.weight.shape;
-  const int64_t chunks = Geometry(w).chunks;
-  const int token_tiles = token_tiles_for(args.m);
-  const int64_t enough = limits.multiprocessors;
+  const int64_t chunks = Geometry(w).chunks, enough = limits.multiprocessors;
+  // Every warp must be left with enough chunks to fill its pipeline.
+  const int64_t least_chunks = 256 / chunk_columns(w.bits);
+  const auto fits = [&](VariantKey key) { return shared_bytes(w, key) <= limits.shared_bytes; };
+  int token_tiles = token_tiles_for(args.m);
+  while (token_tiles > 1 && !fits({token_tiles, 1})) token_tiles /= 2;
 
   if (args.batch_invariant) {
     // The order of the sums may depend on the weight and the GPU alone: one part of K per block,
     // and as many splits as a single block of tokens would want. Many tokens pay for the splits
     // with traffic, hence the bound.
     const VariantKey key{token_tiles, 1};
-    constexpr int64_t kMostSplits = 4, kLeastChunks = 8;
+    constexpr int64_t kMostSplits = 4;
     const int64_t wanted = enough / ceil_div(w.n, rows_of(key));
     return make_plan(args, key,
-                     static_cast<int>(std::min({wanted, kMostSplits, chunks / kLeastChunks})));
+                     static_cast<int>(std::min({wanted, kMostSplits, chunks / least_chunks})));
   }
 
   VariantKey best{token_tiles, 1};
   for (const VariantKey& key : kVariants) {
-    if (key.token_tiles != token_tiles || shared_bytes(w, key) > limits.shared_bytes) continue;
+    if (key.token_tiles != token_tiles || !fits(key) || chunks < key.warps_k * least_chunks)
+      continue;
     best = key;
     if (blocks_of(args, key) >= enough) break;
   }
-  // A split costs a pass over fp32 sums, so it must bring real parallelism, and every warp must be
-  // left with enough chunks to fill its pipeline.
-  constexpr int64_t kLeastChunks = 4;
+  // A split costs a pass over fp32 sums, so it must bring real parallelism.
   const int64_t splits =
-      std::min(enough / blocks_of(args, best), chunks / (kLeastChunks * best.warps_k));
+      std::min(enough / blocks_of(args, best), chunks / (least_chunks * best.warps_k));
   return make_plan(args, best, static_cast<int>(splits));
 }
 

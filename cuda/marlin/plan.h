@@ -25,26 +25,27 @@ inline constexpr VariantKey kVariants[] = {
 #undef QCORE_MARLIN_VARIANT
 };
 
-// A variant's constants that follow from its key; the kernel is compiled with the same ones.
-template <int kBits, int kTokenTiles, int kWarpsK>
+// A variant for one kind of weight: the constants that the kernel is compiled with. Sums are
+// multiplied by their scale after every kFlush halves of K, which a group holds a whole number of.
+template <int kBits_, int kFlush_, int kTokenTiles_, int kWarpsK_>
 struct Variant {
+  static constexpr int kBits = kBits_, kFlushHalves = kFlush_;
+  static constexpr int kTokenTiles = kTokenTiles_, kWarpsK = kWarpsK_;
   static constexpr int kWarpsN = kWarps / kWarpsK;
   static constexpr int kRows = kWarpsN * kWarpRows;
   static constexpr int kTokens = kTokenTiles * 8;
-  // Deep where little else hides the latency of memory; shallower where activations fill the slots.
-  static constexpr int kStages = kBits == 8         ? (kTokenTiles == 1 ? 4 : 3)
-                                 : kTokenTiles == 1 ? 6
-                                 : kTokenTiles == 2 ? 5
-                                                    : 4;
-  static constexpr int kWeightBytes = kWarps * kWarpRows / kTileRows * tile_bytes(kBits);
-  static constexpr int kPartBytes = kTokens * kChunkColumns * 2;  // activations of one part of K
+  static constexpr int kStages = kTokenTiles <= 2 ? 4 : 3;
+  static constexpr int kWeightBytes = kWarps * kWarpRows / kTileRows * kTileBytes;
+  // Activations of one part of K.
+  static constexpr int kPartBytes = kTokens * chunk_columns(kBits) * 2;
   static constexpr int kActivationBytes = kWarpsK * kPartBytes;
 
-  // Scales and zero points of one warp's rows in one stage, for both halves of the chunk.
+  // Scales and zero points of one warp's rows in one chunk.
   static constexpr int parameter_bytes(DType scale_dtype, bool has_zeros) {
-    return 2 * kWarpRows * (static_cast<int>(size_of(scale_dtype)) + (has_zeros ? 1 : 0));
+    return chunk_halves(kBits) / kFlushHalves * kWarpRows *
+           (static_cast<int>(size_of(scale_dtype)) + (has_zeros ? 1 : 0));
   }
-  // A multiple of 128, so that the bits below name a place in a row of activations.
+  // A multiple of 256, so that the bits below name a place in a row of activations.
   static constexpr int stage_bytes(DType scale_dtype, bool has_zeros) {
     return kWeightBytes + kActivationBytes + kWarps * parameter_bytes(scale_dtype, has_zeros);
   }
@@ -58,6 +59,37 @@ struct Variant {
     return pipeline > kSumBytes ? pipeline : kSumBytes;
   }
 };
+
+// How many halves of K a kernel sums before it applies the scale: as many as divide every group,
+// within one chunk. One group has no inner border.
+constexpr int flush_halves(const IntGroup& w) {
+  const int64_t group = w.groups() == 1 ? 4 : ceil_div(w.group_size, kHalfColumns);
+  int halves = chunk_halves(w.bits);
+  while (group % halves != 0) halves /= 2;
+  return halves;
+}
+
+// Calls f.template operator()<Variant>() for the variant of the key and the weight; false if it is
+// not built.
+template <class F>
+bool with_variant(const IntGroup& w, VariantKey key, const F& f) {
+  const int flush = flush_halves(w);
+#define QCORE_MARLIN_CASE(token_tiles_, warps_k_)                                    \
+  if (key.token_tiles == token_tiles_ && key.warps_k == warps_k_) {                  \
+    if (stored_bits(w.bits) == 8) {                                                  \
+      flush == 2 ? f.template operator()<Variant<8, 2, token_tiles_, warps_k_>>()    \
+                 : f.template operator()<Variant<8, 1, token_tiles_, warps_k_>>();   \
+    } else {                                                                         \
+      flush == 4   ? f.template operator()<Variant<4, 4, token_tiles_, warps_k_>>()  \
+      : flush == 2 ? f.template operator()<Variant<4, 2, token_tiles_, warps_k_>>()  \
+                   : f.template operator()<Variant<4, 1, token_tiles_, warps_k_>>(); \
+    }                                                                                \
+    return true;                                                                     \
+  }
+  QCORE_MARLIN_VARIANTS(QCORE_MARLIN_CASE)
+#undef QCORE_MARLIN_CASE
+  return false;
+}
 
 struct DeviceLimits {
   int multiprocessors;

@@ -21,25 +21,9 @@ Status run_gather(const W4A16Args& args, void* to, const Launch& launch) {
                             .group_size = g.group_size,
                             .group_halves = g.group_halves,
                             .m = static_cast<int>(args.m),
-                            .columns = static_cast<int>(g.chunks * kChunkColumns),
+                            .columns = static_cast<int>(g.padded_k()),
                             .to = to};
   return launch.template operator()<Gather>(Gather::blocks(params.m, params.columns), 0, params);
-}
-
-template <class T, class Launch>
-Status run_variant(const W4A16Args& args, VariantKey key, int blocks, int shared_bytes,
-                   const GemmParams& params, const Launch& launch) {
-  const bool four = stored_bits(args.weight.shape.bits) == 4;
-#define QCORE_MARLIN_LAUNCH(token_tiles_, warps_k_)                               \
-  if (key.token_tiles == token_tiles_ && key.warps_k == warps_k_) {               \
-    return four ? launch.template operator()<Gemm<T, 4, token_tiles_, warps_k_>>( \
-                      blocks, shared_bytes, params)                               \
-                : launch.template operator()<Gemm<T, 8, token_tiles_, warps_k_>>( \
-                      blocks, shared_bytes, params);                              \
-  }
-  QCORE_MARLIN_VARIANTS(QCORE_MARLIN_LAUNCH)
-#undef QCORE_MARLIN_LAUNCH
-  return Status::unsupported("plan: no such variant of the kernel");
 }
 
 // args.workspace holds plan.workspace_bytes().
@@ -50,12 +34,12 @@ Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
   const bool vector_store = g.n % 8 == 0 && reinterpret_cast<uintptr_t>(args.y) % 16 == 0;
   char* const workspace = static_cast<char*>(args.workspace);
   float* const partial = reinterpret_cast<float*>(workspace + plan.gathered_bytes);
-  const int64_t columns = g.chunks * kChunkColumns;
+  const int64_t columns = g.padded_k();
   if (plan.gather) {
     if (Status status = run_gather(args, workspace, launch); !status.ok()) return status;
   }
 
-  const GemmParams params{
+  GemmParams params{
       .x = plan.gather ? workspace : args.x,
       .x_stride = (plan.gather ? columns : args.x_stride) / 8,
       .m = static_cast<int>(args.m),
@@ -65,9 +49,12 @@ Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
       .scales = weight.scales,
       .zeros = weight.zeros,
       .scale_dtype = weight.shape.scale_dtype,
+      .scale_size = static_cast<int>(size_of(weight.shape.scale_dtype)),
+      .set_shift = weight.shape.scale_dtype == DType::f32 ? 3 : 2,
       .center = weight.shape.center(),
+      .stage_bytes = 0,  // the variant's
       .groups = static_cast<int>(g.groups),
-      .group_halves = static_cast<int>(g.group_halves),
+      .group_halves = static_cast<int>(g.groups > 1 ? g.group_halves : g.padded_k()),
       .halves = static_cast<int>(g.halves),
       .chunks = static_cast<int>(g.chunks),
       .slices = plan.slices,
@@ -80,10 +67,13 @@ Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
       .vector_store = vector_store,
   };
   const int blocks = plan.slices * plan.token_blocks * plan.splits;
-  if (Status status = run_variant<T>(args, plan.variant, blocks, plan.shared_bytes, params, launch);
-      !status.ok() || plan.splits == 1) {
-    return status;
-  }
+  Status status = Status::unsupported("plan: no such variant of the kernel");
+  with_variant(weight.shape, plan.variant, [&]<class V>() {
+    params.stage_bytes =
+        static_cast<uint32_t>(V::stage_bytes(weight.shape.scale_dtype, weight.shape.has_zeros));
+    status = launch.template operator()<Gemm<T, V>>(blocks, plan.shared_bytes, params);
+  });
+  if (!status.ok() || plan.splits == 1) return status;
   const int64_t width = int64_t{plan.slices} * kWarps / plan.variant.warps_k * kWarpRows;
   return launch.template operator()<Reduce<T>>(Reduce<T>::blocks(args.m, width), 0,
                                                ReduceParams{.partial = partial,

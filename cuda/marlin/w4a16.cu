@@ -32,9 +32,9 @@ Status gemm(const W4A16Args& args, const Executor& executor) {
   const PackedIntGroup& weight = args.weight;
   Plan plan;
   for (const Status& status :
-       {check_aligned("weight.qweight", weight.qweight), check_aligned("weight.scales", weight.scales),
-        check_aligned("weight.zeros", weight.zeros), check_aligned("workspace", args.workspace),
-        plan_for(args, executor, plan)}) {
+       {check_aligned("weight.qweight", weight.qweight),
+        check_aligned("weight.scales", weight.scales), check_aligned("weight.zeros", weight.zeros),
+        check_aligned("workspace", args.workspace), plan_for(args, executor, plan)}) {
     if (!status.ok()) return status;
   }
   if (plan.workspace_bytes() > 0 && !args.workspace) {

@@ -6,6 +6,7 @@
 #include <set>
 
 #include "cases.h"
+#include "marlin/pack.cuh"
 #include "marlin/run.h"
 #include "simt/simt.h"
 
@@ -164,7 +165,7 @@ Rng fresh_rng(uint64_t salt) {
 
 TEST(Marlin, IsCloseToTheExactProduct) {
   Rng rng = fresh_rng(31);
-  for (int i = 0; i < 120; ++i) {
+  for (int i = 0; i < 400; ++i) {
     const GemmData data = random_data(gpu_case(rng), rng);
     Problem problem(data, pick<int64_t>(rng, {0, 0, 0, 1, 3}));
     const DeviceLimits limits{pick(rng, {1, 4, 16, 132}), pick(rng, {99 << 10, 227 << 10})};
@@ -176,30 +177,36 @@ TEST(Marlin, IsCloseToTheExactProduct) {
   }
 }
 
+// Every kernel that is built: variants by kinds of weight (4 and 8 bits, all flush periods).
 TEST(Marlin, EveryVariant) {
   Rng rng = fresh_rng(32);
+  std::set<std::pair<int, int>> kinds;  // bits, flush
   for (const VariantKey& variant : marlin::kVariants) {
     for (const DType dtype : {DType::f16, DType::bf16}) {
-      for (const int bits : {4, 8}) {
-        for (const int splits : {1, 3}) {
+      for (const int bits : {3, 4, 8}) {
+        for (const int64_t group : {32, 64, 128, 96, 2000}) {
+          const int64_t k = 8 * uniform(rng, 60, 200);
           Case c{.weight = {.n = uniform(rng, 200, 300),
-                            .k = 8 * uniform(rng, 60, 130),
-                            .group_size = pick<int64_t>(rng, {32, 64, 96, 128}),
+                            .k = k,
+                            .group_size = std::min(k, group),
                             .bits = bits,
                             .has_zeros = pick(rng, {false, true}),
-                            .scale_dtype = dtype},
-                 .m = uniform(rng, 1, 100),
+                            .scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16})},
+                 .m = uniform(rng, 1, 20) + pick<int64_t>(rng, {0, 64}),
                  .dtype = dtype,
                  .bias = true};
+          kinds.insert({marlin::stored_bits(bits), marlin::flush_halves(c.weight)});
           const GemmData data = random_data(c, rng);
           Problem problem(data);
-          const Plan plan = marlin::make_plan(problem.args, variant, splits);
+          const Plan plan =
+              marlin::make_plan(problem.args, variant, static_cast<int>(uniform(rng, 1, 3)));
           problem.compare(problem.multiply(plan, any_schedule(rng)), describe(plan));
           if (::testing::Test::HasFailure()) return;
         }
       }
     }
   }
+  EXPECT_EQ(kinds.size(), 5u);
 }
 
 TEST(Marlin, SameBitsInEveryOrderOfBlocks) {
@@ -327,6 +334,84 @@ TEST(MarlinReference, IsCloseToTheExactProduct) {
   }
 }
 
+// ---- Packing in the memory of a GPU
+
+TEST(MarlinPack, DeviceGivesTheBytesOfTheHost) {
+  Rng rng = fresh_rng(39);
+  const Emulator launch({Order::shuffled, 1, 2});
+  for (int i = 0; i < 25; ++i) {
+    const Weight w = random_weight(random_case(rng).weight, rng);
+    const Packed host = pack(marlin::layout, w);
+    const size_t scales = w.scales.bytes.size();
+    std::vector<int32_t> perm(static_cast<size_t>(w.shape.k));
+    for (size_t j = 0; j < perm.size(); ++j) perm[j] = static_cast<int32_t>(j);
+    const simt::Buffer codes_in("codes", w.codes), scales_in("scales", w.scales.bytes),
+        zeros_in("zeros", w.zeros), perm_in("perm", perm);
+    const simt::Buffer qweight("packed qweight", host.qweight.size(), Access::write_once),
+        packed_scales("packed scales", host.scales.size(), Access::write_once),
+        packed_zeros("packed zeros", host.zeros.size(), Access::write_once);
+    simt::Buffer bad("bad", 4, Access::read_write);
+    bad.fill(0);
+    uint8_t* const zeros_to = w.shape.has_zeros ? packed_zeros.data<uint8_t>() : nullptr;
+    const IntGroupView view{w.shape,
+                            {codes_in.data<char>(), CodeOrder::plain, perm_in.data<int32_t>()},
+                            scales_in.data<char>(),
+                            w.shape.has_zeros ? zeros_in.data<uint8_t>() : nullptr};
+    ASSERT_TRUE(marlin::run_pack(view, {qweight.data<char>(), packed_scales.data<char>(), zeros_to},
+                                 bad.data<uint32_t>(), launch)
+                    .ok());
+    EXPECT_EQ(*bad.data<uint32_t>(), 0u);
+    EXPECT_EQ(qweight.values<char>(), host.qweight);
+    EXPECT_EQ(packed_scales.values<char>(), host.scales);
+    EXPECT_EQ(packed_zeros.values<uint8_t>(), host.zeros);
+
+    const simt::Buffer codes("codes", w.codes.size(), Access::write_once),
+        unpacked_scales("scales", scales, Access::write_once),
+        zeros("zeros", w.zeros.size(), Access::write_once);
+    ASSERT_TRUE(marlin::run_unpack({w.shape, marlin::layout.number, qweight.data<char>(),
+                                    packed_scales.data<char>(), zeros_to},
+                                   codes.data<uint8_t>(), unpacked_scales.data<char>(),
+                                   w.shape.has_zeros ? zeros.data<uint8_t>() : nullptr, launch)
+                    .ok());
+    EXPECT_EQ(codes.values<uint8_t>(), w.codes);
+    EXPECT_EQ(unpacked_scales.values<char>(), w.scales.bytes);
+    EXPECT_EQ(zeros.values<uint8_t>(), w.zeros);
+  }
+}
+
+TEST(MarlinPack, DeviceReportsBadCodesZerosAndColumns) {
+  Rng rng = fresh_rng(40);
+  const IntGroup shape{.n = 20, .k = 70, .group_size = 30, .bits = 4, .has_zeros = true};
+  for (const int fault : {0, 1, 2, 3}) {
+    Weight w = random_weight(shape, rng);
+    std::vector<int32_t> perm(70);
+    for (size_t j = 0; j < perm.size(); ++j) perm[j] = static_cast<int32_t>(69 - j);
+    if (fault == 1) w.codes[700] = 16;
+    if (fault == 2) w.zeros[11] = 255;
+    if (fault == 3) perm[69] = 70;
+    const marlin::Geometry g(shape);
+    const simt::Buffer codes("codes", w.codes), scales("scales", w.scales.bytes),
+        zeros("zeros", w.zeros), columns("perm", perm);
+    const PackedSizes sizes = marlin::packed_sizes(shape);
+    const simt::Buffer qweight("packed", static_cast<size_t>(sizes.qweight_bytes),
+                               Access::write_once),
+        packed_scales("packed scales", static_cast<size_t>(sizes.scales) * 4, Access::write_once),
+        packed_zeros("packed zeros", static_cast<size_t>(sizes.zeros), Access::write_once);
+    simt::Buffer bad("bad", 4, Access::read_write);
+    bad.fill(0);
+    const IntGroupView view{shape,
+                            {codes.data<char>(), CodeOrder::plain, columns.data<int32_t>()},
+                            scales.data<char>(),
+                            zeros.data<uint8_t>()};
+    ASSERT_TRUE(
+        marlin::run_pack(
+            view, {qweight.data<char>(), packed_scales.data<char>(), packed_zeros.data<uint8_t>()},
+            bad.data<uint32_t>(), Emulator({}))
+            .ok());
+    EXPECT_EQ(*bad.data<uint32_t>(), fault == 0 ? 0u : 1u) << fault;
+  }
+}
+
 // ---- The choice
 
 TEST(MarlinPlan, FillsTheGpuAndFitsItsSharedMemory) {
@@ -342,7 +427,7 @@ TEST(MarlinPlan, FillsTheGpuAndFitsItsSharedMemory) {
           const Plan plan = marlin::choose_plan(args, limits);
           EXPECT_LE(plan.shared_bytes, limits.shared_bytes);
           EXPECT_GE(plan.variant.token_tiles * 8 * plan.token_blocks, m);
-          EXPECT_GE(plan.split_chunks * plan.splits, 4096 / 64);
+          EXPECT_GE(plan.split_chunks * plan.splits, 4096 / marlin::chunk_columns(bits));
           if (n >= 4096) {
             EXPECT_GE(plan.slices * plan.token_blocks * plan.splits, limits.multiprocessors / 2)
                 << "m=" << m << " n=" << n << " bits=" << bits << ": " << describe(plan);

@@ -234,7 +234,7 @@ void product(const uint16_t* a, const uint16_t* b, float* d) {
   const auto lane = static_cast<uint32_t>(thread_index()) % 32;
   const auto warp = static_cast<uint32_t>(thread_index()) / 32;
   const uint32_t tile = static_cast<uint32_t>(block_index()) * 2 + warp;
-  const SharedOffset mine = warp * kStages * 512;
+  const SharedAddress mine = warp * kStages * 512;
   const auto stage = [&](uint32_t step) { return mine + step % kStages * 512 + lane * 16; };
   const auto copy = [&](uint32_t step) {
     const uint32_t row = tile * 16 + lane % 16, column = step * 16 + lane / 16 * 8;

@@ -33,10 +33,10 @@ inline void PrintTo(const Planted& planted, std::ostream* out) {
   *out << planted.name;
 }
 
-inline SharedOffset number(uint32_t i) {
+inline SharedAddress number(uint32_t i) {
   return 4 * i;
 }
-inline SharedOffset line(uint32_t i) {
+inline SharedAddress line(uint32_t i) {
   return 16 * i;
 }
 inline void copy_line(const Memory& m, uint32_t to) {

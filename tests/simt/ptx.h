@@ -18,6 +18,9 @@ using Where = std::source_location;
 
 // ---- Who is asking
 
+inline SharedAddress shared_base() {
+  return 0;
+}
 inline int thread_index() {
   return simt::current_thread->index;
 }
@@ -46,7 +49,7 @@ inline float shuffle_xor(float value, int mask, Where where = Where::current()) 
 // ---- Memory
 
 template <class T>
-T load_shared(SharedOffset at, Where where = Where::current()) {
+T load_shared(SharedAddress at, Where where = Where::current()) {
   static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) <= 16, "one instruction");
   T value;
   const simt::Thread& thread = *simt::current_thread;
@@ -55,7 +58,7 @@ T load_shared(SharedOffset at, Where where = Where::current()) {
   return value;
 }
 template <class T>
-void store_shared(SharedOffset at, T value, Where where = Where::current()) {
+void store_shared(SharedAddress at, T value, Where where = Where::current()) {
   static_assert(std::has_single_bit(sizeof(T)) && sizeof(T) <= 16, "one instruction");
   const simt::Thread& thread = *simt::current_thread;
   thread.block->shared.write(at, sizeof(T), static_cast<simt::Accessor>(thread.index), &value,
@@ -79,7 +82,7 @@ void store_global(T* to, T value, Where where = Where::current()) {
 
 // Global memory is read at once. Its bytes reach shared memory at the wait, the latest moment that
 // the hardware may choose; until then nobody may touch their place.
-inline void copy_async_16(SharedOffset to, const void* from, int bytes,
+inline void copy_async_16(SharedAddress to, const void* from, int bytes,
                           Where where = Where::current()) {
   constexpr const char* kName = "copy_async_16";
   if (bytes < 0 || bytes > 16) {
@@ -108,7 +111,7 @@ void copy_async_wait() {
 
 // ---- Matrices
 
-inline void ldmatrix_x4(uint32_t (&r)[4], SharedOffset row, Where where = Where::current()) {
+inline void ldmatrix_x4(uint32_t (&r)[4], SharedAddress row, Where where = Where::current()) {
   simt::current_thread->block->shared.check_address(row, 16, {"ldmatrix_x4", where});
   simt::meet_warp(simt::kLdmatrixX4, {r, nullptr, nullptr, row}, where);
 }
