@@ -38,17 +38,21 @@ bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected) {
   return std::equal(actual.begin(), actual.end(), expected.begin(), expected.end());
 }
 
-std::string describe(std::span<const int64_t> sizes) {
-  std::string text = "[";
-  for (size_t i = 0; i < sizes.size(); ++i) {
-    text += (i ? ", " : "") + std::to_string(sizes[i]);
-  }
-  return text + "]";
+std::ostream& operator<<(std::ostream& out, const device_name& part) {
+  if (part.tensor.is_cpu()) return out << "cpu";
+  if (!part.tensor.is_cuda()) return out << "another device";
+  return out << "cuda:" << part.tensor.get_device_index();
 }
 
-std::string describe(const Tensor& tensor) {
-  std::string text = std::string(name(tensor.scalar_type())) + " " + describe(sizes(tensor));
-  return tensor.is_cpu() ? text : text + " on " + device_name(tensor);
+std::ostream& operator<<(std::ostream& out, const describe& part) {
+  out << name(part.tensor.scalar_type()) << " [";
+  const char* separator = "";
+  for (const int64_t size : sizes(part.tensor)) {
+    out << separator << size;
+    separator = ", ";
+  }
+  out << "]";
+  return part.tensor.is_cpu() ? out : out << " on " << device_name(part.tensor);
 }
 
 bool is_float(const Tensor& tensor) {
@@ -64,11 +68,6 @@ DType to_dtype(ScalarType type) {
 
 Device device_of(const Tensor& tensor) {
   return tensor.is_cuda() ? Device::cuda : Device::cpu;
-}
-
-std::string device_name(const Tensor& tensor) {
-  if (tensor.is_cpu()) return "cpu";
-  return tensor.is_cuda() ? "cuda:" + std::to_string(tensor.get_device_index()) : "another device";
 }
 
 void check_same_device(const char* op, const char* name, const Tensor& tensor,

@@ -34,8 +34,17 @@ void check(bool ok, const char* op, const Parts&... parts) {
 
 void check(const Status& status, const char* op);
 
-std::string describe(const Tensor& tensor);            // "uint8 [3, 4] on cuda:0"
-std::string describe(std::span<const int64_t> sizes);  // "[3, 4]"
+// Parts of a message, which become text only if it is needed.
+struct describe {  // "uint8 [3, 4] on cuda:0"
+  explicit describe(const Tensor& of) : tensor(of) {}
+  const Tensor& tensor;
+};
+struct device_name {  // "cpu", "cuda:0"
+  explicit device_name(const Tensor& of) : tensor(of) {}
+  const Tensor& tensor;
+};
+std::ostream& operator<<(std::ostream& out, const describe& part);
+std::ostream& operator<<(std::ostream& out, const device_name& part);
 
 std::span<const int64_t> sizes(const Tensor& tensor);
 bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected);
@@ -44,7 +53,6 @@ bool is_float(const Tensor& tensor);  // float32, float16 or bfloat16
 DType to_dtype(ScalarType type);      // of one for which is_float holds
 
 Device device_of(const Tensor& tensor);
-std::string device_name(const Tensor& tensor);  // "cpu", "cuda:0"
 // Throws unless `name` is on the device of the argument `with_name`.
 void check_same_device(const char* op, const char* name, const Tensor& tensor,
                        const char* with_name, const Tensor& with);

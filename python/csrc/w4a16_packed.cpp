@@ -31,8 +31,9 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   check(weight.check(), op);
 
   const Layout* layout = find_layout(descriptor[1]);
-  check(layout != nullptr, op, "shape names layout ", descriptor[1], ", expected one of ",
-        all_layouts());
+  if (!layout) {
+    check(false, op, "shape names layout ", descriptor[1], ", expected one of ", all_layouts());
+  }
   const PackedSizes expected = layout->packed_sizes(weight);
   const auto check_buffer = [&](const char* name, const Tensor& tensor, int64_t elements) {
     check(tensor.numel() == elements, op, name, " must have ", elements,

@@ -22,8 +22,7 @@ struct PackedWeight {
 PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& scales,
                           const Tensor& zeros, const Tensor& shape);
 
-// "1 (panel16), 2 (fragment16)"
-std::string all_layouts();
+std::string all_layouts();  // "1 (panel16), 2 (fragment16)"
 
 // The permutation [k] as int32, on the device of the argument `with_name`. On the CPU what int32
 // cannot hold is refused here, the rest by the core. On a GPU nothing is: that would mean to wait.
