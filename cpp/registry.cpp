@@ -101,10 +101,12 @@ Selection select(const char* op, const Problem& problem) {
   }
 
   Selection selection;
-  bool known_op = false;
+  bool known_op = false, known_device = false;
   for (const KernelRow& row : kernels()) {
     if (std::string_view(row.op) != op) continue;
     known_op = true;
+    if (row.device() != problem.device) continue;  // not a candidate; no reason worth its string
+    known_device = true;
     const Status status = accepts(row, problem, isa);
     if (status.ok()) {
       selection.row = &row;
@@ -114,6 +116,11 @@ Selection select(const char* op, const Problem& problem) {
   }
   if (!known_op) {
     selection.status = Status::invalid(std::string("op: no kernel is named for '") + op + "'");
+    return selection;
+  }
+  if (!known_device) {
+    selection.status = Status::unsupported(std::string(op) + ": this build has no kernels for " +
+                                           name(problem.device));
     return selection;
   }
   std::string message = std::string(op) + ": no kernel takes this problem";

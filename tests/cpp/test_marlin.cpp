@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <set>
 
-#include "cases.h"
+#include "gpu_cases.h"
 #include "marlin/pack.cuh"
 #include "marlin/run.h"
 #include "simt/simt.h"
@@ -82,21 +82,8 @@ class Problem {
     return run(0, [&] { return marlin::run_reference(args, Emulator({})); });
   }
 
-  // Every element is as near to the exact product as rounding allows.
   void compare(const std::vector<char>& y, const std::string& how) const {
-    const DType dtype = data_.shape.dtype;
-    const std::vector<Exact> exact = exact_gemm(data_);
-    for (size_t i = 0; i < exact.size(); ++i) {
-      const double got = load_scalar(dtype, y.data(), static_cast<int64_t>(i));
-      const double size = std::abs(exact[i].value);
-      const double half_step = dtype == DType::f32    ? size * 0x1p-24
-                               : dtype == DType::bf16 ? size * 0x1p-8
-                                                      : std::max(size * 0x1p-11, 0x1p-25);
-      const double bound = 8 * 0x1p-23 * exact[i].magnitude + 1.01 * half_step;
-      ASSERT_LE(std::abs(got - exact[i].value), bound)  // false for NaN
-          << describe(data_.shape) << ", " << how << ", at " << i << ": expected " << exact[i].value
-          << ", got " << got;
-    }
+    expect_exact(data_, y.data(), how);
   }
 
   W4A16Args args;
@@ -131,36 +118,9 @@ std::string describe(const Plan& plan) {
          std::to_string(plan.variant.warps_k) + ", splits " + std::to_string(plan.splits);
 }
 
-// Shapes around the tiles of the CUDA kernels: panels of 64, blocks of 32 .. 256 rows, halves of 32
-// columns and chunks of 64.
-Case gpu_case(Rng& rng) {
-  Case c;
-  IntGroup& w = c.weight;
-  w.bits = pick(rng, {2, 3, 4, 4, 4, 8, 8});
-  w.n = pick<int64_t>(rng, {1, 15, 32, 33, 64, 65, 96, 255, 256, 257, uniform(rng, 1, 400)});
-  w.k = pick<int64_t>(rng, {1, 8, 31, 64, 65, 128, 256, 264, 1000, uniform(rng, 1, 1200),
-                            8 * uniform(rng, 1, 150)});
-  w.group_size = std::min(w.k, pick<int64_t>(rng, {32, 64, 128, w.k, uniform(rng, 1, w.k), 48}));
-  if (w.group_size < 8) w.k = std::min<int64_t>(w.k, 40);  // each group is padded to 32 columns
-  w.has_zeros = pick(rng, {false, true});
-  w.scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
-  c.dtype = pick(rng, {DType::f16, DType::bf16});
-  c.m = pick<int64_t>(rng, {1, 2, 7, 8, 9, 16, 17, 31, 33, 64, 65, uniform(rng, 1, 300)});
-  c.perm = pick(rng, {false, false, true});
-  c.bias = pick(rng, {false, true});
-  c.gap = pick<int64_t>(rng, {0, 0, 1, 8});
-  return c;
-}
-
 Schedule any_schedule(Rng& rng) {
   return {pick(rng, {Order::ascending, Order::descending, Order::shuffled}),
           static_cast<uint32_t>(rng()), pick(rng, {1, 2, 5})};
-}
-
-// QCORE_TEST_SEED changes the shapes and numbers of the random tests.
-Rng fresh_rng(uint64_t salt) {
-  const char* seed = std::getenv("QCORE_TEST_SEED");
-  return Rng(salt + (seed ? std::strtoull(seed, nullptr, 10) * 1000 : 0));
 }
 
 TEST(Marlin, IsCloseToTheExactProduct) {

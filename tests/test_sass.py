@@ -1,0 +1,129 @@
+"""The SASS gate: what the compiler made of the CUDA kernels in the installed extension.
+
+No GPU is needed. The rules below are the plan of each kernel; a kernel that nobody wrote a rule for fails.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from conftest import REPOSITORY
+from qcore import _C
+from sass.gate import TARGETS, Kernel, Rule, cuobjdump, has_ptx, kernels, violations
+
+needs_tools = pytest.mark.skipif(
+    cuobjdump() is None or shutil.which("c++filt") is None,
+    reason="cuobjdump (pip install nvidia-cuda-cuobjdump) or c++filt is missing",
+)
+needs_cuda = pytest.mark.skipif(not _C.cuda_built(), reason="this build has no CUDA kernels")
+
+# No byte of local memory in any of them.
+NO_SPILLS = ("LDL", "STL")
+GEMM = r"marlin::Gemm<qcore::ptx::\w+, qcore::marlin::Variant<"
+PIPELINE = (
+    r"\bHMMA\.16816\.F32",  # the matrix unit, fp32 sums
+    r"\bLDGSTS\.E\.BYPASS\.128",  # global to shared memory, 16 bytes a lane
+    r"\bLDSM\.16\.M88\.4",  # ldmatrix, four at once
+    r"\bSTG\.E\.128",  # the result
+)
+
+
+def gemm(bits: str = r"\d", flush: str = r"\d", tiles: str = r"\d", warps_k: str = r"\d") -> str:
+    """Pattern of the kernels' names; the numbers are those of marlin::Variant."""
+    return GEMM + ", ".join((bits, flush, tiles, warps_k)) + ">"
+
+
+RULES = (
+    # Two blocks of 256 threads on a multiprocessor leave 128 registers each, one block 255.
+    Rule(gemm(tiles="[124]"), registers=128, must=PIPELINE, must_not=NO_SPILLS),
+    Rule(gemm(tiles="8"), registers=255, must=PIPELINE, must_not=NO_SPILLS),
+    # Weights come out of shared memory 16 bytes a lane; where registers are short, 8.
+    Rule(gemm(tiles="[128]"), must=(r"\bLDS\.128",)),
+    Rule(gemm(bits="8"), must=(r"\bLDS\.128",)),
+    Rule(gemm(bits="4", flush="[12]", tiles="4"), must=(r"\bLDS\.64",)),
+    # Weights are never read from global memory a byte or a word at a time.
+    Rule(gemm(), must_not=(r"\bLDG\.E\.U8", r"\bLDG\.E (?!.*U16)")),
+    # Decoding is bound by issue slots: a loop of 128 columns times 32 rows is 128 weights a lane.
+    Rule(gemm("4", "4", "1"), loop=(r"\bHMMA", 2 * 128 + 110)),
+    Rule(gemm("4", "4", "2"), loop=(r"\bHMMA", 2 * 128 + 150)),
+    Rule(r"marlin::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
+    Rule(r"marlin::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(r"marlin::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),
+)
+
+
+@pytest.fixture(scope="module")
+def extension() -> Path:
+    return Path(_C.__file__)
+
+
+@needs_cuda
+@needs_tools
+def test_kernels_are_what_was_planned(extension: Path) -> None:
+    assert violations(extension, RULES) == []
+
+
+@needs_cuda
+@needs_tools
+def test_every_kernel_is_there_for_every_target_and_has_a_rule(extension: Path) -> None:
+    found = kernels(extension)
+    assert {kernel.target for kernel in found} == set(TARGETS)
+    for name, count in Counter(kernel.name for kernel in found).items():
+        assert count == len(TARGETS), f"{name} is there for {count} targets"
+        assert any(re.search(rule.name, name) for rule in RULES), f"no rule for {name}"
+    assert has_ptx(extension), "a card newer than this build would find no kernel"
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        pytest.skip("nvcc is not on PATH")
+    cubin = tmp_path_factory.mktemp("sass") / "known_bad.cubin"
+    source = REPOSITORY / "tests" / "sass" / "known_bad.cu"
+    command = [nvcc, "-cubin", "-gencode=arch=compute_90a,code=sm_90a", "-o", str(cubin), str(source)]
+    subprocess.run(command, check=True, capture_output=True)
+    return cubin
+
+
+@needs_tools
+def test_the_gate_can_fail(bad: Path) -> None:
+    rule = Rule("known_bad", registers=24, must=PIPELINE, must_not=NO_SPILLS, loop=("FFMA", 20))
+    found = "\n".join(violations(bad, [rule, Rule("a kernel that is not there")]))
+    for complaint in (
+        "registers: ",
+        "stack: ",
+        "no instruction \\bHMMA",
+        "no instruction \\bLDGSTS",
+        "no instruction \\bLDSM",
+        "instructions LDL",
+        "instructions STL",
+        "loop around FFMA: ",
+        "no kernel matches a kernel that is not there",
+    ):
+        assert complaint in found, f"{complaint!r} is not among\n{found}"
+
+
+@needs_tools
+def test_what_is_read_from_a_binary(bad: Path) -> None:
+    (kernel,) = kernels(bad)
+    assert kernel.name.startswith("void qcore::known_bad<float>(")
+    assert (kernel.target, kernel.registers) == ("sm_90a", 32)
+    assert kernel.stack > 64 * 4 - 1
+    assert kernel.count(r"\bEXIT\b") >= 1
+    assert not has_ptx(bad)
+
+
+def test_the_loop_around_an_instruction() -> None:
+    code = [(0, "MOV R1, R2"), (16, "FFMA R1"), (32, "HMMA R1"), (48, "@P0 BRA 0x10"), (64, "BRA 0x0"), (80, "X")]
+    kernel = Kernel("k", "sm_90a", 1, 0, 0, code)
+    assert kernel.loop_around("HMMA") == 3
+    assert kernel.loop_around("MOV") == 5
+    assert kernel.loop_around("X$") == 0
+    assert kernel.loop_around("no such") == 0
