@@ -58,26 +58,28 @@ RULES = (
 )
 
 
+EXTENSION = Path(_C.__file__)
+
+
 @pytest.fixture(scope="module")
-def extension() -> Path:
-    return Path(_C.__file__)
+def compiled() -> list[Kernel]:
+    return kernels(EXTENSION)
 
 
 @needs_cuda
 @needs_tools
-def test_kernels_are_what_was_planned(extension: Path) -> None:
-    assert violations(extension, RULES) == []
+def test_kernels_are_what_was_planned(compiled: list[Kernel]) -> None:
+    assert violations(compiled, RULES) == []
 
 
 @needs_cuda
 @needs_tools
-def test_every_kernel_is_there_for_every_target_and_has_a_rule(extension: Path) -> None:
-    found = kernels(extension)
-    assert {kernel.target for kernel in found} == set(TARGETS)
-    for name, count in Counter(kernel.name for kernel in found).items():
+def test_every_kernel_is_there_for_every_target_and_has_a_rule(compiled: list[Kernel]) -> None:
+    assert {kernel.target for kernel in compiled} == set(TARGETS)
+    for name, count in Counter(kernel.name for kernel in compiled).items():
         assert count == len(TARGETS), f"{name} is there for {count} targets"
         assert any(re.search(rule.name, name) for rule in RULES), f"no rule for {name}"
-    assert has_ptx(extension), "a card newer than this build would find no kernel"
+    assert has_ptx(EXTENSION), "a card newer than this build would find no kernel"
 
 
 @pytest.fixture(scope="module")
@@ -85,17 +87,17 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nvcc = shutil.which("nvcc")
     if nvcc is None:
         pytest.skip("nvcc is not on PATH")
-    cubin = tmp_path_factory.mktemp("sass") / "known_bad.cubin"
+    compiled = tmp_path_factory.mktemp("sass") / "known_bad.o"
     source = REPOSITORY / "tests" / "sass" / "known_bad.cu"
-    command = [nvcc, "-cubin", "-gencode=arch=compute_90a,code=sm_90a", "-o", str(cubin), str(source)]
+    command = [nvcc, "-c", "-gencode=arch=compute_90a,code=sm_90a", "-o", str(compiled), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    return cubin
+    return compiled
 
 
 @needs_tools
 def test_the_gate_can_fail(bad: Path) -> None:
     rule = Rule("known_bad", registers=24, must=PIPELINE, must_not=NO_SPILLS, loop=("FFMA", 20))
-    found = "\n".join(violations(bad, [rule, Rule("a kernel that is not there")]))
+    found = "\n".join(violations(kernels(bad), [rule, Rule("a kernel that is not there")]))
     for complaint in (
         "registers: ",
         "stack: ",
@@ -121,7 +123,14 @@ def test_what_is_read_from_a_binary(bad: Path) -> None:
 
 
 def test_the_loop_around_an_instruction() -> None:
-    code = [(0, "MOV R1, R2"), (16, "FFMA R1"), (32, "HMMA R1"), (48, "@P0 BRA 0x10"), (64, "BRA 0x0"), (80, "X")]
+    code = [
+        (0, "MOV R1, R2"),
+        (16, "FFMA R1"),
+        (32, "HMMA R1"),
+        (48, "@P0 BRA 0x10"),
+        (64, "BRA 0x0"),
+        (80, "X"),
+    ]
     kernel = Kernel("k", "sm_90a", 1, 0, 0, code)
     assert kernel.loop_around("HMMA") == 3
     assert kernel.loop_around("MOV") == 5

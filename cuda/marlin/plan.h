@@ -34,7 +34,8 @@ struct Variant {
   static constexpr int kWarpsN = kWarps / kWarpsK;
   static constexpr int kRows = kWarpsN * kWarpRows;
   static constexpr int kTokens = kTokenTiles * 8;
-  static constexpr int kStages = kTokenTiles <= 2 ? 4 : 3;
+  // Slots of the pipeline: as many as leave room for two blocks on a multiprocessor of a Hopper.
+  static constexpr int kStages = kTokenTiles * kWarpsK < 8 ? 4 : 3;
   static constexpr int kWeightBytes = kWarps * kWarpRows / kTileRows * kTileBytes;
   // Activations of one part of K.
   static constexpr int kPartBytes = kTokens * chunk_columns(kBits) * 2;

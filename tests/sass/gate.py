@@ -1,6 +1,6 @@
 """What the compiler made of the CUDA kernels: registers, spills and instructions, read from a binary.
 
-`violations(binary, rules)` lists what breaks a rule, in words. It needs cuobjdump (from pip:
+`violations(kernels(binary), rules)` lists what breaks a rule, in words. Reading needs cuobjdump (from pip:
 nvidia-cuda-cuobjdump) and c++filt.
 """
 
@@ -95,7 +95,7 @@ def _demangle(names: Sequence[str]) -> dict[str, str]:
 
 
 def kernels(binary: Path) -> list[Kernel]:
-    """Every kernel of every target in the binary."""
+    """Every kernel of every target in an object file or library."""
     tool = cuobjdump()
     assert tool, "cuobjdump is not installed"
     found: dict[tuple[str, str], Kernel] = {}
@@ -131,11 +131,11 @@ def has_ptx(binary: Path) -> bool:
     return bool(re.search(r"PTX file", _run(tool, "-lptx", str(binary))))
 
 
-def violations(binary: Path, rules: Sequence[Rule]) -> list[str]:
+def violations(found: Sequence[Kernel], rules: Sequence[Rule]) -> list[str]:
     """One line for each rule that a kernel breaks, and for each rule that meets no kernel."""
     lines = []
     met: set[Rule] = set()
-    for kernel in kernels(binary):
+    for kernel in found:
         for rule in rules:
             if re.search(rule.name, kernel.name) and re.search(rule.target, kernel.target):
                 met.add(rule)
