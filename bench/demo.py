@@ -101,9 +101,10 @@ def main() -> None:
                 qcore.quantize_folder(MODEL, folder, scheme, chosen, calibration, group_size=group_size)
                 add(f"{scheme} g{group_size} {method}", folder, time.perf_counter() - start)
     console.print(table)
+    kernel = next(row["name"] for row in qcore.ops.kernels() if row["device"] == "cpu")
     console.print(
         f"{time.perf_counter() - started:.0f} s in all, torch {torch.__version__} with "
-        f"{torch.get_num_threads()} threads, kernels {qcore.ops.kernels()[0]['name']} first. "
+        f"{torch.get_num_threads()} threads, kernels {kernel} first. "
         f"The models are in {arguments.out}; try: qcore inspect {folder}"
     )
     if arguments.json:

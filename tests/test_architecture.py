@@ -87,6 +87,18 @@ def test_core_never_sees_torch_or_python(path: Path) -> None:
     assert not re.search(r"\b(at|c10|torch)::", text)
 
 
+KERNELS = sorted(set((REPOSITORY / "cuda").rglob("*.cuh")) - {REPOSITORY / "cuda" / "ptx.cuh"})
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: p.name)
+def test_kernels_use_instructions_through_ptx(path: Path) -> None:
+    """What passes by ptx.cuh would not run in the emulator, or run there unseen."""
+    text = path.read_text()
+    assert not re.search(r"\b(asm|threadIdx|blockIdx|__shared__|__sync\w+|__shfl\w*)\b", text)
+    if not path.name.startswith("launch"):
+        assert not re.search(r"cuda_runtime|__global__|__device__", text)
+
+
 def test_binding_keeps_to_the_stable_abi() -> None:
     for path in (REPOSITORY / "python" / "csrc").glob("*"):
         for header in re.findall(r"#include <((?:torch|ATen|c10)/.*)>", path.read_text()):
