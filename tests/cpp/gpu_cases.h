@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "cases.h"
+#include "marlin/plan.h"
 
 namespace qcore::testing {
 
@@ -51,6 +52,11 @@ inline void expect_exact(const GemmData& data, const void* y, const std::string&
         << describe(data.shape) << ", " << how << ", at " << i << ": expected " << exact[i].value
         << ", got " << got;
   }
+}
+
+inline std::string describe(const marlin::Plan& plan) {
+  return "tokens " + std::to_string(plan.variant.token_tiles * 8) + ", warps along K " +
+         std::to_string(plan.variant.warps_k) + ", splits " + std::to_string(plan.splits);
 }
 
 }  // namespace qcore::testing
