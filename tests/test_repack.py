@@ -99,11 +99,20 @@ def check(layer: Layer, packed: ops.PackedW4A16, perm: Tensor | None, symmetric:
     assert_gemm(ops.w4a16_gemm(x, *packed, perm=perm), x, torch.from_numpy(layer.dense))
 
 
+def less_one(zeros: np.ndarray, bits: int) -> np.ndarray:
+    """The words int32 [R, W] of zero points [R, C], stored less one as version 1 stores them."""
+    if bits == 3:  # code by code
+        return bit_stream((zeros + 7) % 8, 3)
+    ones = sum(1 << shift for shift in range(0, 32, bits))
+    words = bit_stream(zeros, bits).view(np.uint32).astype(np.int64) - ones  # a 0 borrows from the next code
+    return (words % 2**32).astype(np.uint32).view(np.int32)
+
+
 def gptq(layer: Layer, bits: int, version: str) -> dict[str, Tensor]:
-    stored = (layer.zeros.astype(int) - (version == "gptq")) % 2**bits
+    zeros = layer.zeros.T
     return {
         "qweight": tensor(bit_stream(layer.codes, bits).T),
-        "qzeros": tensor(bit_stream(stored.T.astype(np.uint8), bits)),
+        "qzeros": tensor(less_one(zeros, bits) if version == "gptq" else bit_stream(zeros, bits)),
         "scales": tensor(layer.scales.T),
         "g_idx": tensor(layer.g_idx),
     }
@@ -126,14 +135,45 @@ def test_gptq(shape: tuple[int, int, int], bits: int, version: str) -> None:
         if symmetric:
             check(layer, *repack.from_gptq(**(tensors | {"qzeros": None}), **arguments, symmetric=True), True)
             check(layer, *repack.from_gptq(**tensors, **arguments, symmetric=False), False)
-        if not act_order and shape[1] % 32 == 0:
-            check(layer, *repack.from_gptq(**(tensors | {"g_idx": None}), **arguments), symmetric)
+        if not act_order:
+            known = {} if shape[1] % 32 == 0 else {"k": shape[1]}
+            check(layer, *repack.from_gptq(**(tensors | {"g_idx": None}), **arguments, **known), symmetric)
 
 
 def test_gptq_one_group_per_row() -> None:
     layer = make_layer(32, 96, 96, 4)
     packed, perm = repack.from_gptq(**gptq(layer, 4, "gptq"), bits=4, group_size=-1)
     check(layer, packed, perm, symmetric=False)
+
+
+@pytest.mark.parametrize("bits", BITS)
+def test_gptq_zero_points_of_zero_borrow_from_their_neighbours(bits: int) -> None:
+    layer = make_layer(64, 64, 32, bits)
+    largest = 2**bits - 1
+    for first, second in ((0, 0), (0, 1), (0, largest), (largest, 0), (1, 0)):
+        layer.zeros[::2], layer.zeros[1::2] = first, second
+        tensors = gptq(layer, bits, "gptq")
+        check(layer, *repack.from_gptq(**tensors, bits=bits, group_size=32), symmetric=False)
+
+
+@pytest.mark.parametrize(("n", "bits"), [(64, 3), (45, 3), (13, 3)])
+def test_gptq_3_bit_words_of_old_writers(n: int, bits: int) -> None:
+    """GPTQModel before 7.0 subtracted these constants, of which the outer two are swapped."""
+    layer = make_layer(n, 64, 32, bits, symmetric=True)
+    words = bit_stream(layer.zeros.T, bits).view(np.uint32).astype(np.int64)
+    constants = (
+        0b00100100100100100100100100100100,
+        0b10010010010010010010010010010010,
+        0b01001001001001001001001001001001,
+    )
+    for i, constant in enumerate(constants):
+        words[:, i::3] -= constant
+    stored = {"qzeros": tensor((words % 2**32).astype(np.uint32).view(np.int32))}
+    tensors = gptq(layer, bits, "gptq")
+    assert not torch.equal(stored["qzeros"], tensors["qzeros"])
+    for symmetric in (None, True):
+        packed, perm = repack.from_gptq(**(tensors | stored), bits=bits, group_size=32, symmetric=symmetric)
+        check(layer, packed, perm, symmetric=True)
 
 
 @pytest.mark.parametrize(("version", "word"), [("gptq", 0x77777777), ("gptq_v2", -0x77777778)])
@@ -145,6 +185,15 @@ def test_gptq_zero_points_of_symmetric_layers(version: str, word: int) -> None:
         qweight, qzeros, scales, bits=4, group_size=32, checkpoint_format=version, symmetric=True
     )
     assert ops.w4a16_unpack(packed)[2] is None
+
+
+@pytest.mark.parametrize(("written", "said"), [("gptq", "gptq_v2"), ("gptq_v2", "gptq")])
+@pytest.mark.parametrize("bits", BITS)
+def test_gptq_of_the_other_version_says_so(bits: int, written: str, said: str) -> None:
+    tensors = gptq(make_layer(64, 64, 32, bits, symmetric=True), bits, written)
+    options = dict(bits=bits, group_size=32, checkpoint_format=said)
+    with pytest.raises(ValueError, match=r"is symmetric, got \d+: is checkpoint_format right\?$"):
+        repack.from_gptq(**tensors, **options, symmetric=True)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -230,7 +279,7 @@ BAD_GPTQ: dict[str, tuple[dict[str, object], str]] = {
     "qweight": (dict(qweight=GPTQ["qweight"].long()), r"qweight: expected int32 \[any, any\], got int64"),
     "qzeros": (dict(qzeros=GPTQ["qzeros"][1:]), r"qzeros: expected int32 \[3, 4\], got int32 \[2, 4\]"),
     "no qzeros": (dict(qzeros=None), r"qzeros: missing, and the weight is not said to be symmetric"),
-    "scales": (dict(scales=GPTQ["scales"].t()), r"scales: expected \[3, 32\], got float16 \[32, 3\]"),
+    "scales": (dict(scales=GPTQ["scales"].t()), r"scales: expected .* \[3, 32\], got float16 \[32, 3\]"),
     "g_idx": (dict(g_idx=GPTQ["g_idx"][None]), r"g_idx: expected \[96\], got int32 \[1, 96\]"),
     "g_idx uneven": (
         dict(g_idx=UNEVEN),
@@ -246,7 +295,22 @@ BAD_GPTQ: dict[str, tuple[dict[str, object], str]] = {
         dict(checkpoint_format="marlin"),
         r"checkpoint_format: expected gptq or gptq_v2, got 'marlin'",
     ),
-    "symmetric": (dict(symmetric=True), r"qzeros: expected only 8, because the weight is symmetric, got \d+"),
+    "symmetric": (
+        dict(symmetric=True),
+        r"qzeros: expected only 8, because the weight is symmetric, got \d+$",
+    ),
+    "too few words": (
+        dict(qweight=GPTQ["qweight"][1:]),
+        r"qweight: expected int32 \[12, 32\], got int32 \[11, 32\]",
+    ),
+    "k": (dict(k=64, g_idx=None), r"qweight: expected int32 \[8, 32\], got int32 \[12, 32\]"),
+    "k and g_idx": (dict(k=95), r"g_idx: expected \[95\], got int32 \[96\]"),
+    "no columns": (dict(k=0), r"expected a weight of at least one column, got K = 0"),
+    "float64": (
+        dict(scales=GPTQ["scales"].double()),
+        r"scales: expected float32 or float16 or bfloat16 \[3, 32\], got float64 \[3, 32\]",
+    ),
+    "device": (dict(scales=GPTQ["scales"].to("meta")), r"scales: expected on cpu like qweight, got meta"),
 }
 
 
@@ -256,23 +320,25 @@ def test_bad_gptq(change: dict[str, object], message: str) -> None:
         repack.from_gptq(**(GPTQ | dict(bits=4, group_size=32) | change))  # type: ignore[arg-type]
 
 
-def test_gptq_words_that_do_not_fit_the_columns() -> None:
-    with pytest.raises(RuntimeError, match=r"qweight must be int32 \[12, 32\] .* got int32 \[11, 32\]"):
-        repack.from_gptq(**(GPTQ | {"qweight": GPTQ["qweight"][1:]}), bits=4, group_size=32)
-
-
 def test_bad_awq_and_compressed_tensors() -> None:
     qweight, scales = torch.zeros(64, 4, dtype=torch.int32), torch.ones(2, 32)
     with pytest.raises(ValueError, match=r"qzeros: expected int32 \[2, 4\], got int32 \[1, 4\]"):
         repack.from_awq(qweight, qweight[:1], scales, group_size=32)
-    with pytest.raises(ValueError, match=r"scales: expected \[2, 32\], got float32 \[1, 32\]"):
+    with pytest.raises(ValueError, match=r"scales: expected .* \[2, 32\], got float32 \[1, 32\]"):
         repack.from_awq(qweight, None, scales[:1], group_size=32)
+    with pytest.raises(ValueError, match=r"scales: expected .* \[2, 32\], got float64 \[2, 32\]"):
+        repack.from_awq(qweight, None, scales.double(), group_size=32)
     words = torch.zeros(32, 8, dtype=torch.int32)
     shape = dict(weight_shape=(32, 64), bits=4, group_size=32)
     with pytest.raises(ValueError, match=r"weight_packed: expected int32 \[32, any\], got int32 \[31, 8\]"):
         repack.from_compressed_tensors(words[1:], scales.t(), None, **shape)  # type: ignore[arg-type]
-    with pytest.raises(RuntimeError, match=r"qweight must be int32 \[32, 8\] .*, got int32 \[32, 7\]"):
+    with pytest.raises(ValueError, match=r"weight_packed: expected int32 \[32, 8\], got int32 \[32, 7\]"):
         repack.from_compressed_tensors(words[:, 1:], scales.t(), None, **shape)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"weight_scale: expected .* \[32, 2\], got float64 \[32, 2\]"):
+        repack.from_compressed_tensors(words, scales.t().double(), None, **shape)  # type: ignore[arg-type]
+    unpacked = torch.zeros(32, 2, dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"weight_zero_point: expected int32 \[any, 2\], got int8 \[32, 2\]"):
+        repack.from_compressed_tensors(words, scales.t(), unpacked, **shape)  # type: ignore[arg-type]
     zeros = torch.zeros(3, 2, dtype=torch.int32)
     with pytest.raises(ValueError, match=r"weight_zero_point: expected 4 words for 32 codes .* got 3"):
         repack.from_compressed_tensors(words, scales.t(), zeros, **shape)  # type: ignore[arg-type]
