@@ -133,6 +133,47 @@ def test_another_kind_of_device_packs_anew(symmetric: bool, monkeypatch: pytest.
     assert [t.shape for t in layer.packed] == [t.shape for t in there.packed]
 
 
+@pytest.mark.parametrize("where", ["unpack", "pack"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_layer_that_cannot_be_packed_anew_stays_as_it_was(
+    where: str, bias: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = QLinear(make()[0], torch.randn(40) if bias else None)
+    before, parameter, x = layer.state_dict(), layer.bias, torch.randn(3, 96)
+    y = layer(x)
+
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no kernels there")
+
+    # Away to meta and back stands for a device: only from meta to another one is the weight packed anew.
+    with monkeypatch.context() as patched:
+        patched.setattr(f"qcore.linear.ops.w4a16_{where}", fail)
+        moved = copy.deepcopy(layer).to("meta")
+        with pytest.raises(RuntimeError, match="no kernels there"):
+            moved.to_empty(device="cpu")
+        assert {tensor.device.type for tensor in moved.state_dict().values()} == {"meta"}
+        assert isinstance(moved.bias, nn.Parameter) == bias
+    moved.to_empty(device="cpu").load_state_dict(before)
+    assert torch.equal(moved(x), y)
+
+    # Half way: some tensors have been replaced when the last one does not fit.
+    count = 0
+
+    def double(tensor: Tensor) -> Tensor:
+        nonlocal count
+        count += 1
+        if count == len(before):
+            raise torch.OutOfMemoryError("no memory there")
+        return tensor.clone().fill_(7)
+
+    with pytest.raises(torch.OutOfMemoryError):
+        layer._apply(double)
+    assert layer.bias is parameter
+    for name, tensor in layer.state_dict().items():
+        assert tensor.data_ptr() == before[name].data_ptr()
+    assert torch.equal(layer(x), y)
+
+
 def test_compiles_whole() -> None:
     layer = nn.Sequential(QLinear(make()[0]), nn.ReLU())
     x = torch.randn(3, 96)

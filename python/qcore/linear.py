@@ -19,7 +19,7 @@ class QLinear(nn.Module):
     Replaces `nn.Linear` for inference: x is float32, float16 or bfloat16 [..., K], y [..., N] in the same
     dtype, accumulated in float32. Casting the module (`.half()`, `.to(dtype)`) changes the bias but never
     the scales: the quantized weight stays what its method chose. Moving it to another kind of device
-    (`.to("cuda")`, `.cpu()`) packs it anew there, without loss.
+    (`.to("cuda")`, `.cpu()`) packs it anew there, without loss; if that fails, the layer stays as it was.
     """
 
     qweight: Tensor
@@ -71,6 +71,19 @@ class QLinear(nn.Module):
         return ops.w4a16_gemm(x, *self.packed, bias=self.bias, batch_invariant=self.batch_invariant)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLinear:
+        buffers, bias = self._buffers.copy(), self.bias
+        bias_data = None if bias is None else bias.data  # nn.Module may set .data of the same parameter
+        try:
+            return self._apply_or_fail(fn, recurse)
+        except BaseException:
+            # No memory there, no kernels for it: a weight moved but not packed anew would be of no use.
+            self._buffers = buffers
+            self.bias = bias
+            if bias is not None and bias_data is not None:
+                bias.data = bias_data
+            raise
+
+    def _apply_or_fail(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> QLinear:
         before, scales, act_scale = self.packed, self.scales, self.act_scale
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.scales.device.type != scales.device.type and self.scales.device.type != "meta":
