@@ -41,8 +41,10 @@ class PackedW4A16(NamedTuple):
     """
 
     qweight: Tensor
-    """uint8, one dimension: the codes as the kernel reads them. Rows are padded to a multiple of 16
-    (64 on CUDA), each group to a multiple of 32 columns: small groups take more memory than their codes."""
+    """uint8, one dimension: the codes as the kernel reads them. Rows are padded to a multiple of 16,
+    each group to a multiple of 32 columns: small groups take more memory than their codes. On CUDA rows are
+    padded to a multiple of 64, K (with its padded groups) to a multiple of 128, with 8 bits of 64, and codes
+    of 2 and 3 bits are stored in 4."""
     scales: Tensor
     """float32, float16 or bfloat16, one dimension."""
     zeros: Tensor
@@ -111,7 +113,8 @@ def w4a16_repack(
         group_size: see :func:`w4a16_pack`.
         bits: 2, 3, 4 or 8.
         perm: int32 or int64 [K]: column j of the packed weight is column ``perm[j]`` of qweight
-            (act-order). Scales and zeros belong to the packed columns.
+            (act-order). Scales and zeros belong to the packed columns. On CUDA an int64 is first cut to
+            int32, so an index that does not fit is not seen.
         layout: see :func:`w4a16_pack`.
     """
     packed = torch.ops.qcore.w4a16_repack(qweight, scales, zeros, order, n, k, group_size, bits, perm, layout)
@@ -154,8 +157,9 @@ def w4a16_gemm(
             out of range is an error on the CPU; on CUDA, where looking would mean to wait, it gives NaN
             (an int64 is first cut to int32, by one more small kernel at every call).
         bias: float32, float16 or bfloat16 [N]; rounded to the dtype of x.
-        batch_invariant: a row of x gives the same bits whatever the number of rows. On CUDA this can be
-            slower; on the CPU it is always so.
+        batch_invariant: a row of x gives the same bits whatever the number of rows. On the CPU it always
+            does. On CUDA it fixes how K is cut into parts: somewhat slower, and the call may work in up to
+            64 MB more memory.
 
     Returns:
         [..., N] in the dtype of x.
