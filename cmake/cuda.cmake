@@ -4,10 +4,11 @@ if(NOT QCORE_CUDA MATCHES "^(AUTO|ON|OFF)$")
   message(FATAL_ERROR "QCORE_CUDA must be AUTO, ON or OFF, got '${QCORE_CUDA}'")
 endif()
 
-# Real code for every generation that has its own kernels, and PTX of the newest generic target so that a
-# card newer than this build still runs. CUDA 12.8 is the first that knows 100a and 120a.
+# Real code for every generation that has its own kernels. Code for an "a" target runs on that target alone,
+# so PTX of 9.0 serves all others from there on: 10.3, 11.0, 12.1, and cards newer than this build. CUDA 12.8
+# is the first that knows 100a and 120a.
 set(qcore_cuda_minimum 12.8)
-set(qcore_cuda_architectures 80-real 89-real 90a-real 100a-real 120a-real 120-virtual)
+set(qcore_cuda_architectures 80-real 89-real 90a-real 100a-real 120a-real 90-virtual)
 
 # qcore_nvcc_problem(VARIABLE): why the compiler that CMake would take cannot be used, or "". Asked before
 # the language is enabled, because CMake's own try with architectures that nvcc does not know is fatal.

@@ -61,23 +61,31 @@ QCORE_DEVICE void store_8_floats(float* to, const float (&value)[8]) {
   }
 }
 
-// y[token, column .. column + 8) = value + bias, as far as the columns exist.
+// y[token, column .. column + 8) = value + bias, as far as the columns exist. vector_store: both
+// may be accessed 16 bytes at a time where all eight do.
 template <class T>
 QCORE_DEVICE void store_8(void* y, const void* bias, int64_t token, int column, int columns,
                           bool vector_store, float (&value)[8]) {
-  if (bias) {
+  const bool whole = vector_store && column + 8 <= columns;
+  const uint16_t* addend = static_cast<const uint16_t*>(bias) + column;
+  if (bias && whole) {
+    const ptx::Vec16 eight = ptx::load_global(reinterpret_cast<const ptx::Vec16*>(addend));
+    QCORE_UNROLL
+    for (int j = 0; j < 8; ++j) {
+      value[j] += ptx::to_float<T>(eight.word[j / 2] >> (j % 2 * 16) & 0xffff);
+    }
+  } else if (bias) {
     QCORE_UNROLL
     for (int j = 0; j < 8; ++j) {
       if (column + j >= columns) break;
-      value[j] +=
-          ptx::to_float<T>(ptx::load_global(static_cast<const uint16_t*>(bias) + column + j));
+      value[j] += ptx::to_float<T>(ptx::load_global(addend + j));
     }
   }
   uint32_t words[4];
   QCORE_UNROLL
   for (int j = 0; j < 4; ++j) words[j] = ptx::pack2<T>(value[2 * j], value[2 * j + 1]);
   uint16_t* to = static_cast<uint16_t*>(y) + token * columns + column;
-  if (vector_store && column + 8 <= columns) {
+  if (whole) {
     ptx::store_global(reinterpret_cast<ptx::Vec16*>(to),
                       ptx::Vec16{{words[0], words[1], words[2], words[3]}});
     return;

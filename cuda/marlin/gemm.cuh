@@ -48,14 +48,13 @@ struct GemmParams {
   const void* bias;   // [n] or null
   void* y;            // [m, n]
   float* partial;     // [splits, m, slices * kRows] if splits > 1
-  bool vector_store;  // y may be written 16 bytes at a time
+  bool vector_store;  // y may be written, and bias read, 16 bytes at a time
 };
 
 template <class T, class V>
 class Gemm {
  public:
   using Params = GemmParams;
-  using Shape = V;
   static constexpr int kThreads = kWarps * 32;
   static constexpr int kMinBlocks = V::kTokenTiles == 8 ? 1 : 2;  // per multiprocessor
 
@@ -150,8 +149,8 @@ class Gemm {
     for_tiles([&](int tile) { offsets[tile] = Codes::offsets(center, center); });
   }
 
-  // ---- Copies from global to shared memory. Sources are counted in pieces of 16 bytes: 32 bits
-  // reach 64 GiB.
+  // ---- Copies from global to shared memory. Sources are counted in pieces of 16 bytes, so that 32
+  // bits reach them.
 
   QCORE_DEVICE static const char* piece(const void* from, uint32_t index) {
     return static_cast<const char*>(from) + static_cast<uint64_t>(index) * 16;
@@ -194,9 +193,9 @@ class Gemm {
       const int64_t end = min(
           static_cast<int64_t>(part_begin(slot_part + 1)) * chunk_columns(V::kBits), p.x_columns);
       const int64_t columns = end - column - row_piece * 8;
-      const bool exists =
-          slot_part < V::kWarpsK && token0 + token + token_of_slot(s) < p.m && columns > 0;
-      activations[s] = exists ? static_cast<int>(ceil_div(columns, chunk_columns(V::kBits))) : 0;
+      const int64_t chunks = columns > 0 ? ceil_div(columns, chunk_columns(V::kBits)) : 0;
+      activations[s] =
+          token0 + token + token_of_slot(s) < p.m ? static_cast<int>(chunks) : kNoToken;
     }
     activation_from =
         static_cast<uint32_t>((token0 + token) * p.x_stride +
@@ -210,6 +209,7 @@ class Gemm {
                                      activation_offset(of_lane, of_step));
   }
 
+  static constexpr int kNoToken = -1;
   static constexpr int part_of_slot(int s) { return s * kSlotTokens / V::kTokens; }
   static constexpr int token_of_slot(int s) { return s * kSlotTokens % V::kTokens; }
 
@@ -263,6 +263,8 @@ class Gemm {
     QCORE_UNROLL
     for (int s = 0; s < kSlots; ++s) {
       if (kPieces % kThreads != 0 && thread + s * kThreads >= kPieces) break;
+      // Zeros stand for a token that does not exist: once in every slot is enough.
+      if (activations[s] == kNoToken && i >= V::kStages) continue;
       const uint32_t step =
           static_cast<uint32_t>(static_cast<int64_t>(part_of_slot(s)) * iterations * kRowPieces +
                                 token_of_slot(s) * p.x_stride);
@@ -440,7 +442,7 @@ class Gemm {
   int group_position;   // of that set in its group
   uint32_t scale_from;
   uint32_t parameters;      // where the warp's lie in a stage
-  int activations[kSlots];  // chunks that exist
+  int activations[kSlots];  // chunks that exist, or kNoToken
   uint32_t activation_from, activation_to;
   uint32_t fragment;  // where this lane's row for ldmatrix lies in a stage
 

@@ -7,28 +7,29 @@
 namespace qcore::marlin {
 namespace {
 
-// A word of device memory for as long as the packing takes.
-class Word32 {
+// Two words of device memory for as long as the packing takes.
+class Flags {
  public:
-  explicit Word32(cudaStream_t stream) : stream_(stream) {
-    status_ = cuda::check(cudaMallocAsync(&data_, 4, stream), "pack");
-    if (status_.ok()) status_ = cuda::check(cudaMemsetAsync(data_, 0, 4, stream), "pack");
+  explicit Flags(cudaStream_t stream) : stream_(stream) {
+    status_ = cuda::check(cudaMallocAsync(&data_, kBytes, stream), "pack");
+    if (status_.ok()) status_ = cuda::check(cudaMemsetAsync(data_, 0, kBytes, stream), "pack");
   }
-  ~Word32() {
+  ~Flags() {
     if (data_) static_cast<void>(cudaFreeAsync(data_, stream_));
   }
-  Word32(const Word32&) = delete;
-  Word32& operator=(const Word32&) = delete;
+  Flags(const Flags&) = delete;
+  Flags& operator=(const Flags&) = delete;
 
   const Status& status() const { return status_; }
   uint32_t* data() const { return static_cast<uint32_t*>(data_); }
-  Status read(uint32_t& value) const {
-    Status status =
-        cuda::check(cudaMemcpyAsync(&value, data_, 4, cudaMemcpyDeviceToHost, stream_), "pack");
+  Status read(uint32_t (&values)[2]) const {
+    Status status = cuda::check(
+        cudaMemcpyAsync(values, data_, kBytes, cudaMemcpyDeviceToHost, stream_), "pack");
     return status.ok() ? cuda::check(cudaStreamSynchronize(stream_), "pack") : status;
   }
 
  private:
+  static constexpr size_t kBytes = 8;
   cudaStream_t stream_;
   void* data_ = nullptr;
   Status status_;
@@ -41,16 +42,18 @@ Status cuda_pack(const IntGroupView& weight, const PackedBuffers& packed,
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();
   const cudaStream_t stream = static_cast<cudaStream_t>(executor.stream);
-  const Word32 bad(stream);
+  const Flags bad(stream);
   if (!bad.status().ok()) return bad.status();
-  uint32_t found = 0;
+  uint32_t found[2] = {};
   Status status = run_pack(weight, packed, bad.data(), cuda::Launcher{stream});
   if (status.ok()) status = bad.read(found);
-  if (!status.ok() || !found) return status;
-  const std::string limit = std::to_string(1 << weight.shape.bits);
-  return Status::invalid("codes: expected codes and zeros below " + limit +
-                         " (bits = " + std::to_string(weight.shape.bits) + ")" +
-                         (weight.codes.perm ? " and perm in [0, k)" : "") + ", got a larger one");
+  if (!status.ok() || !(found[0] || found[1])) return status;
+  const std::string expected = "expected values below " + std::to_string(1 << weight.shape.bits) +
+                               " (bits = " + std::to_string(weight.shape.bits) + ")";
+  if (found[1]) return Status::invalid("zeros: " + expected + ", got a larger one");
+  return Status::invalid(weight.codes.perm
+                             ? "codes: " + expected + " and perm in [0, k), got another one"
+                             : "codes: " + expected + ", got a larger one");
 }
 
 Status cuda_unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,

@@ -102,7 +102,8 @@ struct UnpackParameters {
   }
 };
 
-// The launches that pack a weight, and unpack it. `launch` as in run.h; `bad` is a word that is 0.
+// The launches that pack a weight, and unpack it. `launch` as in run.h. `bad` is two words that are
+// 0: the first becomes 1 for a bad code or column, the second for a bad zero point.
 template <class Launch>
 Status run_pack(const IntGroupView& weight, const PackedBuffers& packed, uint32_t* bad,
                 const Launch& launch) {
@@ -110,7 +111,7 @@ Status run_pack(const IntGroupView& weight, const PackedBuffers& packed, uint32_
   const auto parameters = [&]<class T>(const void* from, void* to, T limit) {
     return launch.template operator()<PackParameters<T>>(
         pack_blocks(PackParameters<T>::count(g)), 0,
-        {g, static_cast<const T*>(from), static_cast<T*>(to), limit, bad});
+        {g, static_cast<const T*>(from), static_cast<T*>(to), limit, bad + 1});
   };
   Status status = launch.template operator()<PackCodes>(
       pack_blocks(PackCodes::count(g)), 0,

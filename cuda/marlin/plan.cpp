@@ -27,27 +27,35 @@ int token_tiles_for(int64_t m) {
   return tiles;
 }
 
-// Copies of 16 bytes need aligned rows, and columns where the packed weight has them.
+// Copies of 16 bytes need aligned rows, columns where the packed weight has them, and places that
+// 32 bits can count.
 bool needs_gather(const W4A16Args& args, const Geometry& g) {
+  const bool far =
+      (args.m - 1) * (args.x_stride / 8) + g.k / 8 > std::numeric_limits<uint32_t>::max();
   const bool aligned = reinterpret_cast<uintptr_t>(args.x) % 16 == 0 && g.k % 8 == 0 &&
                        (args.m <= 1 || args.x_stride % 8 == 0);
-  return args.perm || !aligned || g.columns_move();
+  return args.perm || !aligned || far || g.columns_move();
 }
 
 constexpr int64_t kAlignment = 256;
+
+// Every warp must be left with enough chunks to fill its pipeline.
+constexpr int64_t least_chunks(const IntGroup& w) {
+  return 256 / chunk_columns(w.bits);
+}
 
 }  // namespace
 
 Status supports(const Problem& problem) {
   const IntGroup& w = problem.weight;
   if (Status status = w.check(); !status.ok()) return status;
-  if (problem.dtype == DType::f32) {
+  if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet
     return Status::unsupported("multiplies fp16 and bf16 activations, these are fp32");
   }
   const Geometry g(w);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (problem.m > kMost / 2 || g.halves > kMost / 2 || g.qweight_bytes() / 16 > kMost ||
-      g.parameters() / 4 > kMost || problem.m * (g.halves * kHalfColumns / 8) > 2 * kMost) {
+      g.parameters() / 4 > kMost || problem.m * (g.padded_k() / 8) > 2 * kMost) {
     return Status::unsupported("counts in 32 bits, and this weight or batch is larger");
   }
   return {};
@@ -59,19 +67,45 @@ Plan make_plan(const W4A16Args& args, VariantKey variant, int splits) {
   Plan plan{};
   plan.variant = variant;
   plan.slices = static_cast<int>(ceil_div(g.n, rows_of(variant)));
-  plan.token_blocks = static_cast<int>(ceil_div(args.m, variant.token_tiles * 8));
   plan.split_chunks = static_cast<int>(ceil_div(chunks, std::clamp(splits, 1, chunks)));
   plan.splits = static_cast<int>(ceil_div(chunks, plan.split_chunks));
   plan.shared_bytes = shared_bytes(args.weight.shape, variant);
   plan.gather = needs_gather(args, g);
-  if (plan.gather) {
-    plan.gathered_bytes = ceil_div(args.m * g.padded_k() * 2, kAlignment) * kAlignment;
-  }
-  if (plan.splits > 1) {
-    const int64_t width = int64_t{plan.slices} * rows_of(variant);
-    plan.partial_bytes = plan.splits * args.m * width * 4;
-  }
+
+  const int64_t width = int64_t{plan.slices} * rows_of(variant);
+  const int64_t gathered = plan.gather ? g.padded_k() * 2 : 0;  // bytes per token
+  const int64_t partial = plan.splits > 1 ? plan.splits * width * 4 : 0;
+  // A few hundred tokens already fill the GPU; each pass is a whole number of blocks.
+  constexpr int64_t kPass = 512;
+  const int64_t most =
+      kMostWorkspaceBytes / std::max<int64_t>(1, gathered + partial) / kPass * kPass;
+  plan.tokens = static_cast<int>(std::min(args.m, std::max(most, kPass)));
+  plan.token_blocks = static_cast<int>(ceil_div(plan.tokens, variant.token_tiles * 8));
+  plan.gathered_bytes = ceil_div(plan.tokens * gathered, kAlignment) * kAlignment;
+  plan.partial_bytes = plan.tokens * partial;
   return plan;
+}
+
+// How many blocks should share the K of one tile. More blocks share the weights, but the sums must
+// be added up: by a launch of its own, and through fp32 sums that are written and read. All of it
+// counted in bytes that a multiprocessor could move meanwhile.
+int64_t choose_splits(const W4A16Args& args, VariantKey key, int64_t multiprocessors) {
+  const IntGroup& w = args.weight.shape;
+  const int64_t chunks = Geometry(w).chunks;
+  constexpr int64_t kLaunch = 80 << 10;  // about 2 microseconds
+  const int64_t tokens = key.token_tiles * 8, rows = rows_of(key);
+  const int64_t sums = 2 * 4 * tokens * rows;
+  // From 32 tokens on the arithmetic takes longer than the weights.
+  const int64_t work = rows * chunks * chunk_columns(w.bits) * stored_bits(w.bits) / 8 *
+                       std::max<int64_t>(1, tokens / 32);
+  const int64_t most =
+      std::min(multiprocessors / blocks_of(args, key), chunks / (least_chunks(w) * key.warps_k));
+  int64_t best = 1, least = work;
+  for (int64_t splits = 2; splits <= most; ++splits) {
+    const int64_t cost = work / splits + kLaunch + sums;
+    if (cost < least) best = splits, least = cost;
+  }
+  return best;
 }
 
 // Many rows to a block read the activations less often; but the blocks should fill the GPU. So: the
@@ -79,8 +113,6 @@ Plan make_plan(const W4A16Args& args, VariantKey variant, int splits) {
 Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits) {
   const IntGroup& w = args.weight.shape;
   const int64_t chunks = Geometry(w).chunks, enough = limits.multiprocessors;
-  // Every warp must be left with enough chunks to fill its pipeline.
-  const int64_t least_chunks = 256 / chunk_columns(w.bits);
   const auto fits = [&](VariantKey key) { return shared_bytes(w, key) <= limits.shared_bytes; };
   int token_tiles = token_tiles_for(args.m);
   while (token_tiles > 1 && !fits({token_tiles, 1})) token_tiles /= 2;
@@ -93,20 +125,18 @@ Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits) {
     constexpr int64_t kMostSplits = 4;
     const int64_t wanted = enough / ceil_div(w.n, rows_of(key));
     return make_plan(args, key,
-                     static_cast<int>(std::min({wanted, kMostSplits, chunks / least_chunks})));
+                     static_cast<int>(std::min({wanted, kMostSplits, chunks / least_chunks(w)})));
   }
 
   VariantKey best{token_tiles, 1};
   for (const VariantKey& key : kVariants) {
-    if (key.token_tiles != token_tiles || !fits(key) || chunks < key.warps_k * least_chunks)
+    if (key.token_tiles != token_tiles || !fits(key) || chunks < key.warps_k * least_chunks(w)) {
       continue;
+    }
     best = key;
     if (blocks_of(args, key) >= enough) break;
   }
-  // A split costs a pass over fp32 sums, so it must bring real parallelism.
-  const int64_t splits =
-      std::min(enough / blocks_of(args, best), chunks / (least_chunks * best.warps_k));
-  return make_plan(args, best, static_cast<int>(splits));
+  return make_plan(args, best, static_cast<int>(choose_splits(args, best, enough)));
 }
 
 }  // namespace qcore::marlin

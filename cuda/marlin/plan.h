@@ -18,7 +18,7 @@ struct VariantKey {
   int token_tiles, warps_k;
 };
 #define QCORE_MARLIN_VARIANTS(X) \
-  X(1, 1) X(1, 2) X(1, 4) X(1, 8) X(2, 1) X(2, 2) X(2, 4) X(4, 1) X(4, 2) X(8, 1)
+  X(1, 1) X(1, 2) X(1, 4) X(1, 8) X(2, 1) X(2, 2) X(2, 4) X(2, 8) X(4, 1) X(4, 2) X(8, 1)
 inline constexpr VariantKey kVariants[] = {
 #define QCORE_MARLIN_VARIANT(token_tiles, warps_k) {token_tiles, warps_k},
     QCORE_MARLIN_VARIANTS(QCORE_MARLIN_VARIANT)
@@ -34,8 +34,9 @@ struct Variant {
   static constexpr int kWarpsN = kWarps / kWarpsK;
   static constexpr int kRows = kWarpsN * kWarpRows;
   static constexpr int kTokens = kTokenTiles * 8;
-  // Slots of the pipeline: as many as leave room for two blocks on a multiprocessor of a Hopper.
-  static constexpr int kStages = kTokenTiles * kWarpsK < 8 ? 4 : 3;
+  // Slots of the pipeline. Where activations fill them, fewer, so that two blocks fit a Hopper's
+  // multiprocessor and 32 tokens any card.
+  static constexpr int kStages = kTokenTiles * kWarpsK < 8 && kTokenTiles < 4 ? 4 : 3;
   static constexpr int kWeightBytes = kWarps * kWarpRows / kTileRows * kTileBytes;
   // Activations of one part of K.
   static constexpr int kPartBytes = kTokens * chunk_columns(kBits) * 2;
@@ -98,6 +99,7 @@ struct DeviceLimits {
 };
 
 struct Plan {
+  int tokens;  // of one pass: more are multiplied in several, so that the workspace stays small
   VariantKey variant;
   int slices, token_blocks, splits;  // blocks along N, M and K
   int split_chunks;                  // chunks of K for each split
@@ -115,5 +117,7 @@ Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits);
 
 // The plan with a given variant and number of splits, for tests and for tuning.
 Plan make_plan(const W4A16Args& args, VariantKey variant, int splits);
+
+inline constexpr int64_t kMostWorkspaceBytes = int64_t{64} << 20;  // of a pass, where it can be cut
 
 }  // namespace qcore::marlin

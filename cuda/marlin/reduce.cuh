@@ -10,7 +10,7 @@ namespace qcore::marlin {
 struct ReduceParams {
   const float* partial;  // [splits, m, width]
   int splits, m, n;
-  int64_t width;  // n, padded to a multiple of 8
+  int64_t width;  // n, padded to whole blocks
   const void* bias;
   void* y;
   bool vector_store;
@@ -33,7 +33,7 @@ struct Reduce {
     if (index >= p.m * eights || index % eights * 8 >= p.n) return;
     float sum[8] = {};
     for (int split = 0; split < p.splits; ++split) {
-      const float* from = p.partial + (split * p.m * eights + index) * 8;
+      const float* from = p.partial + (split * static_cast<int64_t>(p.m) * eights + index) * 8;
       QCORE_UNROLL
       for (int v = 0; v < 2; ++v) {
         const ptx::Vec16 four = ptx::load_global(reinterpret_cast<const ptx::Vec16*>(from) + v);

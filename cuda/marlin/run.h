@@ -26,12 +26,13 @@ Status run_gather(const W4A16Args& args, void* to, const Launch& launch) {
   return launch.template operator()<Gather>(Gather::blocks(params.m, params.columns), 0, params);
 }
 
-// args.workspace holds plan.workspace_bytes().
+// The product of plan.tokens tokens, at most.
 template <class T, class Launch>
-Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
+Status run_pass(const W4A16Args& args, const Plan& plan, const Launch& launch) {
   const PackedIntGroup& weight = args.weight;
   const Geometry g(weight.shape);
-  const bool vector_store = g.n % 8 == 0 && reinterpret_cast<uintptr_t>(args.y) % 16 == 0;
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  const bool vector_store = g.n % 8 == 0 && aligned(args.y) && aligned(args.bias);
   char* const workspace = static_cast<char*>(args.workspace);
   float* const partial = reinterpret_cast<float*>(workspace + plan.gathered_bytes);
   const int64_t columns = g.padded_k();
@@ -58,7 +59,7 @@ Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
       .halves = static_cast<int>(g.halves),
       .chunks = static_cast<int>(g.chunks),
       .slices = plan.slices,
-      .token_blocks = plan.token_blocks,
+      .token_blocks = static_cast<int>(ceil_div(args.m, plan.variant.token_tiles * 8)),
       .splits = plan.splits,
       .split_chunks = plan.split_chunks,
       .bias = args.bias,
@@ -66,7 +67,7 @@ Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
       .partial = partial,
       .vector_store = vector_store,
   };
-  const int blocks = plan.slices * plan.token_blocks * plan.splits;
+  const int blocks = params.slices * params.token_blocks * params.splits;
   Status status = Status::unsupported("plan: no such variant of the kernel");
   with_variant(weight.shape, plan.variant, [&]<class V>() {
     params.stage_bytes =
@@ -84,6 +85,19 @@ Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
                                                             .bias = args.bias,
                                                             .y = args.y,
                                                             .vector_store = vector_store});
+}
+
+// args.workspace holds plan.workspace_bytes().
+template <class T, class Launch>
+Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
+  for (int64_t token = 0; token < args.m; token += plan.tokens) {
+    W4A16Args pass = args;
+    pass.m = std::min<int64_t>(plan.tokens, args.m - token);
+    pass.x = static_cast<const char*>(args.x) + token * args.x_stride * size_of(args.dtype);
+    pass.y = static_cast<char*>(args.y) + token * args.weight.shape.n * size_of(args.dtype);
+    if (Status status = run_pass<T>(pass, plan, launch); !status.ok()) return status;
+  }
+  return {};
 }
 
 template <class Launch>

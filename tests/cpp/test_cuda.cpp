@@ -23,10 +23,12 @@ class DeviceMemory {
   explicit DeviceMemory(size_t bytes) : bytes_(bytes) {
     EXPECT_EQ(cudaMalloc(&data_, bytes + 1), cudaSuccess);
     EXPECT_EQ(cudaMemset(data_, 0xff, bytes + 1), cudaSuccess);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // the tests' stream does not wait for it
   }
   template <class T>
   explicit DeviceMemory(const std::vector<T>& from) : DeviceMemory(from.size() * sizeof(T)) {
     EXPECT_EQ(cudaMemcpy(data_, from.data(), bytes_, cudaMemcpyHostToDevice), cudaSuccess);
+    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   }
   ~DeviceMemory() { static_cast<void>(cudaFree(data_)); }
   DeviceMemory(const DeviceMemory&) = delete;

@@ -124,11 +124,11 @@ def kernels(binary: Path) -> list[Kernel]:
     return list(found.values())
 
 
-def has_ptx(binary: Path) -> bool:
-    """Whether a card that is newer than the build finds something to compile."""
+def ptx_targets(binary: Path) -> set[str]:
+    """What other cards, of this generation and later ones, find to compile."""
     tool = cuobjdump()
     assert tool, "cuobjdump is not installed"
-    return bool(re.search(r"PTX file", _run(tool, "-lptx", str(binary))))
+    return set(re.findall(r"PTX file.*\.(sm_\w+)\.ptx", _run(tool, "-lptx", str(binary))))
 
 
 def violations(found: Sequence[Kernel], rules: Sequence[Rule]) -> list[str]:
