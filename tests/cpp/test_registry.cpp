@@ -100,6 +100,37 @@ TEST(ForceKernel, Takes) {
   }
 }
 
+// Packing asks for a row before the activations are known, and must get the forced one.
+TEST(ForceKernel, TakesForPackingOnEveryDevice) {
+  for (const KernelRow& row : kernels()) {
+    if (row.device() == Device::cpu && row.isa > detected_isa()) continue;
+    const Env env("QCORE_FORCE_KERNEL", row.name);
+    const Selection selection = select(row.op, {.device = row.device(), .weight = kProblem.weight});
+    EXPECT_EQ(selection.row, &row) << selection.status.message();
+  }
+}
+
+TEST(Registry, ChoosesByTheGpu) {
+  for (const KernelRow& row : kernels()) {
+    if (row.device() != Device::cuda) continue;
+    Problem problem{.device = Device::cuda, .dtype = DType::f16, .m = 1, .weight = kProblem.weight};
+    problem.sm = row.sm;
+    EXPECT_NE(select(row.op, problem).row, nullptr);
+    problem.sm = 75;
+    const Selection old = select(row.op, problem);
+    EXPECT_EQ(old.row, nullptr);
+    EXPECT_NE(old.status.message().find("this GPU has 7.5"), std::string::npos);
+  }
+}
+
+TEST(Registry, NamesADeviceWithoutKernels) {
+  for (const KernelRow& row : kernels()) {
+    if (row.device() == Device::cuda) GTEST_SKIP() << "this build has CUDA rows";
+  }
+  const Selection selection = select("w4a16", {.device = Device::cuda, .weight = kProblem.weight});
+  EXPECT_EQ(selection.status.message(), "w4a16: this build has no kernels for cuda");
+}
+
 TEST(ForceKernel, UnknownNameListsTheNames) {
   const Env env("QCORE_FORCE_KERNEL", "w4a16_abacus");
   const Selection selection = select("w4a16", kProblem);
