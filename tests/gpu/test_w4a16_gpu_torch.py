@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +16,7 @@ from torch import Tensor
 from cases import DTYPES, WeightCase, assert_gemm, by_name, make_weight, make_x
 from conftest import REPOSITORY
 from gpu_cases import KERNELS, MARKS, cuda_weight
-from qcore import IntGroup, QLinear, QWeight, Rtn, load, ops, quantize_folder
-from qcore.text import token_chunks
+from qcore import IntGroup, QLinear, QWeight, Rtn, ops
 
 pytestmark = MARKS
 
@@ -114,10 +116,45 @@ def test_graph_replays_with_other_inputs(m: int, dtype: torch.dtype, batch_invar
         assert torch.equal(y, function())
 
 
+# Kernels are loaded and their attributes set at the first call, which a capture must allow. The weight is
+# packed on the CPU, so that no kernel of ours has run before.
+FIRST_CALL = """
+import sys
+import torch
+from cases import WeightCase, assert_gemm, make_weight, make_x
+from qcore import ops
+
+dtype, m, batch_invariant = getattr(torch, sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "True"
+weight = make_weight(WeightCase(64, 8192, 128, asymmetric=True))
+packed = [t.cuda() for t in ops.w4a16_pack(weight.codes, weight.scales, weight.zeros, 128, layout=2)]
+x = make_x(m, 8192, dtype=dtype).cuda()
+torch.cuda.synchronize()
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    y = ops.w4a16_gemm(x, *packed, batch_invariant=batch_invariant)
+for seed in (4, 5):
+    x.copy_(make_x(m, 8192, dtype=dtype, seed=seed))
+    y.fill_(torch.nan)
+    graph.replay()
+    assert_gemm(y.cpu(), x.cpu(), weight.dense)
+print("replayed")
+"""
+
+
+@pytest.mark.parametrize("batch_invariant", [False, True])
+@pytest.mark.parametrize(("dtype", "m"), [("float16", 1), ("bfloat16", 64), ("float32", 3)])
+def test_the_first_call_of_a_process_may_be_captured(dtype: str, m: int, batch_invariant: bool) -> None:
+    command = [sys.executable, "-c", FIRST_CALL, dtype, str(m), str(batch_invariant)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    ran = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "replayed\n"
+
+
 # -- devices and dtypes ----------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU only")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs a second GPU")
 def test_a_gpu_that_is_not_the_current_one() -> None:
     weight = cuda_weight(DEEP, device="cuda:1")
     assert torch.cuda.current_device() == 0
@@ -300,6 +337,9 @@ def test_a_layer_moves_and_is_cast_at_once() -> None:
 
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("transformers")
+    from qcore import quantize_folder
+
     folder = tmp_path_factory.mktemp("model") / "w4"
     quantize_folder(MODEL, folder, "W4A16", "rtn", group_size=64)
     return folder
@@ -312,6 +352,9 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=by_name,
 )
 def test_a_model_says_the_same_as_on_the_cpu(quantized: Path, dtype: torch.dtype, tolerance: float) -> None:
+    from qcore import load
+    from qcore.text import token_chunks
+
     tokens = token_chunks(MODEL, MODEL / "eval.txt", 128, 2)
     with torch.no_grad():
         expected = load(quantized, dtype=torch.float32)(tokens).logits
