@@ -5,11 +5,13 @@ No network, no build isolation, nothing outside build/gpu. Standard library only
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,26 +29,41 @@ TIMED_OUT = 124
 def run(
     command: list[str], seconds: float, log: Path | None = None, env: dict[str, str] | None = None
 ) -> tuple[int, str]:
-    """The exit status (TIMED_OUT after so many seconds) and, if there is a log, its text."""
+    """The exit status (TIMED_OUT after so many seconds) and, if there is a log, its text.
+
+    The command leads a session of its own, so that all it started can be ended with it: a sanitizer or a
+    build runs others, which would keep the GPU and the processors."""
     with open(log, "w") if log else open(os.devnull, "w") as sink:
         output = sink if log else None
         try:
             process = subprocess.Popen(
-                command, cwd=REPOSITORY, env=env or environment(), stdout=output, stderr=output
+                command,
+                cwd=REPOSITORY,
+                env=env or environment(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
         except OSError as error:
             return 127, str(error)
         try:
             code = process.wait(timeout=max(1.0, seconds))
         except subprocess.TimeoutExpired:
-            process.terminate()
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            end_group(process)
             code = TIMED_OUT
+        except BaseException:  # Ctrl-C does not reach another session
+            end_group(process)
+            raise
     return code, log.read_text(errors="replace") if log else ""
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """Ends the process and all that it started: asks, and after 10 s, or when it has gone, kills."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -224,9 +241,9 @@ def cpp_tests(arch: str, seconds: float) -> tuple[str, str]:
     configure = ["cmake", "--preset", "cuda", "-B", str(folder), f"-DCMAKE_CUDA_ARCHITECTURES={arch}"]
     code, text = run([*configure, "-DQCORE_WERROR=OFF"], seconds, log, env)
     if code and code != TIMED_OUT:
-        missing = re.search(r"Could NOT find (GTest)|provided by\s+\"(GTest|Boost)", text)
+        missing = missing_library(text)
         if missing:
-            return "skipped", f"{missing[1] or missing[2]} is not installed"
+            return "skipped", f"{missing} is not installed"
         return "FAILED", f"CMake could not configure, see {log}:\n{tail(text)}"
     if not code:
         code, text = run(["cmake", "--build", str(folder)], seconds - (time.monotonic() - start), log, env)
@@ -234,6 +251,13 @@ def cpp_tests(arch: str, seconds: float) -> tuple[str, str]:
         return "skipped", "not done in the time left; repeat with --only build"
     took = f"{time.monotonic() - start:.0f} s"
     return ("FAILED", f"see {log}:\n{tail(text)}") if code else ("ok", f"C++ tests for {arch}, {took}")
+
+
+def missing_library(text: str) -> str:
+    """The library of the C++ tests that CMake says it did not find, or ""; Boost's parts are packages too."""
+    said = r"could\s+not\s+find\s+(GTest|Boost)\b|provided\s+by\s+\"(GTest|Boost\w*)\""
+    found = re.search(said, text, re.IGNORECASE)
+    return (found[1] or found[2]) if found else ""
 
 
 def tail(text: str, lines: int = 25) -> str:

@@ -8,20 +8,143 @@ Inputs are made and results compared on the CPU, in float64: no kernel runs but 
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+if TYPE_CHECKING:
+    from cases import Weight, WeightCase
+    from qcore.ops import PackedW4A16
+
 # Relative Frobenius norm. A right result has the rounding of its dtype: 2e-7, 2e-4, 2e-3.
 MOST_ERROR = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+# The dtype of x, whether there are a perm and a bias, batch_invariant. float32 runs the reference row.
+FEW_CALLS = (
+    (torch.bfloat16, False, False),
+    (torch.float16, True, False),
+    (torch.bfloat16, True, True),
+    (torch.float32, True, False),
+)
+ALL_CALLS = tuple(itertools.product(MOST_ERROR, (False, True), (False, True)))
 
 
-def same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
-    return a is b if a is None or b is None else torch.equal(a, b)
+def few_cases() -> tuple[WeightCase, ...]:
+    """Nothing large, because racecheck is slow. The second has so few rows and so much K that K is cut and
+    the parts are added up by another kernel."""
+    from cases import WeightCase
+
+    return (
+        WeightCase(136, 400, 64, 4, True, torch.float16),
+        WeightCase(64, 4096, 128, 4, False, torch.bfloat16),
+        WeightCase(33, 200, -1, 8, True, torch.float32),
+        WeightCase(40, 200, 96, 3, True, torch.bfloat16),
+    )
+
+
+def all_cases() -> tuple[WeightCase, ...]:
+    from cases import WeightCase
+
+    return (
+        *few_cases(),
+        WeightCase(256, 512, 128, 4, False, torch.bfloat16),
+        WeightCase(64, 256, 32, 4, False, torch.float16),
+        WeightCase(1, 1, 1, 4, False, torch.float32),
+        WeightCase(40, 1000, 96, 3, True, torch.bfloat16),
+        WeightCase(512, 2048, 128, 2, False, torch.bfloat16),
+    )
+
+
+@dataclass
+class Check:
+    """Counts what was compared."""
+
+    device: str = "cuda"
+    few: bool = False
+    compared: int = 0
+    failed: int = 0
+    worst: float = 0.0
+
+    def expect(self, right: bool, what: str) -> None:
+        self.compared += 1
+        if not right:
+            self.failed += 1
+            print(f"FAILED: {what}")
+
+    def packing(self, weight: Weight) -> PackedW4A16:
+        """Packs on the device; what is unpacked there is what was packed."""
+        from qcore import ops
+
+        zeros = weight.zeros
+        there = replace(
+            weight,
+            codes=weight.codes.to(self.device),
+            scales=weight.scales.to(self.device),
+            zeros=None if zeros is None else zeros.to(self.device),
+        )
+        packed = there.pack()
+        for name, got, expected in zip(
+            ("codes", "scales", "zeros"),
+            ops.w4a16_unpack(packed),
+            (weight.codes, weight.scales, zeros),
+            strict=True,
+        ):
+            right = got is expected if got is None or expected is None else torch.equal(got.cpu(), expected)
+            self.expect(right, f"{weight.case}: {name} that were unpacked are not what was packed")
+        return packed
+
+    def products(self, weight: Weight, packed: PackedW4A16, sizes: tuple[int, ...]) -> None:
+        from cases import make_x
+        from qcore import ops
+
+        case = weight.case
+        perm = torch.randperm(case.k, generator=torch.Generator().manual_seed(2)).int()
+        bias = make_x(case.n, seed=3)
+        for m, (dtype, extras, invariant) in itertools.product(sizes, FEW_CALLS if self.few else ALL_CALLS):
+            if self.few and dtype == torch.float32 and m > 1:
+                continue
+            x, add = make_x(m, case.k, dtype=dtype), bias.to(dtype)
+            wide = (x[:, perm.long()] if extras else x).double()
+            expected = wide @ weight.dense.T + (add.double() if extras else 0.0)
+            options = {"perm": perm.to(self.device), "bias": add.to(self.device)} if extras else {}
+            y = ops.w4a16_gemm(x.to(self.device), *packed, **options, batch_invariant=invariant).cpu()
+            error = float((y.double() - expected).norm() / expected.norm().clamp_min(1e-30))
+            what = f"{case}, M {m}, {dtype}, perm and bias {extras}, batch_invariant {invariant}"
+            self.expect(error <= MOST_ERROR[dtype], f"{what}: off by {error:.2e}")
+            self.worst = max(self.worst, error)
+
+    def repacking(self) -> None:
+        """The three orders of foreign checkpoints give the same bytes on the device as on the CPU."""
+        from qcore import ops
+
+        n, k, group_size = 72, 200, 64
+        random = torch.Generator().manual_seed(4)
+        scales = torch.rand(4, n, generator=random).t()  # not contiguous, as they come
+        perm = torch.randperm(k, generator=random).int()
+        sizes = {"gptq": (k // 8, n), "awq": (k, n // 8), "compressed_tensors": (n, k // 8)}
+        for (order, words), index in itertools.product(sizes.items(), (None, perm)):
+            qweight = torch.randint(-(2**31), 2**31, words, generator=random, dtype=torch.int32)
+            zeros = torch.randint(0, 16, (n, 4), generator=random, dtype=torch.uint8)
+            tensors = [t.to(self.device) for t in (qweight, scales, zeros)]
+            there = None if index is None else index.to(self.device)
+            got = ops.w4a16_repack(*tensors, order, n, k, group_size, 4, there)
+            layout = got.shape.shape[1]
+            expected = ops.w4a16_repack(qweight, scales, zeros, order, n, k, group_size, 4, index, layout)
+            right = all(torch.equal(a.cpu(), b) for a, b in zip(got, expected, strict=True))
+            self.expect(right, f"repacked in the order of {order}, perm {index is not None}")
+
+    def run(self) -> None:
+        from cases import make_weight
+
+        for case in few_cases() if self.few else all_cases():
+            weight = make_weight(case)
+            self.products(weight, self.packing(weight), (1, 17, 70) if self.few else (1, 7, 16, 33, 130))
+        self.repacking()
 
 
 def main() -> int:
@@ -34,55 +157,11 @@ def main() -> int:
         return 2
     if arguments.probe:
         return 0 if torch.ones(1000).cuda().cpu().sum() == 1000 else 1
-
-    from cases import WeightCase, make_weight, make_x
-    from qcore import ops
-
-    cases: tuple[WeightCase, ...] = (
-        WeightCase(256, 512, 128, 4, False, torch.bfloat16),
-        WeightCase(136, 400, 64, 4, True, torch.float16),
-        WeightCase(33, 200, -1, 8, True, torch.float32),
-        WeightCase(64, 256, 32, 4, False, torch.float16),
-        WeightCase(1, 1, 1, 4, False, torch.float32),
-        WeightCase(40, 1000, 96, 3, True, torch.bfloat16),
-        WeightCase(512, 2048, 128, 2, False, torch.bfloat16),
-    )
-    sizes: tuple[int, ...] = (1, 7, 16, 33, 130)
-    if arguments.few:
-        cases, sizes = cases[:4], (1, 17, 70)
-    worst, failed, count = 0.0, 0, 0
-    for case in cases:
-        weight = make_weight(case)
-        on_gpu = replace(
-            weight,
-            codes=weight.codes.cuda(),
-            scales=weight.scales.cuda(),
-            zeros=None if weight.zeros is None else weight.zeros.cuda(),
-        )
-        packed = on_gpu.pack()
-        back = [None if t is None else t.cpu() for t in ops.w4a16_unpack(packed)]
-        if not all(map(same, back, (weight.codes, weight.scales, weight.zeros))):
-            print(f"FAILED: {case}: what was unpacked is not what was packed")
-            failed += 1
-        perm = torch.randperm(case.k, generator=torch.Generator().manual_seed(2)).int()
-        bias = make_x(case.n, seed=3)
-        for m in sizes:
-            for dtype in (torch.bfloat16, torch.float16):
-                for with_extras in (False, True):
-                    x = make_x(m, case.k, dtype=dtype)
-                    add = bias.to(dtype)
-                    wide = (x[:, perm.long()] if with_extras else x).double()
-                    expected = wide @ weight.dense.T + (add.double() if with_extras else 0.0)
-                    extras = (perm.cuda(), add.cuda()) if with_extras else (None, None)
-                    y = ops.w4a16_gemm(x.cuda(), *packed, *extras).cpu()
-                    error = float((y.double() - expected).norm() / expected.norm().clamp_min(1e-30))
-                    count += 1
-                    if not error <= MOST_ERROR[dtype]:
-                        print(f"FAILED: {case}, M {m}, {dtype}, extras {with_extras}: off by {error:.2e}")
-                        failed += 1
-                    worst = max(worst, error)
-    print(f"{count} products on {torch.cuda.get_device_name()}, largest error {worst:.1e}, {failed} failed")
-    return 1 if failed else 0
+    check = Check(few=arguments.few)
+    check.run()
+    where = torch.cuda.get_device_name()
+    print(f"{check.compared} results on {where}, largest error {check.worst:.1e}, {check.failed} failed")
+    return 1 if check.failed else 0
 
 
 if __name__ == "__main__":

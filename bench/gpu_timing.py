@@ -132,10 +132,13 @@ def prepare(entry: Entry, clock: Clock) -> None:
 
 
 def take_turns(entries: Sequence[Entry], clock: Clock, rounds: int) -> dict[str, list[float]]:
-    """Seconds per call, one figure per round and entry. A first round warms up and is dropped."""
+    """Seconds per call, one figure per round and entry. A first round warms up and is dropped.
+
+    Every round begins with the next entry: who comes after whom changes what a cache or a clock holds."""
     times: dict[str, list[float]] = {entry.name: [] for entry in entries}
     for round_ in range(rounds + 1):
-        for entry in entries:
+        first = round_ % max(1, len(entries))
+        for entry in (*entries[first:], *entries[:first]):
             seconds = clock.replay(entry.captured, entry.replays)
             if round_:
                 times[entry.name].append(seconds / (entry.replays * entry.calls_captured))
@@ -145,10 +148,3 @@ def take_turns(entries: Sequence[Entry], clock: Clock, rounds: int) -> dict[str,
 def summary(times: Sequence[float]) -> tuple[float, float, float]:
     """Median, least and largest."""
     return statistics.median(times), min(times), max(times)
-
-
-def relative_error(y: Tensor, reference: Tensor) -> float:
-    """Frobenius norm of the difference over the norm of the reference (float32); NaN if y holds any."""
-    norm = torch.linalg.vector_norm
-    difference = norm(y.float().sub_(reference), dtype=torch.float64)
-    return float(difference / norm(reference, dtype=torch.float64).clamp_min(1e-300))

@@ -10,20 +10,18 @@ are written after each size.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import os
 import subprocess
 import sys
 import time
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import gpu_build
+import gpu_check
 import gpu_limits
 import gpu_report
 import gpu_timing
@@ -36,7 +34,6 @@ from torch import Tensor
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672))  # K, N: layers of 7 to 70 billion
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-MOST_ERROR = 2e-2  # relative Frobenius norm; a right result has the output's rounding, 2e-3 in bfloat16
 MEMORY_SHARE = 0.6  # of the free memory, for all copies of all contenders
 
 
@@ -69,23 +66,6 @@ def jobs(quick: bool) -> list[Job]:
 def moved_bytes(spec: Spec, weight_bytes: int, m: int) -> int:
     """Bytes that must cross the memory bus: the weight and x once, y once."""
     return weight_bytes + m * (spec.k + spec.n) * spec.dtype.itemsize
-
-
-@contextlib.contextmanager
-def poisoned() -> Iterator[None]:
-    """New memory holds NaN (integers: their largest), so that what a kernel leaves unwritten is seen."""
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class DeviceLostError(RuntimeError):
@@ -197,17 +177,16 @@ class Bench:
             calls = [lambda s=state, c=contender: c.call(s, x) for state in states[name]]
             entry = gpu_timing.Entry(name, calls)  # type: ignore[arg-type]
             try:
-                errors[name] = self.check(entry, x, reference)
+                errors[name], wrong = self.check(entry, x, reference)
             except Exception as error:  # whatever a foreign package raises, the others go on
                 reason = first_line(error)
                 self.note(f"{name} ({describe(spec)}, M = {m}): {reason}", failed=name == OURS)
                 self.check_device()
                 continue
-            if errors[name] <= MOST_ERROR:  # false for NaN
-                entries.append(entry)
+            if wrong:
+                self.note(f"{name} ({describe(spec)}, M = {m}): {wrong}", failed=name == OURS)
             else:
-                what = f"wrong by {errors[name]:.2e}, allowed is {MOST_ERROR:.0e}"
-                self.note(f"{name} ({describe(spec)}, M = {m}): {what}", failed=name == OURS)
+                entries.append(entry)
         times = gpu_timing.take_turns(entries, self.clock, self.rounds)
         medians = {name: gpu_timing.summary(t) for name, t in times.items()}
         for name, (median, least, largest) in medians.items():
@@ -247,20 +226,18 @@ class Bench:
                 flush=True,
             )
 
-    def check(self, entry: gpu_timing.Entry, x: Tensor, reference: Tensor) -> float:
-        """The larger error of a plain call and of the captured calls that will be timed."""
-        with poisoned():
-            error = gpu_timing.relative_error(entry.calls[0](), reference)
-        if not error <= MOST_ERROR:
-            return error
+    def check(self, entry: gpu_timing.Entry, x: Tensor, reference: Tensor) -> tuple[float, str]:
+        """The larger error of a plain call and of the captured calls that are timed, and what is wrong."""
+        most = gpu_check.most_error(entry.name, x.dtype)
+        with gpu_check.poisoned():
+            plain = gpu_check.compare(entry.calls[0](), reference)
+        if plain.wrong(most):
+            return plain.whole, plain.wrong(most)
         gpu_timing.prepare(entry, self.clock)
         entry.captured.output.fill_(math.nan)
         self.clock.replay(entry.captured, 1)
-        return max(error, gpu_timing.relative_error(entry.captured.output, reference), key=_nan_first)
-
-
-def _nan_first(value: float) -> float:
-    return math.inf if math.isnan(value) else value
+        replayed = gpu_check.compare(entry.captured.output, reference)
+        return max(plain.whole, replayed.whole), replayed.wrong(most)
 
 
 def describe(spec: Spec) -> str:
