@@ -15,11 +15,10 @@ import pytest
 
 from conftest import REPOSITORY
 from qcore import _C
-from sass.gate import TARGETS, Kernel, Rule, cuobjdump, kernels, ptx_targets, violations
+from sass.gate import TARGETS, Kernel, Rule, kernels, missing_tools, ptx_targets, violations
 
 needs_tools = pytest.mark.skipif(
-    cuobjdump() is None or shutil.which("c++filt") is None,
-    reason="cuobjdump (pip install nvidia-cuda-cuobjdump) or c++filt is missing",
+    bool(missing_tools()), reason=f"missing: {', '.join(missing_tools())} (pip install 'qcore[test]')"
 )
 needs_cuda = pytest.mark.skipif(not _C.cuda_built(), reason="this build has no CUDA kernels")
 
@@ -49,9 +48,16 @@ RULES = (
     Rule(gemm(bits="4", flush="[12]", tiles="4"), must=(r"\bLDS\.64",)),
     # Weights are never read from global memory a byte or a word at a time.
     Rule(gemm(), must_not=(r"\bLDG\.E\.U8", r"\bLDG\.E (?!.*U16)")),
-    # Decoding is bound by issue slots: a loop of 128 columns times 32 rows is 128 weights a lane.
-    Rule(gemm("4", "4", "1"), loop=(r"\bHMMA", 2 * 128 + 110)),
-    Rule(gemm("4", "4", "2"), loop=(r"\bHMMA", 2 * 128 + 150)),
+    # Decoding is bound by issue slots: a loop of 128 columns times 32 rows is 128 weights a lane, at two
+    # instructions each, and some for every tile of tokens and every copy of activations.
+    *(
+        Rule(
+            gemm("4", "4", str(tiles), str(warps_k)),
+            loop=(r"\bHMMA", 2 * 128 + 72 + 30 * tiles + 10 * max(1, tiles * warps_k // 2)),
+        )
+        for tiles in (1, 2)
+        for warps_k in (1, 2, 4, 8)
+    ),
     Rule(r"marlin::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
     Rule(r"marlin::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
     Rule(r"marlin::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),

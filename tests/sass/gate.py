@@ -1,11 +1,12 @@
 """What the compiler made of the CUDA kernels: registers, spills and instructions, read from a binary.
 
-`violations(kernels(binary), rules)` lists what breaks a rule, in words. Reading needs cuobjdump (from pip:
-nvidia-cuda-cuobjdump) and c++filt.
+`violations(kernels(binary), rules)` lists what breaks a rule, in words. Reading needs cuobjdump and nvdisasm
+(from pip: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm) and c++filt.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -75,18 +76,28 @@ class Rule:
                 yield f"loop around {pattern}: {length} instructions, 1 to {most} wanted"
 
 
-def cuobjdump() -> str | None:
+def tool(name: str) -> str | None:
     """The tool's path: on PATH, or where pip puts it."""
-    if found := shutil.which("cuobjdump"):
+    if found := shutil.which(name):
         return found
     for folder in sys.path:
-        for path in Path(folder).glob("nvidia/*/bin/cuobjdump"):
+        for path in Path(folder).glob(f"nvidia/*/bin/{name}"):
             return str(path)
     return None
 
 
-def _run(*command: str, text: str | None = None) -> str:
-    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+def missing_tools() -> list[str]:
+    return [name for name in ("cuobjdump", "nvdisasm", "c++filt") if tool(name) is None]
+
+
+def _run(name: str, *arguments: str, text: str | None = None) -> str:
+    path, disassembler = tool(name), tool("nvdisasm")
+    assert path, f"{name} is not installed"
+    environment = os.environ | ({"NVDISASM_PATH": str(Path(disassembler).parent)} if disassembler else {})
+    command = (path, *arguments)
+    return subprocess.run(
+        command, input=text, capture_output=True, text=True, check=True, env=environment
+    ).stdout
 
 
 def _demangle(names: Sequence[str]) -> dict[str, str]:
@@ -96,13 +107,11 @@ def _demangle(names: Sequence[str]) -> dict[str, str]:
 
 def kernels(binary: Path) -> list[Kernel]:
     """Every kernel of every target in an object file or library."""
-    tool = cuobjdump()
-    assert tool, "cuobjdump is not installed"
     found: dict[tuple[str, str], Kernel] = {}
     target = ""
     usage = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
     name = ""
-    for line in _run(tool, "-res-usage", str(binary)).splitlines():
+    for line in _run("cuobjdump", "-res-usage", str(binary)).splitlines():
         if match := re.match(r"arch = (\w+)", line):
             target = match[1]
         elif match := re.match(r" Function (\w+):", line):
@@ -111,7 +120,7 @@ def kernels(binary: Path) -> list[Kernel]:
             registers, stack, shared, local = map(int, match.groups())
             found[name, target] = Kernel(name, target, registers, stack + local, shared)
     for target in sorted({target for _, target in found}):
-        code = _run(tool, "-sass", "-arch", target, str(binary))
+        code = _run("cuobjdump", "-sass", "-arch", target, str(binary))
         for part in code.split("Function : ")[1:]:
             name = part.split("\n", 1)[0].strip()
             found[name, target].instructions = [
@@ -126,9 +135,7 @@ def kernels(binary: Path) -> list[Kernel]:
 
 def ptx_targets(binary: Path) -> set[str]:
     """What other cards, of this generation and later ones, find to compile."""
-    tool = cuobjdump()
-    assert tool, "cuobjdump is not installed"
-    return set(re.findall(r"PTX file.*\.(sm_\w+)\.ptx", _run(tool, "-lptx", str(binary))))
+    return set(re.findall(r"PTX file.*\.(sm_\w+)\.ptx", _run("cuobjdump", "-lptx", str(binary))))
 
 
 def violations(found: Sequence[Kernel], rules: Sequence[Rule]) -> list[str]:
