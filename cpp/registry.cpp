@@ -71,13 +71,6 @@ std::span<const KernelRow> kernels() {
   return rows;
 }
 
-const KernelRow* row_of_layout(std::string_view op, int64_t layout) {
-  for (const KernelRow& row : kernels()) {
-    if (row.layout->number == layout && op == row.op) return &row;
-  }
-  return nullptr;
-}
-
 Selection select(const char* op, const Problem& problem) {
   const IsaChoice isa = choose_isa();
   if (!isa.status.ok()) return fail(isa.status);

@@ -58,9 +58,6 @@ struct KernelRow {
 
 std::span<const KernelRow> kernels();
 
-// The first row of `op` that reads the layout, null if there is none.
-const KernelRow* row_of_layout(std::string_view op, int64_t layout);
-
 struct Rejection {
   const char* kernel;
   std::string reason;
