@@ -9,6 +9,9 @@ constexpr Format kFormats[] = {
 #define QCORE_FORMAT(name, summary) {#name, summary},
 #include "formats/formats.def"
 #undef QCORE_FORMAT
+#define QCORE_BLOCK(name, ggml_type, elements, bytes, summary) {#name, summary},
+#include "formats/blocks/blocks.def"
+#undef QCORE_BLOCK
 };
 
 // Bounds n and k so that every size derived from them fits in int64_t: padding a group to 32

@@ -8,6 +8,7 @@ namespace {
 TEST(Formats, AreNamedOnce) {
   for (const Format& format : formats()) EXPECT_EQ(find_format(format.name), &format);
   EXPECT_NE(find_format("int_group"), nullptr);
+  for (const BlockFormat& block : block_formats()) EXPECT_NE(find_format(block.name), nullptr);
   EXPECT_EQ(find_format("no_such_format"), nullptr);
 }
 

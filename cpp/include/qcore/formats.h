@@ -1,4 +1,5 @@
-// How a quantized weight is stored, independent of any device: one Format per line of formats.def.
+// How a quantized weight is stored, independent of any device: one Format per line of formats.def
+// and of blocks.def, the block formats of GGUF (blocks.h).
 #pragma once
 
 #include <cstdint>

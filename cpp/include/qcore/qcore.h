@@ -8,6 +8,7 @@
 //   qcore::w4a16_gemm(args, {});                           // selects a row by the weight's layout
 #pragma once
 
+#include "qcore/blocks.h"
 #include "qcore/executor.h"
 #include "qcore/formats.h"
 #include "qcore/kernel.h"
