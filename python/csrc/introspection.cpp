@@ -55,6 +55,15 @@ std::vector<py::dict> list_formats() {
   return result;
 }
 
+std::vector<py::dict> list_block_formats() {
+  std::vector<py::dict> result;
+  for (const BlockFormat& format : block_formats()) {
+    result.push_back(py::dict("name"_a = format.name, "ggml_type"_a = format.ggml_type,
+                              "elements"_a = format.elements, "bytes"_a = format.bytes));
+  }
+  return result;
+}
+
 std::vector<py::dict> list_kernels() {
   std::vector<py::dict> result;
   for (const KernelRow& row : kernels()) {

@@ -11,9 +11,10 @@
 
 namespace qcore::binding {
 
-std::vector<pybind11::dict> list_formats();  // name, summary
-std::vector<pybind11::dict> list_kernels();  // name, op, format, device, isa, sm, layout
-std::vector<pybind11::dict> list_layouts();  // number, name, format, device
+std::vector<pybind11::dict> list_formats();        // name, summary
+std::vector<pybind11::dict> list_block_formats();  // name, ggml_type, elements, bytes
+std::vector<pybind11::dict> list_kernels();        // name, op, format, device, isa, sm, layout
+std::vector<pybind11::dict> list_layouts();        // number, name, format, device
 
 // The kernel that would take the problem, and the faster ones that were passed over with the
 // reason. Throws ValueError, with every reason, if none takes it. `layout` 0: the weight is not

@@ -17,6 +17,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", [] { return qcore::name(qcore::active_isa()); });
   m.def("detected_isa", [] { return qcore::name(qcore::detected_isa()); });
   m.def("formats", &qcore::binding::list_formats);
+  m.def("block_formats", &qcore::binding::list_block_formats);
   m.def("kernels", &qcore::binding::list_kernels);
   m.def("layouts", &qcore::binding::list_layouts);
   m.def("explain", &qcore::binding::explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a,

@@ -3,10 +3,8 @@
 #include <algorithm>
 
 namespace qcore::binding {
-namespace {
 
-// The names that Python shows: torch.float16, not Half.
-const char* name(ScalarType type) {
+const char* type_name(ScalarType type) {
   switch (type) {
     case ScalarType::Byte: return "uint8";
     case ScalarType::Char: return "int8";
@@ -21,8 +19,6 @@ const char* name(ScalarType type) {
     default: return torch::headeronly::toString(type);
   }
 }
-
-}  // namespace
 
 void check(const Status& status, const char* op) {
   check(status.ok(), op, status.message());
@@ -45,7 +41,7 @@ std::ostream& operator<<(std::ostream& out, const device_name& part) {
 }
 
 std::ostream& operator<<(std::ostream& out, const describe& part) {
-  out << name(part.tensor.scalar_type()) << " [";
+  out << type_name(part.tensor.scalar_type()) << " [";
   const char* separator = "";
   for (const int64_t size : sizes(part.tensor)) {
     out << separator << size;
@@ -55,9 +51,12 @@ std::ostream& operator<<(std::ostream& out, const describe& part) {
   return part.tensor.is_cpu() ? out : out << " on " << device_name(part.tensor);
 }
 
-bool is_float(const Tensor& tensor) {
-  const auto type = tensor.scalar_type();
+bool is_float(ScalarType type) {
   return type == ScalarType::Float || type == ScalarType::Half || type == ScalarType::BFloat16;
+}
+
+bool is_float(const Tensor& tensor) {
+  return is_float(tensor.scalar_type());
 }
 
 DType to_dtype(ScalarType type) {

@@ -49,8 +49,10 @@ std::ostream& operator<<(std::ostream& out, const device_name& part);
 std::span<const int64_t> sizes(const Tensor& tensor);
 bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected);
 
-bool is_float(const Tensor& tensor);  // float32, float16 or bfloat16
-DType to_dtype(ScalarType type);      // of one for which is_float holds
+const char* type_name(ScalarType type);  // as Python shows it: float16, not Half
+bool is_float(ScalarType type);          // float32, float16 or bfloat16
+bool is_float(const Tensor& tensor);
+DType to_dtype(ScalarType type);  // of one for which is_float holds
 
 Device device_of(const Tensor& tensor);
 // Throws unless `name` is on the device of the argument `with_name`.

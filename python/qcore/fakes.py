@@ -13,6 +13,7 @@ from torch import Tensor
 from qcore import _C
 
 _LAYOUTS = {layout["number"]: layout for layout in _C.layouts()}
+_BLOCKS = {block["name"]: block for block in _C.block_formats()}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -202,6 +203,34 @@ def _fake_gemm(
         )
         _expect_same_device(op, "bias", bias, "x", x)
     return x.new_empty(*x.shape[:-1], n)
+
+
+@torch.library.register_fake("qcore::kquant_dequantize")
+def _fake_kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype) -> Tensor:
+    op = "kquant_dequantize"
+    torch._check(type in _BLOCKS, lambda: f"qcore.{op}: type must be one of {', '.join(_BLOCKS)}, got {type}")
+    elements, size = _BLOCKS[type]["elements"], _BLOCKS[type]["bytes"]
+    torch._check(
+        k > 0 and k % elements == 0,
+        lambda: (
+            f"qcore.{op}: k must be a positive multiple of {elements}, the elements of a block of {type}, "
+            f"got {k}"
+        ),
+    )
+    torch._check(
+        dtype in _FLOATS,
+        lambda: (
+            f"qcore.{op}: dtype must be float32, float16 or bfloat16, got {str(dtype).removeprefix('torch.')}"
+        ),
+    )
+    _expect(
+        blocks.dtype == torch.uint8 and blocks.dim() >= 1 and blocks.shape[-1] == k // elements * size,
+        op,
+        "blocks",
+        f"uint8 [..., k / {elements} * {size}] for type={type} k={k}",
+        blocks,
+    )
+    return blocks.new_empty(*blocks.shape[:-1], k, dtype=dtype)
 
 
 # Gradients of w4a16_gemm: dx = dy @ weight in float32, scattered through perm; dbias = sum of dy.

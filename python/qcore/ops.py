@@ -4,10 +4,10 @@ Shapes use the field's letters: M tokens, K in features, N out features, and
 G = ceil(K / group_size) groups per row. The integer codes b of a row's group stand for
 ``scale * (code - zero)``; a symmetric weight has the constant zero point ``2 ** (bits - 1)``.
 
-Every operator takes its tensors on one device, CPU or CUDA, and raises :class:`RuntimeError` with a
-message that names the argument, what was expected and what came. All work under
-``torch.compile(fullgraph=True)``. On CUDA they run on torch's current stream; :func:`w4a16_gemm` never
-waits for it and can be captured into a CUDA graph, packing waits.
+Every operator takes its tensors on one device, CPU or CUDA (``kquant_*``: CPU only), and raises
+:class:`RuntimeError` with a message that names the argument, what was expected and what came. All work
+under ``torch.compile(fullgraph=True)``. On CUDA they run on torch's current stream; :func:`w4a16_gemm`
+never waits for it and can be captured into a CUDA graph, packing waits.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from qcore import (
 
 __all__ = [
     "PackedW4A16",
+    "block_formats",
     "kernels",
+    "kquant_dequantize",
     "layouts",
     "w4a16_gemm",
     "w4a16_pack",
@@ -56,6 +58,11 @@ class PackedW4A16(NamedTuple):
 def kernels() -> list[_C.KernelInfo]:
     """The kernel rows of this build, in the order in which they are tried."""
     return _C.kernels()
+
+
+def block_formats() -> list[_C.BlockFormatInfo]:
+    """The block formats of GGUF files: name and number there, elements and bytes of a block."""
+    return _C.block_formats()
 
 
 def layouts() -> list[_C.LayoutInfo]:
@@ -166,3 +173,24 @@ def w4a16_gemm(
     """
     y: Tensor = torch.ops.qcore.w4a16_gemm(x, qweight, scales, zeros, shape, perm, bias, batch_invariant)
     return y
+
+
+def kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The elements of rows of blocks, laid out byte for byte as in llama.cpp and its GGUF files.
+
+    They are computed in float32 with the roundings of ``gguf.quants.dequantize`` (the Python package
+    ``gguf``), which gives the same bits; float16 and bfloat16 are rounded from those to nearest even. Where
+    a block holds scales that are not finite, so may be its elements.
+
+    Args:
+        blocks: uint8 [..., k / elements * bytes], any strides, on the CPU. Elements and bytes of a block
+            are those of the type in :func:`block_formats`.
+        type: the name of one of :func:`block_formats`, as ``"Q4_K"``.
+        k: elements per row, a positive multiple of those of a block.
+        dtype: torch.float32, torch.float16 or torch.bfloat16.
+
+    Returns:
+        [..., k] in dtype.
+    """
+    values: Tensor = torch.ops.qcore.kquant_dequantize(blocks, type, k, dtype)
+    return values
