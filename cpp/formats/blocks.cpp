@@ -1,37 +1,122 @@
 #include "qcore/blocks.h"
 
+#include <algorithm>
+#include <array>
 #include <cstring>
 #include <limits>
 #include <string>
 
-#include "formats/blocks/iq4.h"
-#include "formats/blocks/mxfp4.h"
-#include "formats/blocks/q2_k.h"
-#include "formats/blocks/q3_k.h"
-#include "formats/blocks/q4.h"
-#include "formats/blocks/q4_k.h"
-#include "formats/blocks/q5.h"
-#include "formats/blocks/q6_k.h"
-#include "formats/blocks/q8.h"
-#include "formats/blocks/tq.h"
+#include "formats/blocks/blocks.h"
 
 namespace qcore {
 namespace {
 
-template <class Block, int Elements, int Bytes>
-void decode_all(const void* blocks, int64_t count, float* out) {
-  static_assert(sizeof(Block) == Bytes && alignof(Block) == 1 && Elements <= kMaxBlockElements);
-  const char* from = static_cast<const char*>(blocks);
-  for (int64_t i = 0; i < count; ++i, from += Bytes, out += Elements) {
-    Block block;
-    std::memcpy(&block, from, sizeof(block));
-    block.decode(out);
+template <class Block>
+constexpr std::array<int8_t, Block::kCodes> values_of() {
+  std::array<int8_t, Block::kCodes> values{};
+  for (int code = 0; code < Block::kCodes; ++code) {
+    values[static_cast<size_t>(code)] = static_cast<int8_t>(Block::value(code));
   }
+  return values;
+}
+template <class Block>
+constexpr std::array<int8_t, Block::kCodes> kValues = values_of<Block>();
+
+// Whether the values are a first one plus the code: arithmetic is then faster than a table.
+template <class Block>
+constexpr bool has_even_values() {
+  return Block::value(Block::kCodes - 1) - Block::value(0) == Block::kCodes - 1;
+}
+
+// The elements of a group.
+template <class Block>
+void decode_group(const uint8_t* codes, float scale, float min, float* out) {
+  if constexpr (has_even_values<Block>()) {
+    for (int i = 0; i < Block::kGroup; ++i) {
+      const float element = scale * static_cast<float>(Block::value(codes[i]));
+      out[i] = Block::kHasMin ? element - min : element;
+    }
+  } else {
+    static_assert(!Block::kHasMin);
+    float elements[Block::kCodes];
+    for (int code = 0; code < Block::kCodes; ++code) {
+      elements[code] = scale * static_cast<float>(Block::value(code));
+    }
+    for (int i = 0; i < Block::kGroup; ++i) out[i] = elements[codes[i]];
+  }
+}
+
+template <class Block>
+Block load(const void* blocks, int64_t i) {
+  Block block;
+  std::memcpy(&block, static_cast<const char*>(blocks) + i * int64_t{sizeof(Block)}, sizeof(Block));
+  return block;
+}
+
+template <class Block>
+void split_block(const Block& block, uint8_t* codes, float* scales, float* mins) {
+  block.codes.get_all(codes);
+  const float d = block.d(), dmin = block.dmin();
+  for (int g = 0; g < Block::kElements / Block::kGroup; ++g) {
+    scales[g] = d * static_cast<float>(block.group_scale(g));
+    mins[g] = Block::kHasMin ? dmin * static_cast<float>(block.group_min(g)) : 0.0f;
+  }
+}
+
+template <class Block>
+void decode_all(const void* blocks, int64_t count, float* out) {
+  constexpr int kGroups = Block::kElements / Block::kGroup;
+  uint8_t codes[Block::kElements];
+  float scales[kGroups], mins[kGroups];
+  for (int64_t b = 0; b < count; ++b) {
+    split_block(load<Block>(blocks, b), codes, scales, mins);
+    for (int g = 0; g < kGroups; ++g, out += Block::kGroup) {
+      decode_group<Block>(codes + g * Block::kGroup, scales[g], mins[g], out);
+    }
+  }
+}
+
+template <class Block>
+void split_all(const void* blocks, int64_t count, uint8_t* codes, float* scales, float* mins) {
+  constexpr int kGroups = Block::kElements / Block::kGroup;
+  for (int64_t b = 0; b < count; ++b) {
+    split_block(load<Block>(blocks, b), codes, scales, mins);
+    codes += Block::kElements;
+    scales += kGroups;
+    mins += kGroups;
+  }
+}
+
+template <class Block>
+void join_all(void* blocks, int64_t count, const uint8_t* codes) {
+  char* to = static_cast<char*>(blocks);
+  for (int64_t b = 0; b < count; ++b, to += sizeof(Block), codes += Block::kElements) {
+    Block block = load<Block>(to, 0);
+    block.codes.set_all(codes);
+    std::memcpy(to, &block, sizeof(Block));
+  }
+}
+
+template <class Block, int Elements, int Bytes>
+constexpr BlockFormat format_of(const char* name, int ggml_type) {
+  static_assert(sizeof(Block) == Bytes && alignof(Block) == 1 && Elements == Block::kElements);
+  static_assert(Elements <= kMaxBlockElements && Elements % Block::kGroup == 0);
+  return {.name = name,
+          .ggml_type = ggml_type,
+          .elements = Elements,
+          .bytes = Bytes,
+          .group = Block::kGroup,
+          .codes = Block::kCodes,
+          .values = kValues<Block>.data(),
+          .has_min = Block::kHasMin,
+          .decode = decode_all<Block>,
+          .split = split_all<Block>,
+          .join = join_all<Block>};
 }
 
 constexpr BlockFormat kBlockFormats[] = {
 #define QCORE_BLOCK(name, ggml_type, elements, bytes, summary) \
-  {#name, ggml_type, elements, bytes, decode_all<blocks::name, elements, bytes>},
+  format_of<blocks::name, elements, bytes>(#name, ggml_type),
 #include "formats/blocks/blocks.def"
 #undef QCORE_BLOCK
 };
@@ -44,6 +129,12 @@ constexpr int64_t kGrainElements = 16384;
 
 Status missing(const char* argument) {
   return Status::invalid(std::string(argument) + ": expected a pointer, got null");
+}
+
+Status check_count(int64_t count) {
+  if (count >= 0 && count <= kMaxBlocks) return {};
+  return Status::invalid("count: expected 0 .. " + std::to_string(kMaxBlocks) + ", got " +
+                         std::to_string(count));
 }
 
 void decode_range(const BlockFormat& format, const void* blocks, int64_t begin, int64_t end,
@@ -77,10 +168,7 @@ const BlockFormat* find_block_format(std::string_view name) {
 
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Parallel& parallel) {
-  if (count < 0 || count > kMaxBlocks) {
-    return Status::invalid("count: expected 0 .. " + std::to_string(kMaxBlocks) + ", got " +
-                           std::to_string(count));
-  }
+  if (Status s = check_count(count); !s.ok()) return s;
   if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
     return Status::invalid("dtype: expected f32, f16 or bf16, got " +
                            std::to_string(static_cast<int>(dtype)));
@@ -90,6 +178,42 @@ Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t coun
   if (!out) return missing("out");
   parallel.for_range(count, kGrainElements / format.elements, [&](int64_t begin, int64_t end) {
     decode_range(format, blocks, begin, end, dtype, out);
+  });
+  return {};
+}
+
+Status split_blocks(const BlockFormat& format, const void* blocks, int64_t count, uint8_t* codes,
+                    float* scales, float* mins, const Parallel& parallel) {
+  if (Status s = check_count(count); !s.ok()) return s;
+  if (count == 0) return {};
+  if (!blocks) return missing("blocks");
+  if (!codes) return missing("codes");
+  if (!scales) return missing("scales");
+  if (!mins) return missing("mins");
+  const int64_t groups = format.elements / format.group;
+  parallel.for_range(count, kGrainElements / format.elements, [&](int64_t begin, int64_t end) {
+    format.split(static_cast<const char*>(blocks) + begin * format.bytes, end - begin,
+                 codes + begin * format.elements, scales + begin * groups, mins + begin * groups);
+  });
+  return {};
+}
+
+Status join_blocks(const BlockFormat& format, void* blocks, int64_t count, const uint8_t* codes,
+                   const Parallel& parallel) {
+  if (Status s = check_count(count); !s.ok()) return s;
+  if (count == 0) return {};
+  if (!blocks) return missing("blocks");
+  if (!codes) return missing("codes");
+  const uint8_t* end_of_codes = codes + count * format.elements;
+  const uint8_t* wrong =
+      std::find_if(codes, end_of_codes, [&](uint8_t code) { return code >= format.codes; });
+  if (wrong != end_of_codes) {
+    return Status::invalid("codes: expected 0 .. " + std::to_string(format.codes - 1) + ", got " +
+                           std::to_string(*wrong) + " at " + std::to_string(wrong - codes));
+  }
+  parallel.for_range(count, kGrainElements / format.elements, [&](int64_t begin, int64_t end) {
+    format.join(static_cast<char*>(blocks) + begin * format.bytes, end - begin,
+                codes + begin * format.elements);
   });
   return {};
 }

@@ -6,35 +6,38 @@
 
 namespace qcore::blocks {
 
-inline float iq4_value(int code) {
-  static constexpr std::array<int8_t, 16> kValues = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                                     1,    13,   25,  38,  53,  69,  89,  113};
-  return static_cast<float>(kValues[static_cast<size_t>(code)]);
+// -127 -104 -83 -65 -49 -35 -22 -10  1 13 25 38 53 69 89 113, a byte each: a table in memory would
+// be out of reach for device code.
+constexpr int iq4_value(int code) {
+  const uint64_t eight = code < 8 ? 0xf6eaddcfbfad9881u : 0x7159453526190d01u;
+  return static_cast<int8_t>(eight >> 8 * (code & 7) & 255u);
 }
 
-struct IQ4_NL {
+struct IQ4_NL : Codec<IQ4_NL, 32, 32, 16, 0> {
   Half scale;
-  Bytes<16> codes;
+  Codes<32, Plane<4, 16>> codes;
 
-  void decode(float* out) const {
-    const float d = scale.value();
-    for (int i = 0; i < 32; ++i) out[i] = d * iq4_value(code<4, 16>(codes, i));
-  }
+  static constexpr int value(int code) { return iq4_value(code); }
 };
 
-struct IQ4_XS {
+struct IQ4_XS : Codec<IQ4_XS, 256, 32, 16, 0> {
   Half scale;
   Bytes<2> groups_high;
   Bytes<4> groups_low;
-  Bytes<128> codes;
+  Codes<256, Plane<4, 16>> codes;
 
-  void decode(float* out) const {
-    for (int g = 0; g < 8; ++g) {
-      const int group = code<4, 1>(groups_low, g) | code<2, 1>(groups_high, g) << 4;
-      const float d = scale.value() * static_cast<float>(group - 32);
-      for (int i = 32 * g; i < 32 * g + 32; ++i) out[i] = d * iq4_value(code<4, 16>(codes, i));
-    }
+  static constexpr int value(int code) { return iq4_value(code); }
+  constexpr int group_scale(int g) const {
+    return (Low::get(groups_low.data(), g) | High::get(groups_high.data(), g) << 4) - 32;
   }
+  constexpr void set_group(int g, int group_scale) {
+    Low::set(groups_low.data(), g, group_scale + 32);
+    High::set(groups_high.data(), g, (group_scale + 32) >> 4);
+  }
+
+ private:
+  using Low = Packing<4, 1>;
+  using High = Packing<2, 1>;
 };
 
 }  // namespace qcore::blocks

@@ -5,21 +5,20 @@
 
 namespace qcore::blocks {
 
-struct MXFP4 {
+struct MXFP4 : Codec<MXFP4, 32, 32, 16, 0> {
   uint8_t exponent;
-  Bytes<16> codes;
+  Codes<32, Plane<4, 16>> codes;
 
-  void decode(float* out) const {
-    // E2M1 twice as large, and so integers; the scale is half of 2^(exponent - 127) instead. Minus
-    // zero is read as zero.
-    static constexpr std::array<int8_t, 16> kValues = {0, 1,  2,  3,  4,  6,  8,  12,
-                                                       0, -1, -2, -3, -4, -6, -8, -12};
-    // The two least scales, 2^-128 and 2^-127, are subnormal.
+  // E2M1 twice as large, and so integers: 0 1 2 3 4 6 8 12, then the same negative. Minus zero is
+  // read as zero.
+  static constexpr int value(int code) {
+    const int magnitude = static_cast<int>(0xc8643210u >> 4 * (code & 7) & 15u);
+    return code & 8 ? -magnitude : magnitude;
+  }
+  // Half of 2^(exponent - 127). The two least scales, 2^-128 and 2^-127, are subnormal.
+  constexpr float d() const {
     const uint32_t bits = exponent < 2 ? 0x200000u << exponent : (exponent - 1u) << 23;
-    const float d = std::bit_cast<float>(bits);
-    for (int i = 0; i < 32; ++i) {
-      out[i] = d * static_cast<float>(kValues[static_cast<size_t>(code<4, 16>(codes, i))]);
-    }
+    return std::bit_cast<float>(bits);
   }
 };
 

@@ -6,20 +6,16 @@
 
 namespace qcore::blocks {
 
-struct Q2_K {
+struct Q2_K : Codec<Q2_K, 256, 16, 4, 0, true> {
   Bytes<16> groups;  // scale in the low nibble, minimum in the high one
-  Bytes<64> codes;
+  Codes<256, Plane<2, 32>> codes;
   Half scale;
   Half minimum;
 
-  void decode(float* out) const {
-    for (int g = 0; g < 16; ++g) {
-      const float d = scale.value() * static_cast<float>(code<4, 1>(groups, 2 * g));
-      const float m = minimum.value() * static_cast<float>(code<4, 1>(groups, 2 * g + 1));
-      for (int i = 16 * g; i < 16 * g + 16; ++i) {
-        out[i] = d * static_cast<float>(code<2, 32>(codes, i)) - m;
-      }
-    }
+  constexpr int group_scale(int g) const { return groups[static_cast<size_t>(g)] & 15; }
+  constexpr int group_min(int g) const { return groups[static_cast<size_t>(g)] >> 4; }
+  constexpr void set_group(int g, int group_scale, int group_min) {
+    groups[static_cast<size_t>(g)] = static_cast<uint8_t>(group_scale | group_min << 4);
   }
 };
 

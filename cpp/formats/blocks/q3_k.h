@@ -6,23 +6,23 @@
 
 namespace qcore::blocks {
 
-struct Q3_K {
-  Bytes<32> high;
-  Bytes<64> low;
+struct Q3_K : Codec<Q3_K, 256, 16, 8, -4> {
+  Codes<256, Plane<1, 32, 2>, Plane<2, 32, 0>> codes;
   Bytes<8> groups_low;
   Bytes<4> groups_high;
   Half scale;
 
-  void decode(float* out) const {
-    for (int g = 0; g < 16; ++g) {
-      const int group = code<4, 8>(groups_low, g) | code<2, 4>(groups_high, g) << 4;
-      const float d = scale.value() * static_cast<float>(group - 32);
-      for (int i = 16 * g; i < 16 * g + 16; ++i) {
-        const int q = code<2, 32>(low, i) | code<1, 32>(high, i) << 2;
-        out[i] = d * static_cast<float>(q - 4);
-      }
-    }
+  constexpr int group_scale(int g) const {
+    return (Low::get(groups_low.data(), g) | High::get(groups_high.data(), g) << 4) - 32;
   }
+  constexpr void set_group(int g, int group_scale) {
+    Low::set(groups_low.data(), g, group_scale + 32);
+    High::set(groups_high.data(), g, (group_scale + 32) >> 4);
+  }
+
+ private:
+  using Low = Packing<4, 8>;
+  using High = Packing<2, 4>;
 };
 
 }  // namespace qcore::blocks

@@ -5,26 +5,20 @@
 
 namespace qcore::blocks {
 
-struct Q4_0 {
+struct Q4_0 : Codec<Q4_0, 32, 32, 16, -8> {
   Half scale;
-  Bytes<16> codes;
-
-  void decode(float* out) const {
-    const float d = scale.value();
-    for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(code<4, 16>(codes, i) - 8);
-  }
+  Codes<32, Plane<4, 16>> codes;
 };
 
-struct Q4_1 {
+// The stored minimum is added.
+struct Q4_1 : Codec<Q4_1, 32, 32, 16, 0, true> {
   Half scale;
   Half minimum;
-  Bytes<16> codes;
+  Codes<32, Plane<4, 16>> codes;
 
-  void decode(float* out) const {
-    const float d = scale.value();
-    const float m = minimum.value();
-    for (int i = 0; i < 32; ++i) out[i] = d * static_cast<float>(code<4, 16>(codes, i)) + m;
-  }
+  constexpr float dmin() const { return -minimum.value(); }
+  constexpr void set_dmin(float dmin) { minimum.set(-dmin); }
+  constexpr int group_min(int) const { return 1; }
 };
 
 }  // namespace qcore::blocks

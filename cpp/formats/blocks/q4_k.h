@@ -12,48 +12,51 @@ namespace qcore::blocks {
 struct SixBitPairs {
   Bytes<12> bytes;
 
-  int scale(int g) const { return g < 4 ? low(g) : code<4, 4>(tail(), g - 4) | top(g - 4); }
-  int minimum(int g) const { return g < 4 ? low(g + 4) : code<4, 4>(tail(), g) | top(g); }
+  constexpr int scale(int g) const { return g < 4 ? low(g) : at(g + 4) % 16 | top(g - 4); }
+  constexpr int minimum(int g) const { return g < 4 ? low(g + 4) : at(g + 4) / 16 | top(g); }
+  constexpr void set(int g, int scale, int minimum) {
+    if (g < 4) {
+      put(g, (at(g) & 0xc0) | scale);
+      put(g + 4, (at(g + 4) & 0xc0) | minimum);
+    } else {
+      put(g + 4, scale % 16 | minimum % 16 << 4);
+      put(g - 4, low(g - 4) | scale >> 4 << 6);
+      put(g, low(g) | minimum >> 4 << 6);
+    }
+  }
 
  private:
-  int low(int i) const { return bytes[static_cast<size_t>(i)] & 63; }
-  int top(int i) const { return bytes[static_cast<size_t>(i)] >> 6 << 4; }
-  const uint8_t* tail() const { return bytes.data() + 8; }
-};
-
-struct Q4_K {
-  Half scale;
-  Half minimum;
-  SixBitPairs groups;
-  Bytes<128> codes;
-
-  void decode(float* out) const {
-    for (int g = 0; g < 8; ++g) {
-      const float d = scale.value() * static_cast<float>(groups.scale(g));
-      const float m = minimum.value() * static_cast<float>(groups.minimum(g));
-      for (int i = 32 * g; i < 32 * g + 32; ++i) {
-        out[i] = d * static_cast<float>(code<4, 32>(codes, i)) - m;
-      }
-    }
+  constexpr int at(int i) const { return bytes[static_cast<size_t>(i)]; }
+  constexpr int low(int i) const { return at(i) & 63; }
+  constexpr int top(int i) const { return at(i) >> 6 << 4; }
+  constexpr void put(int i, int byte) {
+    bytes[static_cast<size_t>(i)] = static_cast<uint8_t>(byte);
   }
 };
 
-struct Q5_K {
+struct Q4_K : Codec<Q4_K, 256, 32, 16, 0, true> {
   Half scale;
   Half minimum;
   SixBitPairs groups;
-  Bytes<32> high;
-  Bytes<128> low;
+  Codes<256, Plane<4, 32>> codes;
 
-  void decode(float* out) const {
-    for (int g = 0; g < 8; ++g) {
-      const float d = scale.value() * static_cast<float>(groups.scale(g));
-      const float m = minimum.value() * static_cast<float>(groups.minimum(g));
-      for (int i = 32 * g; i < 32 * g + 32; ++i) {
-        const int q = code<4, 32>(low, i) | code<1, 32>(high, i) << 4;
-        out[i] = d * static_cast<float>(q) - m;
-      }
-    }
+  constexpr int group_scale(int g) const { return groups.scale(g); }
+  constexpr int group_min(int g) const { return groups.minimum(g); }
+  constexpr void set_group(int g, int group_scale, int group_min) {
+    groups.set(g, group_scale, group_min);
+  }
+};
+
+struct Q5_K : Codec<Q5_K, 256, 32, 32, 0, true> {
+  Half scale;
+  Half minimum;
+  SixBitPairs groups;
+  Codes<256, Plane<1, 32, 4>, Plane<4, 32, 0>> codes;
+
+  constexpr int group_scale(int g) const { return groups.scale(g); }
+  constexpr int group_min(int g) const { return groups.minimum(g); }
+  constexpr void set_group(int g, int group_scale, int group_min) {
+    groups.set(g, group_scale, group_min);
   }
 };
 

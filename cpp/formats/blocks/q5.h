@@ -5,34 +5,20 @@
 
 namespace qcore::blocks {
 
-struct Q5_0 {
+struct Q5_0 : Codec<Q5_0, 32, 32, 32, -16> {
   Half scale;
-  Bytes<4> high;
-  Bytes<16> low;
-
-  void decode(float* out) const {
-    const float d = scale.value();
-    for (int i = 0; i < 32; ++i) {
-      const int q = code<4, 16>(low, i) | code<1, 1>(high, i) << 4;
-      out[i] = d * static_cast<float>(q - 16);
-    }
-  }
+  Codes<32, Plane<1, 1, 4>, Plane<4, 16, 0>> codes;
 };
 
-struct Q5_1 {
+// The stored minimum is added.
+struct Q5_1 : Codec<Q5_1, 32, 32, 32, 0, true> {
   Half scale;
   Half minimum;
-  Bytes<4> high;
-  Bytes<16> low;
+  Codes<32, Plane<1, 1, 4>, Plane<4, 16, 0>> codes;
 
-  void decode(float* out) const {
-    const float d = scale.value();
-    const float m = minimum.value();
-    for (int i = 0; i < 32; ++i) {
-      const int q = code<4, 16>(low, i) | code<1, 1>(high, i) << 4;
-      out[i] = d * static_cast<float>(q) + m;
-    }
-  }
+  constexpr float dmin() const { return -minimum.value(); }
+  constexpr void set_dmin(float dmin) { minimum.set(-dmin); }
+  constexpr int group_min(int) const { return 1; }
 };
 
 }  // namespace qcore::blocks

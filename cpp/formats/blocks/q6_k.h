@@ -6,20 +6,14 @@
 
 namespace qcore::blocks {
 
-struct Q6_K {
-  Bytes<128> low;
-  Bytes<64> high;
+struct Q6_K : Codec<Q6_K, 256, 16, 64, -32> {
+  Codes<256, Plane<4, 64, 0>, Plane<2, 32, 4>> codes;
   std::array<int8_t, 16> groups;
   Half scale;
 
-  void decode(float* out) const {
-    for (int g = 0; g < 16; ++g) {
-      const float d = scale.value() * static_cast<float>(groups[static_cast<size_t>(g)]);
-      for (int i = 16 * g; i < 16 * g + 16; ++i) {
-        const int q = code<4, 64>(low, i) | code<2, 32>(high, i) << 4;
-        out[i] = d * static_cast<float>(q - 32);
-      }
-    }
+  constexpr int group_scale(int g) const { return groups[static_cast<size_t>(g)]; }
+  constexpr void set_group(int g, int group_scale) {
+    groups[static_cast<size_t>(g)] = static_cast<int8_t>(group_scale);
   }
 };
 

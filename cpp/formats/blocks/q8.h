@@ -5,14 +5,25 @@
 
 namespace qcore::blocks {
 
-struct Q8_0 {
-  Half scale;
-  std::array<int8_t, 32> codes;
+struct Q8_0 : Codec<Q8_0, 32, 32, 256, -128> {
+  // As codes, signed bytes are counted from the least one, -128.
+  struct SignedBytes {
+    std::array<int8_t, 32> bytes;
 
-  void decode(float* out) const {
-    const float d = scale.value();
-    for (size_t i = 0; i < 32; ++i) out[i] = d * static_cast<float>(codes[i]);
-  }
+    constexpr int get(int i) const { return bytes[static_cast<size_t>(i)] + 128; }
+    constexpr void set(int i, int code) {
+      bytes[static_cast<size_t>(i)] = static_cast<int8_t>(code - 128);
+    }
+    constexpr void get_all(uint8_t* codes) const {
+      for (int i = 0; i < 32; ++i) codes[i] = static_cast<uint8_t>(get(i));
+    }
+    constexpr void set_all(const uint8_t* codes) {
+      for (int i = 0; i < 32; ++i) set(i, codes[i]);
+    }
+  };
+
+  Half scale;
+  SignedBytes codes;
 };
 
 }  // namespace qcore::blocks

@@ -14,11 +14,23 @@
 namespace qcore {
 
 struct BlockFormat {
-  const char* name;  // as in GGUF: "Q4_K"
-  int ggml_type;     // its number there
-  int elements;      // per block, at most kMaxBlockElements
-  int bytes;         // per block
-  void (*decode)(const void* blocks, int64_t count, float* out);  // on the calling thread
+  const char* name;      // as in GGUF: "Q4_K"
+  int ggml_type;         // its number there
+  int elements;          // per block, at most kMaxBlockElements
+  int bytes;             // per block
+  int group;             // elements that share a scale and a minimum
+  int codes;             // codes are 0 .. codes - 1
+  const int8_t* values;  // [codes]: what they stand for
+  bool has_min;
+
+  // All on the calling thread, for blocks at any address.
+  void (*decode)(const void* blocks, int64_t count, float* out);
+  // The importance of each element, or null. Not there yet: null.
+  void (*encode)(const float* w, const float* importance, int64_t count, void* blocks) = nullptr;
+  // Element i is scales[g] * values[codes[i]] - mins[g], g = i / group, with the bits of decode.
+  void (*split)(const void* blocks, int64_t count, uint8_t* codes, float* scales, float* mins);
+  // Other codes under the same scales.
+  void (*join)(void* blocks, int64_t count, const uint8_t* codes);
 };
 
 inline constexpr int kMaxBlockElements = 256;
@@ -31,5 +43,14 @@ const BlockFormat* find_block_format(std::string_view name);  // null if there i
 // `blocks` may have any alignment, `out` that of its dtype.
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Parallel& parallel);
+
+// Codes [count * elements], scales and mins [count * elements / group] of `count` blocks.
+Status split_blocks(const BlockFormat& format, const void* blocks, int64_t count, uint8_t* codes,
+                    float* scales, float* mins, const Parallel& parallel);
+
+// Puts other codes [count * elements] into blocks and keeps their scales. Of codes that a block has
+// already, no bit changes.
+Status join_blocks(const BlockFormat& format, void* blocks, int64_t count, const uint8_t* codes,
+                   const Parallel& parallel);
 
 }  // namespace qcore
