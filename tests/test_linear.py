@@ -46,9 +46,8 @@ def test_fake_quantization_is_the_packed_weight_bit_for_bit(
     w = torch.randn(24, 96, generator=torch.Generator().manual_seed(1)) * 0.1
     format = IntGroup(bits, symmetric, 32)
     grid = format.fit(w, dtype, search=True)
-    scale, zero = format.expand(grid, torch.arange(96))
-    fake = (format.nearest(w, scale, zero) - zero) * scale
-    weight = QWeight(format, format.round(w, grid), grid.scales, grid.zeros)
+    fake = grid.points(torch.arange(96)).round(w.T, slice(None))[1].T
+    weight = QWeight(format, (24, 96), grid.store(grid.round(w)))
     layer = QLinear(weight)
     assert torch.equal(layer.to_qweight().dequantize(), fake)
     assert torch.equal(layer(torch.eye(96)).T, fake)  # the kernel itself: a column for each unit vector
@@ -57,7 +56,7 @@ def test_fake_quantization_is_the_packed_weight_bit_for_bit(
 def test_act_scale() -> None:
     weight, _ = make()
     s = torch.rand(96) + 0.5
-    scaled = QWeight(weight.format, weight.codes, weight.scales, weight.zeros, act_scale=s)
+    scaled = QWeight(weight.format, weight.shape, weight.tensors, act_scale=s)
     layer, x = QLinear(scaled), torch.randn(5, 96)
     torch.testing.assert_close(layer(x), x / s @ weight.dequantize().T, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
@@ -118,12 +117,13 @@ def test_another_kind_of_device_packs_anew(symmetric: bool, monkeypatch: pytest.
     monkeypatch.setattr(_C, "packed_sizes", packed_sizes)
     format = IntGroup(4, symmetric, 32)
     with FakeTensorMode():
-        codes, scales = (
-            torch.empty(40, 96, dtype=torch.uint8, device="cuda"),
-            torch.empty(40, 3, device="cuda"),
-        )
-        zeros = None if symmetric else torch.empty(40, 3, dtype=torch.uint8, device="cuda")
-        layer = QLinear(QWeight(format, codes, scales, zeros, torch.ones(96, device="cuda")))
+        tensors = {
+            "codes": torch.empty(40, 96, dtype=torch.uint8, device="cuda"),
+            "scales": torch.empty(40, 3, device="cuda"),
+        }
+        if not symmetric:
+            tensors["zeros"] = torch.empty(40, 3, dtype=torch.uint8, device="cuda")
+        layer = QLinear(QWeight(format, (40, 96), tensors, torch.ones(96, device="cuda")))
         assert layer.shape.shape[1] == 2
         assert layer(torch.empty(5, 96, device="cuda")).device.type == "cuda"
         assert layer.cpu().shape.shape[1] == 1
@@ -192,6 +192,7 @@ def test_stored_bits() -> None:
     ("change", "error", "message"),
     [
         ({"codes": torch.zeros(40, 96)}, TypeError, "codes: expected uint8"),
+        ({"codes": torch.zeros(40, 95).byte()}, ValueError, r"codes: expected shape \(40, 96\).*\(40, 95\)"),
         ({"scales": torch.zeros(40, 4)}, ValueError, r"scales: expected shape \(40, 3\).*got \(40, 4\)"),
         ({"zeros": None}, ValueError, "zeros: expected None exactly when the format is symmetric"),
         ({"zeros": torch.zeros(1, 3, dtype=torch.uint8)}, ValueError, r"zeros: expected shape \(40, 3\)"),
@@ -200,6 +201,7 @@ def test_stored_bits() -> None:
 )
 def test_bad_weights(change: dict[str, Tensor | None], error: type[Exception], message: str) -> None:
     weight, _ = make()
-    fields = {"codes": weight.codes, "scales": weight.scales, "zeros": weight.zeros, **change}
+    tensors = {name: tensor for name, tensor in {**weight.tensors, **change}.items() if tensor is not None}
+    act_scale = tensors.pop("act_scale", None)
     with pytest.raises(error, match=message):
-        QWeight(weight.format, **fields)  # type: ignore[arg-type]
+        QWeight(weight.format, weight.shape, tensors, act_scale)

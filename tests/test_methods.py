@@ -49,8 +49,9 @@ def quantize(method: Rtn | Gptq | Awq, w: Tensor, stats: InputStats, format: Int
 
 
 def same(a: QWeight, b: QWeight) -> bool:
-    zeros = (a.zeros is None and b.zeros is None) or torch.equal(a.zeros, b.zeros)  # type: ignore[arg-type]
-    return torch.equal(a.codes, b.codes) and torch.equal(a.scales, b.scales) and zeros
+    return a.tensors.keys() == b.tensors.keys() and all(
+        torch.equal(tensor, b.tensors[name]) for name, tensor in a.tensors.items()
+    )
 
 
 # Invariant 1.
@@ -88,12 +89,11 @@ def test_gptq_error_identity(format: IntGroup, act_order: bool) -> None:
     trace = float(torch.einsum("nk,kl,nl->", delta, damped, delta))
     assert abs(total - trace) <= 1e-13 * trace
     # And the codes are those that rounding the updated columns gives: the replay is the sweep.
-    scale, zero = format.expand(q.grid, order)
+    points = format.fit(w, torch.bfloat16, diagonal, search=True).points(order)
     work = w.double()[:, order]
     for i in range(K):
-        code = format.nearest(work[:, i].float(), scale[:, i], zero[:, i])
-        value = (code - zero[:, i]) * scale[:, i]
-        assert torch.equal(code.to(torch.uint8), q.codes[:, order[i]])
+        code, value = points.round(work[:, i].float(), i)
+        assert torch.equal(code, q.tensors["codes"][:, order[i]])
         error = (work[:, i] - value.double()) / upper[i, i]
         work -= torch.outer(error, upper[i]) * (torch.arange(K) > i)
 
@@ -110,7 +110,7 @@ def test_gptq_codes_do_not_depend_on_how_it_is_computed(act_order: bool, torch_t
         assert same(expected, quantize(method, w, from_hessian(c * stats.hessian), format))
     for row in range(N):
         alone = quantize(method, w[row : row + 1], stats, format)
-        assert torch.equal(alone.codes[0], expected.codes[row])
+        assert torch.equal(alone.tensors["codes"][0], expected.tensors["codes"][row])
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         assert same(expected, quantize(method, w, make_stats(), format))
@@ -135,7 +135,7 @@ def test_gptq_output_error_is_below_rtn_on_the_same_grid(format: IntGroup, searc
         w, stats = make_weight(seed), make_stats(seed + 10)
         rtn = quantize(Rtn(search=search), w, stats, format)
         gptq = quantize(Gptq(search=search), w, stats, format)
-        assert torch.equal(rtn.scales, gptq.scales)
+        assert torch.equal(rtn.tensors["scales"], gptq.tensors["scales"])
         assert stats.output_error(w - gptq.dequantize()) < stats.output_error(w - rtn.dequantize())
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
 
 from qcore import ops, repack
-from qcore.formats import IntGroup
+from qcore.formats import Format, IntGroup
 from qcore.ops import kernels
 from qcore.qweight import QWeight
 
@@ -31,6 +31,7 @@ __all__ = [
     "SCHEMES",
     "Awq",
     "Evaluation",
+    "Format",
     "Gptq",
     "IntGroup",
     "QLinear",

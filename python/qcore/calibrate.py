@@ -23,7 +23,7 @@ from qcore.blocks import (
     run_whole,
 )
 from qcore.fold import find_fold
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.methods import Awq, InputStats, Method, Rtn
 from qcore.progress import track
 from qcore.qweight import QWeight
@@ -36,7 +36,7 @@ Emit = Callable[[str, QWeight], None]
 
 def calibrate(
     model: nn.Module,
-    formats: Mapping[str, IntGroup],
+    formats: Mapping[str, Format],
     batches: Sequence[Batch],
     method: Method,
     emit: Emit,
@@ -103,7 +103,7 @@ def quantize_linear(
     name: str,
     w: Tensor,
     stats: InputStats | None,
-    format: IntGroup,
+    format: Format,
     method: Method,
     scale_dtype: torch.dtype,
 ) -> QWeight:
@@ -152,7 +152,7 @@ class _Block:
         self,
         model: nn.Module,
         prefix: str,
-        formats: Mapping[str, IntGroup],
+        formats: Mapping[str, Format],
         runs: Sequence[_Run],
         method: Method,
         emit: Emit,

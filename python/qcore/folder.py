@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qcore.blocks import Weights
 from qcore.calibrate import calibrate
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.io import compressed_tensors as ct
 from qcore.io.checkpoint import (
     Checkpoint,
@@ -37,7 +37,7 @@ from qcore.models import (
 from qcore.patch import calibration_batches, replace_linear
 from qcore.progress import track
 from qcore.qweight import QWeight
-from qcore.schemes import resolve_scheme
+from qcore.schemes import Scheme, resolve_scheme
 
 __all__ = ["load", "quantize_folder", "save"]
 
@@ -117,7 +117,7 @@ def _write_config(
     folder: Path,
     model: nn.Module,
     config: dict[str, Any],
-    formats: dict[str, IntGroup],
+    formats: dict[str, Format],
     act_scale: bool,
 ) -> None:
     config = {k: v for k, v in config.items() if k != "quantization_config"}
@@ -248,7 +248,7 @@ class _Streamed(Weights):
 def quantize_folder(
     source: str | os.PathLike[str],
     destination: str | os.PathLike[str],
-    scheme: str | IntGroup = "W4A16",
+    scheme: str | Format | Scheme = "W4A16",
     method: str | Method = "gptq",
     calibration: Tensor | None = None,
     ignore: Sequence[str] = ("lm_head",),
@@ -263,7 +263,7 @@ def quantize_folder(
     block, besides the embeddings and the hidden states of the calibration text. The arguments are those
     of `qcore.quantize` and `qcore.save`.
     """
-    format = resolve_scheme(scheme, group_size)
+    chosen_scheme = resolve_scheme(scheme, group_size)
     method = resolve_method(method)
     checkpoint = Checkpoint(source)
     if Path(destination).exists() and checkpoint.path.samefile(destination):
@@ -271,7 +271,7 @@ def quantize_folder(
     if "quantization_config" in checkpoint.config:
         raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
     model = empty_model(config_of(checkpoint))
-    formats = choose_formats(model, format, ignore)
+    formats = choose_formats(model, chosen_scheme, ignore)
     batches = calibration_batches(calibration, model) if method.needs_calibration else []
     stored = stored_names(model, checkpoint)
     _check_targets(checkpoint, model, formats, stored)
@@ -286,7 +286,7 @@ def quantize_folder(
 
 
 def _check_targets(
-    checkpoint: Checkpoint, model: nn.Module, formats: dict[str, IntGroup], stored: dict[str, str]
+    checkpoint: Checkpoint, model: nn.Module, formats: dict[str, Format], stored: dict[str, str]
 ) -> None:
     """Everything that can be known to fail, before anything is computed or written."""
     for name, parameter in model.named_parameters():

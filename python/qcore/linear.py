@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qcore import ops
+from qcore.formats import Format, IntGroup
 from qcore.qweight import QWeight
 
 __all__ = ["QLinear"]
+
+_Tensors = Mapping[str, Tensor]
 
 
 class QLinear(nn.Module):
@@ -20,12 +25,11 @@ class QLinear(nn.Module):
     dtype, accumulated in float32. Casting the module (`.half()`, `.to(dtype)`) changes the bias but never
     the scales: the quantized weight stays what its method chose. Moving it to another kind of device
     (`.to("cuda")`, `.cpu()`) packs it anew there, without loss; if that fails, the layer stays as it was.
+
+    Its buffers are the packed weight: `qweight`, and for `IntGroup` also `scales`, `zeros` and `shape`.
     """
 
     qweight: Tensor
-    scales: Tensor
-    zeros: Tensor
-    shape: Tensor
     act_scale: Tensor | None
     batch_invariant: bool = False
     """Set to True to get the same bits for a row of x whatever the number of rows, where kernels for CUDA
@@ -36,39 +40,37 @@ class QLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.format = weight.format
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self._pack(weight)
+        self._kernels = _kernels(weight.format, weight.shape)
+        self._pack(weight.tensors, weight.act_scale)
 
-    def _pack(self, weight: QWeight) -> None:
-        packed = ops.w4a16_pack(
-            weight.codes,
-            weight.scales,
-            weight.zeros,
-            group_size=self.format.width(self.in_features),
-            bits=self.format.bits,
-        )
-        for name, tensor in packed._asdict().items():
+    def _pack(self, tensors: _Tensors, act_scale: Tensor | None) -> None:
+        for name, tensor in self._kernels.pack(tensors).items():
             self.register_buffer(name, tensor)
-        self.register_buffer("act_scale", weight.act_scale)
+        self.register_buffer("act_scale", act_scale)
 
     @property
-    def packed(self) -> ops.PackedW4A16:
-        """What `qcore.ops.w4a16_gemm` takes after x."""
-        return ops.PackedW4A16(self.qweight, self.scales, self.zeros, self.shape)
+    def packed(self) -> Any:
+        """What the op of the format takes after x: `qcore.ops.w4a16_gemm` for `IntGroup`."""
+        return self._kernels.packed(self._tensors())
+
+    def _tensors(self) -> _Tensors:
+        return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
 
     def to_qweight(self) -> QWeight:
         """The weight in its device-neutral layout: packing is lossless."""
-        codes, scales, zeros = ops.w4a16_unpack(self.packed)
-        return QWeight(self.format, codes, scales, zeros, self.act_scale)
+        tensors = self._kernels.unpack(self._tensors())
+        return QWeight(self.format, (self.out_features, self.in_features), tensors, self.act_scale)
 
     @property
     def weight(self) -> Tensor:
         """The dequantized weight [N, K], made anew at each call, for code that looks at `.weight`."""
-        return self.to_qweight().dequantize(self.scales.dtype)
+        scales = self._buffers.get("scales")
+        return self.to_qweight().dequantize(torch.float32 if scales is None else scales.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.act_scale is not None:
             x = (x / self.act_scale).to(x.dtype)
-        return ops.w4a16_gemm(x, *self.packed, bias=self.bias, batch_invariant=self.batch_invariant)
+        return self._kernels.gemm(x, self)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLinear:
         buffers, bias = self._buffers.copy(), self.bias
@@ -84,36 +86,78 @@ class QLinear(nn.Module):
             raise
 
     def _apply_or_fail(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> QLinear:
-        before, scales, act_scale = self.packed, self.scales, self.act_scale
+        before, act_scale = self._tensors(), self.act_scale
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.scales.device.type != scales.device.type and self.scales.device.type != "meta":
+        device = self.qweight.device
+        if device.type not in (before["qweight"].device.type, "meta"):
             # Another kind of device has another packed layout.
-            device = self.scales.device
 
             # From meta (`to_empty`) there is nothing to move but the sizes.
             def move(tensor: Tensor) -> Tensor:
                 return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
 
-            codes, old_scales, zeros = ops.w4a16_unpack(before)
-            self._pack(
-                QWeight(
-                    self.format,
-                    move(codes),
-                    move(old_scales),
-                    None if zeros is None else move(zeros),
-                    None if act_scale is None else move(act_scale),
-                )
-            )
+            tensors = {name: move(tensor) for name, tensor in self._kernels.unpack(before).items()}
+            self._pack(tensors, None if act_scale is None else move(act_scale))
         else:
-            self.scales = scales.to(self.scales.device)
-            if act_scale is not None:
-                self.act_scale = act_scale.to(self.scales.device)
+            for name, tensor in before.items():
+                if tensor.is_floating_point():
+                    self._buffers[name] = tensor.to(device)
         return self
 
     def extra_repr(self) -> str:
-        kind = "symmetric" if self.format.symmetric else "asymmetric"
         return (
             f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bits={self.format.bits}, {kind}, group_size={self.format.group_size}, "
-            f"bias={self.bias is not None}"
+            f"{self._kernels.describe()}, bias={self.bias is not None}"
         )
+
+
+class _Kernels(Protocol):
+    """The ops of one family of formats, between the tensors of a `QWeight` and the buffers of a layer."""
+
+    def pack(self, tensors: _Tensors) -> dict[str, Tensor]: ...
+
+    def unpack(self, buffers: _Tensors) -> dict[str, Tensor]: ...
+
+    def packed(self, buffers: _Tensors) -> Any: ...
+
+    def gemm(self, x: Tensor, layer: QLinear) -> Tensor: ...
+
+    def describe(self) -> str: ...
+
+
+def _kernels(format: Format, shape: tuple[int, int]) -> _Kernels:
+    if isinstance(format, IntGroup):
+        return _W4A16(format, shape[1])
+    raise TypeError(f"weight: no kernel multiplies by the format {format.name}")
+
+
+@dataclass(frozen=True)
+class _W4A16:
+    format: IntGroup
+    k: int
+
+    def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
+        packed = ops.w4a16_pack(
+            tensors["codes"],
+            tensors["scales"],
+            tensors.get("zeros"),
+            group_size=self.format.width(self.k),
+            bits=self.format.bits,
+        )
+        return packed._asdict()
+
+    def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
+        codes, scales, zeros = ops.w4a16_unpack(self.packed(buffers))
+        tensors = {"codes": codes, "scales": scales}
+        return tensors if zeros is None else {**tensors, "zeros": zeros}
+
+    def packed(self, buffers: _Tensors) -> ops.PackedW4A16:
+        return ops.PackedW4A16(*(buffers[name] for name in ops.PackedW4A16._fields))
+
+    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+        packed = self.packed(layer._tensors())
+        return ops.w4a16_gemm(x, *packed, bias=layer.bias, batch_invariant=layer.batch_invariant)
+
+    def describe(self) -> str:
+        kind = "symmetric" if self.format.symmetric else "asymmetric"
+        return f"bits={self.format.bits}, {kind}, group_size={self.format.group_size}"

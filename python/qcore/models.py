@@ -13,8 +13,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from qcore.formats import IntGroup
+from qcore.blocks import find_blocks
+from qcore.formats import Format
 from qcore.io.checkpoint import Checkpoint
+from qcore.schemes import Layer, Scheme
 
 __all__ = [
     "choose_formats",
@@ -47,14 +49,24 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
     return False
 
 
-def choose_formats(model: nn.Module, format: IntGroup, ignore: Sequence[str]) -> dict[str, IntGroup]:
-    """The format of each layer to quantize: all linear layers but those ignored.
+def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> dict[str, Format]:
+    """The format of each layer to quantize: of all linear layers but those ignored, what the scheme says.
 
     "lm_head" in `ignore` stands for the layer that makes the logits, whatever its name.
     """
     names = linear_names(model)
     head = head_name(model) if "lm_head" in ignore else None
-    chosen = {n: format for n in names if n != head and not is_ignored(n, ignore)}
+    blocks = find_blocks(model, names)
+    chosen: dict[str, Format] = {}
+    for name in names:
+        if name == head or is_ignored(name, ignore):
+            continue
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        block = next((i for i, prefix in enumerate(blocks) if name.startswith(prefix + ".")), None)
+        format = scheme(Layer(name, (linear.out_features, linear.in_features), block, len(blocks)))
+        if format is not None:
+            chosen[name] = format
     if not chosen:
         raise ValueError(
             f"model: no nn.Linear layer is left to quantize ({len(names)} found, ignore={tuple(ignore)})"

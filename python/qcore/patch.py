@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from qcore.blocks import Batch
 from qcore.calibrate import calibrate, check_finite
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.linear import QLinear
 from qcore.methods import Method, resolve_method
 from qcore.models import choose_formats, head_name
 from qcore.qweight import QWeight
-from qcore.schemes import resolve_scheme
+from qcore.schemes import Scheme, resolve_scheme
 
 __all__ = ["calibration_batches", "quantize", "replace_linear"]
 
 
 def quantize(
     model: nn.Module,
-    scheme: str | IntGroup = "W4A16",
+    scheme: str | Format | Scheme = "W4A16",
     method: str | Method = "gptq",
     calibration: Tensor | Batch | Iterable[Tensor | Batch] | None = None,
     ignore: Sequence[str] = ("lm_head",),
@@ -32,7 +32,8 @@ def quantize(
 
     Args:
         model: any module made of `nn.Linear`; transformers models are calibrated block by block.
-        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points), or a format.
+        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points), a format, or a function that
+            gives each layer its own (`qcore.schemes.Scheme`).
         method: rtn, gptq, awq, awq+gptq, or a method object with options of its own.
         calibration: token ids int64 [sequences, T], or an iterable of such tensors or of keyword
             arguments of the model's forward. Not needed for rtn.
@@ -44,9 +45,9 @@ def quantize(
         ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
             The model is unchanged, unless the calibration data itself is at fault.
     """
-    format = resolve_scheme(scheme, group_size)
+    chosen_scheme = resolve_scheme(scheme, group_size)
     method = resolve_method(method)
-    formats = choose_formats(model, format, ignore)
+    formats = choose_formats(model, chosen_scheme, ignore)
     batches = calibration_batches(calibration, model) if method.needs_calibration else []
     for name in formats:
         check_finite(name, model.get_submodule(name).weight)  # type: ignore[arg-type]

@@ -1,25 +1,63 @@
-"""Schemes: the preset names that users type, and the formats behind them."""
+"""Schemes: the preset names that users type, and the format that each gives to a layer's weight."""
 
 from __future__ import annotations
 
-from qcore.formats import IntGroup
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-__all__ = ["SCHEMES", "resolve_scheme"]
+from qcore.formats import Format, IntGroup
+
+__all__ = ["SCHEMES", "Layer", "Scheme", "resolve_scheme"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a scheme may know of the layer whose format it chooses.
+
+    Attributes:
+        name: of the linear layer in its model: "model.layers.3.self_attn.v_proj".
+        shape: of its weight, [N, K].
+        block: which of the model's blocks it is in, from 0; None if in none (the head).
+        blocks: how many the model has.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    block: int | None
+    blocks: int
+
+
+# The format of a layer's weight; None leaves the layer as it is.
+Scheme = Callable[[Layer], Format | None]
 
 # Weight-only integer schemes, e.g. W4A16 (symmetric) and W4A16_ASYM (with zero points).
-SCHEMES: dict[str, IntGroup] = {
+SCHEMES: dict[str, Format] = {
     f"W{bits}A16{suffix}": IntGroup(bits=bits, symmetric=not suffix)
     for bits in (2, 3, 4, 8)
     for suffix in ("", "_ASYM")
 }
 
 
-def resolve_scheme(scheme: str | IntGroup, group_size: int | None = None) -> IntGroup:
-    """The format of a scheme's weights, by name or given directly; `group_size` overrides its own."""
+def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None) -> Scheme:
+    """A scheme by name, of one format for all layers, or the scheme itself.
+
+    Args:
+        group_size: overrides that of an `IntGroup`.
+    """
     if isinstance(scheme, str):
         if scheme.upper() not in SCHEMES:
             raise ValueError(f"scheme: expected one of {', '.join(SCHEMES)}, got {scheme!r}")
         scheme = SCHEMES[scheme.upper()]
-    if group_size is None:
+    if group_size is not None:
+        if not isinstance(scheme, IntGroup):
+            raise ValueError(f"group_size: the scheme {_name(scheme)} has its own, got {group_size}")
+        scheme = replace(scheme, group_size=group_size)
+    if callable(scheme):
         return scheme
-    return IntGroup(scheme.bits, scheme.symmetric, group_size)
+    format = scheme
+    return lambda layer: format
+
+
+def _name(scheme: Format | Scheme) -> str:
+    name = getattr(scheme, "name", None)
+    return name if isinstance(name, str) else repr(scheme)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 from cases import DTYPES, WeightCase, assert_gemm, by_name, make_weight, make_x
 from conftest import REPOSITORY
 from gpu_cases import KERNELS, MARKS, cuda_weight
-from qcore import IntGroup, QLinear, QWeight, Rtn, ops
+from qcore import IntGroup, QLinear, Rtn, ops
 
 pytestmark = MARKS
 
@@ -300,18 +301,18 @@ def test_gradients(leading: tuple[int, ...], dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_a_layer_moves_without_loss(bits: int, symmetric: bool) -> None:
     w = torch.randn(40, 96, generator=torch.Generator().manual_seed(0)) * 0.1
-    grid = Rtn().quantize(w, None, IntGroup(bits, symmetric, 32), torch.float32)
-    weight = QWeight(grid.format, grid.codes, grid.scales, grid.zeros, torch.linspace(0.5, 2, 96))
+    rtn = Rtn().quantize(w, None, IntGroup(bits, symmetric, 32), torch.float32)
+    weight = replace(rtn, act_scale=torch.linspace(0.5, 2, 96))
     layer, x = QLinear(weight, torch.randn(40)), torch.randn(3, 96)
     before, y = layer.state_dict(), layer(x)
     layer.to("cuda")
     assert {tensor.device.type for tensor in layer.state_dict().values()} == {"cuda"}
     assert layer.packed.shape.shape[1] == 2
     there = layer.to_qweight()
-    for name in ("codes", "scales", "zeros", "act_scale"):
-        a, b = getattr(there, name), getattr(weight, name)
-        assert (a is None) == (b is None)
-        assert a is None or torch.equal(a.cpu(), b)
+    assert there.tensors.keys() == weight.tensors.keys()
+    for name, tensor in weight.tensors.items():
+        assert torch.equal(there.tensors[name].cpu(), tensor)
+    assert torch.equal(there.act_scale.cpu(), weight.act_scale)
     torch.testing.assert_close(layer(x.cuda()).cpu(), y, rtol=1e-5, atol=1e-5)
     half = layer(x.cuda().half())
     assert half.dtype == torch.float16

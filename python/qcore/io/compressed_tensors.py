@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qcore.formats import IntGroup
+from qcore.formats import Format, IntGroup
 from qcore.io.bits import pack_int32, unpack_int32
 from qcore.qweight import QWeight
 
@@ -39,8 +39,12 @@ def parts(name: str, tensors: Container[str]) -> list[str]:
     return [f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in tensors]
 
 
-def check_exportable(name: str, k: int, format: IntGroup) -> None:
-    """Raises if compressed-tensors cannot express the format for a weight of K columns."""
+def check_exportable(name: str, k: int, format: Format) -> IntGroup:
+    """The format, if compressed-tensors can express it for a weight of K columns; else raises."""
+    if not isinstance(format, IntGroup):
+        raise ValueError(
+            f"{name}.weight: compressed-tensors has no format {format.name}; a GGUF file stores it"
+        )
     if format.group_size != -1 and k % format.group_size:
         fitting = [g for g in (256, 128, 96, 64, 48, 32, 16) if k % g == 0]
         hint = f" (of the usual ones, {', '.join(map(str, fitting))} fit)" if fitting else ""
@@ -49,19 +53,19 @@ def check_exportable(name: str, k: int, format: IntGroup) -> None:
             f"which compressed-tensors requires{hint}; choose another group_size, -1 for one group "
             f"per row, or ignore this layer"
         )
+    return format
 
 
 def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
     """The stored tensors of one layer."""
-    check_exportable(name, weight.shape[1], weight.format)
-    bits = weight.format.bits
+    bits = check_exportable(name, weight.shape[1], weight.format).bits
     tensors = {
-        f"{name}.weight_packed": pack_int32(weight.codes, bits),
-        f"{name}.weight_scale": weight.scales.contiguous(),
+        f"{name}.weight_packed": pack_int32(weight.tensors["codes"], bits),
+        f"{name}.weight_scale": weight.tensors["scales"].contiguous(),
         f"{name}.weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
     }
-    if weight.zeros is not None:
-        tensors[f"{name}.weight_zero_point"] = pack_int32(weight.zeros.T.contiguous(), bits).T.contiguous()
+    if (zeros := weight.tensors.get("zeros")) is not None:
+        tensors[f"{name}.weight_zero_point"] = pack_int32(zeros.T.contiguous(), bits).T.contiguous()
     if weight.act_scale is not None:
         tensors[f"{name}.act_scale"] = weight.act_scale
     return tensors
@@ -91,7 +95,7 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: IntGroup) -> 
         raise ValueError(f"{name}.weight_scale: expected a float dtype, got {scales.dtype}")
     if not torch.isfinite(scales).all():
         raise ValueError(f"{name}.weight_scale: holds NaN or infinity")
-    zeros = None
+    stored_weight = {"codes": unpack_int32(packed, format.bits, k), "scales": scales}
     if not format.symmetric:
         stored = part("weight_zero_point", torch.int32)
         expected = (-(-n * format.bits // 32), format.groups(k))
@@ -99,21 +103,15 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: IntGroup) -> 
             raise ValueError(
                 f"{name}.weight_zero_point: expected shape {expected}, got {tuple(stored.shape)}"
             )
-        zeros = unpack_int32(stored.T.contiguous(), format.bits, n).T.contiguous()
+        stored_weight["zeros"] = unpack_int32(stored.T.contiguous(), format.bits, n).T.contiguous()
     try:
-        return QWeight(
-            format,
-            unpack_int32(packed, format.bits, k),
-            scales,
-            zeros,
-            tensors.get(f"{name}.act_scale"),
-        )
+        return QWeight(format, (n, k), stored_weight, tensors.get(f"{name}.act_scale"))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
 def quantization_config(
-    formats: Mapping[str, IntGroup], linears: Iterable[str], act_scale: bool = False
+    formats: Mapping[str, Format], linears: Iterable[str], act_scale: bool = False
 ) -> dict[str, Any]:
     """The `quantization_config` of config.json.
 
@@ -125,6 +123,7 @@ def quantization_config(
     stored_format = _FORMAT_ACT_SCALE if act_scale else _FORMAT
     by_format: dict[IntGroup, list[str]] = {}
     for name, format in formats.items():
+        assert isinstance(format, IntGroup)  # see check_exportable
         by_format.setdefault(format, []).append(name)
     groups = {}
     for index, (format, names) in enumerate(by_format.items()):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.methods.base import InputStats, Method
 from qcore.methods.rtn import Rtn
 from qcore.qweight import QWeight
@@ -47,7 +47,7 @@ class Awq:
         return "awq" if isinstance(self.inner, Rtn) else f"awq+{self.inner.name}"
 
     def quantize(
-        self, w: Tensor, stats: InputStats | None, format: IntGroup, scale_dtype: torch.dtype
+        self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         return self.inner.quantize(w, stats, format, scale_dtype)
 
@@ -55,7 +55,7 @@ class Awq:
         self,
         weights: Sequence[Tensor],
         stats: InputStats,
-        format: IntGroup,
+        format: Format,
         scale_dtype: torch.dtype,
         tied: Tensor | None = None,
     ) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.qweight import QWeight
 
 __all__ = ["InputStats", "Method"]
@@ -84,7 +84,7 @@ class Method(Protocol):
     def needs_calibration(self) -> bool: ...
 
     def quantize(
-        self, w: Tensor, stats: InputStats | None, format: IntGroup, scale_dtype: torch.dtype
+        self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         """Quantizes w [N, K] (any float dtype, computed in float32 or better)."""
         ...

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.methods.base import InputStats
 from qcore.qweight import QWeight
 
@@ -40,7 +40,7 @@ class Gptq:
     needs_calibration = True
 
     def quantize(
-        self, w: Tensor, stats: InputStats | None, format: IntGroup, scale_dtype: torch.dtype
+        self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         if stats is None or stats.tokens == 0:
             raise ValueError("stats: GPTQ needs calibration inputs, and this layer saw no token")
@@ -57,20 +57,19 @@ class Gptq:
         upper = inverse_factor(hessian[order][:, order], self.damping)
         # Transposed, so that what the inner loop touches, one column of the weight, is contiguous.
         work = w.double().T[order].contiguous()
-        scale, zero = (t.T.contiguous() for t in format.expand(grid, order))
-        codes = torch.empty_like(scale)
+        points = grid.points(order)
+        codes = torch.empty_like(work, dtype=torch.uint8)
         for begin in range(0, k, self.block):
             end = min(begin + self.block, k)
             errors = work.new_empty(end - begin, n)
             for i in range(begin, end):
-                codes[i] = format.nearest(work[i].float(), scale[i], zero[i])
-                value = (codes[i] - zero[i]) * scale[i]
+                codes[i], value = points.round(work[i].float(), i)
                 error = torch.div(work[i] - value, upper[i, i], out=errors[i - begin])
                 work[i + 1 : end].addr_(upper[i, i + 1 : end], error, alpha=-1)
             work[end:].addmm_(upper[begin:end, end:].T, errors, alpha=-1)
-        original = torch.empty_like(codes, dtype=torch.uint8)
-        original[order] = codes.to(torch.uint8)
-        return QWeight(format, original.T.contiguous(), grid.scales, grid.zeros)
+        original = torch.empty_like(codes)
+        original[order] = codes
+        return QWeight(format, (n, k), grid.store(original.T.contiguous()))
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:

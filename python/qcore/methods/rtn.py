@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qcore.formats import IntGroup
+from qcore.formats import Format
 from qcore.methods.base import InputStats
 from qcore.qweight import QWeight
 
@@ -29,8 +29,9 @@ class Rtn:
     needs_calibration = False
 
     def quantize(
-        self, w: Tensor, stats: InputStats | None, format: IntGroup, scale_dtype: torch.dtype
+        self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         importance = None if stats is None else stats.second_moment
         grid = format.fit(w.float(), scale_dtype, importance, self.search)
-        return QWeight(format, format.round(w, grid), grid.scales, grid.zeros)
+        n, k = w.shape
+        return QWeight(format, (n, k), grid.store(grid.round(w)))

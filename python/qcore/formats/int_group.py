@@ -1,14 +1,14 @@
-"""Formats: how a weight is stored. A method chooses codes only through fit, round and dequantize."""
+"""The format int_group: integer codes, with a scale and maybe a zero point per row and group of columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-__all__ = ["Grid", "IntGroup"]
+__all__ = ["IntGrid", "IntGroup"]
 
 # A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
 _CHUNK = 1 << 17
@@ -22,24 +22,16 @@ _LEAST_IMPORTANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Grid:
-    """The values that codes may stand for: `scale * (code - zero)` per row and group.
-
-    Attributes:
-        scales: [N, G] in the stored dtype.
-        zeros: uint8 [N, G], or None if symmetric.
-    """
-
-    scales: Tensor
-    zeros: Tensor | None
-
-
-@dataclass(frozen=True)
 class IntGroup:
     """Integer codes with a scale and optional zero point per row and group of columns.
 
     `W[n, k] = scale[n, g] * (code[n, k] - zero[n, g])`, `g = k // group_size`; the last group may be
     shorter. Symmetric formats have the constant zero point `2**(bits - 1)`.
+
+    The tensors of a `QWeight`:
+        codes: uint8 [N, K], unsigned codes in [0, 2**bits).
+        scales: [N, G], G = ceil(K / group_size), in the dtype in which they are stored.
+        zeros: uint8 [N, G]; absent for a symmetric format.
 
     Attributes:
         bits: 2, 3, 4 or 8.
@@ -76,10 +68,33 @@ class IntGroup:
     def groups(self, k: int) -> int:
         return -(-k // self.width(k))
 
-    def stored_bits(self, n: int, k: int, scale_dtype: torch.dtype) -> int:
-        """Bits that a weight takes in a checkpoint."""
-        per_group = scale_dtype.itemsize * 8 + (0 if self.symmetric else self.bits)
-        return n * (k * self.bits + self.groups(k) * per_group)
+    def supports(self, k: int) -> bool:
+        """Rows of any length: the last group may be shorter."""
+        return True
+
+    def stored_bits(self, tensors: Mapping[str, Tensor]) -> int:
+        """Bits in a checkpoint, which packs the codes and zero points."""
+        scales = tensors["scales"]
+        per_group = scales.dtype.itemsize * 8 + (0 if self.symmetric else self.bits)
+        return tensors["codes"].numel() * self.bits + scales.numel() * per_group
+
+    def check(self, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
+        """Raises, naming the tensor, if these do not store a weight [N, K]."""
+        codes, zeros = tensors["codes"], tensors.get("zeros")
+        if codes.dtype != torch.uint8:
+            raise TypeError(f"codes: expected uint8, got {codes.dtype}")
+        if tuple(codes.shape) != shape:
+            raise ValueError(f"codes: expected shape {shape}, got {tuple(codes.shape)}")
+        expected = (shape[0], self.groups(shape[1]))
+        if tuple(tensors["scales"].shape) != expected:
+            raise ValueError(
+                f"scales: expected shape {expected} for codes {shape} and group size "
+                f"{self.group_size}, got {tuple(tensors['scales'].shape)}"
+            )
+        if self.symmetric != (zeros is None):
+            raise ValueError("zeros: expected None exactly when the format is symmetric")
+        if zeros is not None and tuple(zeros.shape) != expected:
+            raise ValueError(f"zeros: expected shape {expected}, got {tuple(zeros.shape)}")
 
     # -- choosing a grid ------------------------------------------------------------------------
 
@@ -89,7 +104,7 @@ class IntGroup:
         scale_dtype: torch.dtype,
         importance: Tensor | None = None,
         search: bool = False,
-    ) -> Grid:
+    ) -> IntGrid:
         """The grid for a weight.
 
         Args:
@@ -116,7 +131,7 @@ class IntGroup:
             scales[rows] = s.to(scale_dtype)
             if zeros is not None:
                 zeros[rows] = z.to(torch.uint8)
-        return Grid(scales, zeros)
+        return IntGrid(self, scales, zeros)
 
     def _range_grid(self, w: Tensor, low: float, high: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Scale and zero, float32 [n, G], for the range shrunk by `low` and `high` at its two ends."""
@@ -172,38 +187,74 @@ class IntGroup:
         rule, used by every path."""
         return (w / scale).round_().add_(zero).clamp_(0, self.levels - 1)
 
-    def expand(self, grid: Grid, columns: Tensor) -> tuple[Tensor, Tensor]:
-        """Scale and zero, float32 [N, C], of each of the given columns (int64 [C])."""
-        of = columns // (self.group_size if self.group_size != -1 else 1 << 62)
-        scale = grid.scales.float()[:, of]
-        if grid.zeros is None:
-            return scale, torch.full_like(scale, self.center)
-        return scale, grid.zeros.float()[:, of]
+    def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The values of a stored weight, float32 [N, K]."""
+        codes, zeros = tensors["codes"], tensors.get("zeros")
+        k = codes.shape[1]
+        width = self.width(k)
+        w = codes.float()
+        if zeros is None:
+            w -= self.center
+        else:
+            w -= zeros.float().repeat_interleave(width, 1)[:, :k]
+        w *= tensors["scales"].float().repeat_interleave(width, 1)[:, :k]
+        return w
 
-    def round(self, w: Tensor, grid: Grid) -> Tensor:
+
+@dataclass(frozen=True)
+class IntGrid:
+    """The values that codes may stand for: `scale * (code - zero)` per row and group.
+
+    Attributes:
+        scales: [N, G] in the stored dtype.
+        zeros: uint8 [N, G], or None if symmetric.
+    """
+
+    format: IntGroup
+    scales: Tensor
+    zeros: Tensor | None
+
+    def round(self, w: Tensor) -> Tensor:
         """The nearest codes, uint8 [N, K], for w [N, K]."""
         n, k = w.shape
-        g, width = self.groups(k), self.width(k)
+        g, width = self.format.groups(k), self.format.width(k)
         codes = w.new_empty(n, k, dtype=torch.uint8)
         for rows in _row_chunks(n, g * width):
-            scale = grid.scales[rows].float().unsqueeze(-1)
-            zeros = grid.zeros
-            zero = torch.full_like(scale, self.center) if zeros is None else zeros[rows].float().unsqueeze(-1)
-            q = self.nearest(_grouped(w[rows].float(), g, width), scale, zero)
+            scale = self.scales[rows].float().unsqueeze(-1)
+            zero = self._zeros(scale, rows)
+            q = self.format.nearest(_grouped(w[rows].float(), g, width), scale, zero)
             codes[rows] = q.flatten(1)[:, :k].to(torch.uint8)
         return codes
 
-    def dequantize(self, codes: Tensor, grid: Grid) -> Tensor:
-        """The values of codes, float32 [N, K]."""
-        width = self.width(codes.shape[1])
-        k = codes.shape[1]
-        w = codes.float()
-        if grid.zeros is None:
-            w -= self.center
-        else:
-            w -= grid.zeros.float().repeat_interleave(width, 1)[:, :k]
-        w *= grid.scales.float().repeat_interleave(width, 1)[:, :k]
-        return w
+    def points(self, columns: Tensor) -> _IntPoints:
+        """The grid at the given columns, int64 [C]."""
+        of = columns // (self.format.group_size if self.format.group_size != -1 else 1 << 62)
+        scale = self.scales.float().T[of].contiguous()
+        if self.zeros is None:
+            return _IntPoints(self.format, scale, torch.full_like(scale, self.format.center))
+        return _IntPoints(self.format, scale, self.zeros.float().T[of].contiguous())
+
+    def store(self, codes: Tensor) -> dict[str, Tensor]:
+        """The tensors of a weight with these codes."""
+        tensors = {"codes": codes, "scales": self.scales}
+        return tensors if self.zeros is None else {**tensors, "zeros": self.zeros}
+
+    def _zeros(self, scale: Tensor, rows: slice) -> Tensor:
+        if self.zeros is None:
+            return torch.full_like(scale, self.format.center)
+        return self.zeros[rows].float().unsqueeze(-1)
+
+
+@dataclass(frozen=True)
+class _IntPoints:
+    format: IntGroup
+    scale: Tensor  # float32 [C, N]
+    zero: Tensor
+
+    def round(self, w: Tensor, at: int | slice) -> tuple[Tensor, Tensor]:
+        scale, zero = self.scale[at], self.zero[at]
+        code = self.format.nearest(w, scale, zero)
+        return code.to(torch.uint8), (code - zero) * scale
 
 
 def _grouped(w: Tensor, groups: int, width: int) -> Tensor:

@@ -1,0 +1,8 @@
+"""Formats: how a weight is stored. A new one is a file here that fulfils `Format`."""
+
+from __future__ import annotations
+
+from qcore.formats.base import Format, Grid, Points
+from qcore.formats.int_group import IntGrid, IntGroup
+
+__all__ = ["Format", "Grid", "IntGrid", "IntGroup", "Points"]

@@ -1,0 +1,83 @@
+"""What methods see of a format: it fits a grid to a weight, and codes are chosen on the grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = ["Format", "Grid", "Points"]
+
+
+class Points(Protocol):
+    """The values that the codes of C columns may stand for, laid out for a sweep over columns."""
+
+    def round(self, w: Tensor, at: int | slice) -> tuple[Tensor, Tensor]:
+        """The nearest codes to w, uint8, and the values that they stand for, float32.
+
+        Args:
+            w: float32 [N], or [C, N] for a slice of columns.
+            at: which of the C columns.
+        """
+        ...
+
+
+class Grid(Protocol):
+    """The values that the codes of a weight may stand for: scales and the like, as they are stored."""
+
+    def round(self, w: Tensor) -> Tensor:
+        """The nearest codes, uint8 [N, K], for w [N, K]."""
+        ...
+
+    def points(self, columns: Tensor) -> Points:
+        """The grid at the given columns, int64 [C]."""
+        ...
+
+    def store(self, codes: Tensor) -> dict[str, Tensor]:
+        """The tensors of a `QWeight` with these codes, uint8 [N, K], on this grid."""
+        ...
+
+
+class Format(Protocol):
+    """How a weight is stored: codes on a grid, in one device-neutral layout, the only one that is saved.
+
+    Formats are compared and hashed by what they store.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def supports(self, k: int) -> bool:
+        """Whether rows of K columns can be stored."""
+        ...
+
+    def fit(
+        self,
+        w: Tensor,
+        scale_dtype: torch.dtype,
+        importance: Tensor | None = None,
+        search: bool = False,
+    ) -> Grid:
+        """The grid for a weight.
+
+        Args:
+            w: [N, K] float32.
+            scale_dtype: what scales are stored in, where the format leaves that open.
+            importance: [K], how much an error in each column counts; only used by the search.
+            search: lower the weighted squared error by more than the plain rule of the format.
+        """
+        ...
+
+    def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The values of a stored weight, float32 [N, K]: bit for bit those of `Points.round`."""
+        ...
+
+    def check(self, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
+        """Raises, naming the tensor, if these do not store a weight [N, K]."""
+        ...
+
+    def stored_bits(self, tensors: Mapping[str, Tensor]) -> int:
+        """Bits that these tensors take in a checkpoint."""
+        ...
