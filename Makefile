@@ -5,6 +5,7 @@
 #   make test     all tests: Python (pytest) and C++ (ctest)
 #   make ctest    the C++ tests alone
 #   make bench    the C++ microbenchmarks
+#   make peers    build llama.cpp for this machine, run the tests that compare with it
 #   make lint     formatting, ruff, mypy       make format   repair the formatting
 #   make wheel    dist/*.whl
 
@@ -24,7 +25,7 @@ CPP_FILES = $(shell find cpp cuda python/csrc tests bench -name '*.cpp' -o -name
               -o -name '*.cuh')
 PYTHON_FILES := $(shell find python/qcore -name '*.py')
 
-.PHONY: all setup need-test need-bench demo test ctest pytest bench lint format wheel clean
+.PHONY: all setup need-test need-bench demo test ctest pytest bench peers lint format wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 all: test
@@ -67,6 +68,15 @@ bench: need-bench $(VENV)/.tools
 	cmake --build --preset bench
 	@for program in build/bench/bench/bench_*; do \
 	  if [ -f $$program ] && [ -x $$program ]; then $$program $(BENCH_ARGS) || exit 1; fi; done
+
+# llama-cpp-python comes as source and takes minutes to build, so neither setup nor test asks for it.
+$(VENV)/.peers: $(VENV)/.qcore
+	CMAKE_ARGS=-DGGML_NATIVE=ON $(BIN)/pip install --quiet --no-build-isolation \
+	  --no-binary llama-cpp-python '.[dev,peers]'
+	touch $@
+
+peers: need-test $(VENV)/.peers
+	$(BIN)/python -m pytest -m peers $(PYTEST_ARGS)
 
 lint: setup
 	clang-format --dry-run --Werror $(CPP_FILES)

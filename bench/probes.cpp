@@ -1,6 +1,8 @@
 // Memory: wide loads over a stream, 8 accumulators so that additions never wait. Multiply units: 16
-// independent chains of VFMADD, more than latency (4) x throughput (2) needs.
+// independent chains of VFMADD or VPDPBUSD, more than latency (4) x throughput (2) needs.
 #include "probes.h"
+
+#include <cstring>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -51,6 +53,45 @@ __attribute__((target("avx512f"))) double multiply_add_avx512(int64_t rounds, fl
   return static_cast<double>(rounds) * 16 * 32;
 }
 
+// The compiler must neither fold equal chains into one nor hoist products out of the loop.
+template <class T>
+__attribute__((always_inline)) inline void opaque(T& value) {
+  __asm__ volatile("" : "+v"(value));
+}
+
+// AVX2 without VNNI: products of pairs in 16 bits, widened by a product with one, then added.
+__attribute__((target("avx2"))) double multiply_int8_avx2(int64_t rounds, int32_t* sink) {
+  __m256i acc[12] = {};
+  __m256i a = _mm256_set1_epi8(static_cast<char>(*sink)), b = _mm256_set1_epi8(3);
+  const __m256i one = _mm256_set1_epi16(1);
+  for (__m256i& sum : acc) opaque(sum);
+  for (int64_t i = 0; i < rounds; ++i) {
+    opaque(a);
+#pragma GCC unroll 12
+    for (__m256i& sum : acc) {
+      opaque(b);
+      sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(a, b), one));
+    }
+  }
+  for (const __m256i& sum : acc) *sink += _mm256_extract_epi32(sum, 0);
+  return static_cast<double>(rounds) * 12 * 64;
+}
+
+__attribute__((target("avx512f,avx512bw,avx512vnni"))) double multiply_int8_avx512(int64_t rounds,
+                                                                                   int32_t* sink) {
+  __m512i acc[16] = {};
+  __m512i a = _mm512_set1_epi8(static_cast<char>(*sink));
+  const __m512i b = _mm512_set1_epi8(3);
+  for (__m512i& sum : acc) opaque(sum);
+  for (int64_t i = 0; i < rounds; ++i) {
+    opaque(a);
+#pragma GCC unroll 16
+    for (__m512i& sum : acc) sum = _mm512_dpbusd_epi32(sum, a, b);
+  }
+  for (const __m512i& sum : acc) *sink += _mm512_cvtsi512_si32(sum);
+  return static_cast<double>(rounds) * 16 * 128;
+}
+
 #endif
 
 uint64_t read_scalar(const void* data, int64_t bytes) {
@@ -67,6 +108,16 @@ double multiply_add_scalar(int64_t rounds, float* sink) {
     for (float& a : acc) a = a * 0.5f + *sink;
   }
   for (const float a : acc) *sink += a;
+  return static_cast<double>(rounds) * 32;
+}
+
+double multiply_int8_scalar(int64_t rounds, int32_t* sink) {
+  uint32_t acc[16] = {};
+  const uint32_t b = static_cast<uint32_t>(*sink);
+  for (int64_t i = 0; i < rounds; ++i) {
+    for (uint32_t& a : acc) a = a * b + static_cast<uint32_t>(i);
+  }
+  for (const uint32_t a : acc) *sink += static_cast<int32_t>(a & 0xff);
   return static_cast<double>(rounds) * 32;
 }
 
@@ -89,4 +140,31 @@ double multiply_add(Isa isa, int64_t rounds, float* sink) {
   return multiply_add_scalar(rounds, sink);
 }
 
+double multiply_int8(Isa isa, int64_t rounds, int32_t* sink) {
+#if defined(__x86_64__)
+  if (isa == Isa::avx512) return multiply_int8_avx512(rounds, sink);
+  if (isa == Isa::avx2) return multiply_int8_avx2(rounds, sink);
+#endif
+  static_cast<void>(isa);
+  return multiply_int8_scalar(rounds, sink);
+}
+
+namespace {
+
+Isa isa_of(const char* name) {
+  if (!std::strcmp(name, "avx512")) return Isa::avx512;
+  return std::strcmp(name, "avx2") ? Isa::scalar : Isa::avx2;
+}
+
+}  // namespace
 }  // namespace qcore::bench
+
+// For bench/cpu_timing.py, which compiles this file alone.
+extern "C" {
+uint64_t qcore_probe_read(const char* isa, const void* data, int64_t bytes) {
+  return qcore::bench::read_all(qcore::bench::isa_of(isa), data, bytes);
+}
+double qcore_probe_multiply_int8(const char* isa, int64_t rounds, int32_t* sink) {
+  return qcore::bench::multiply_int8(qcore::bench::isa_of(isa), rounds, sink);
+}
+}

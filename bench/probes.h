@@ -15,4 +15,8 @@ uint64_t read_all(Isa isa, const void* data, int64_t bytes);
 // flops.
 double multiply_add(Isa isa, int64_t rounds, float* sink);
 
+// The same for dot products of bytes with 32-bit sums, by the instructions that integer kernels of
+// `isa` use; returns the number of integer operations, two for a multiply-add.
+double multiply_int8(Isa isa, int64_t rounds, int32_t* sink);
+
 }  // namespace qcore::bench
