@@ -31,7 +31,7 @@ ThreadPool& pool_of(int threads) {
 // 64-byte aligned copies of one packed weight.
 class Rotation {
  public:
-  Rotation(const KernelRow& row, const IntGroup& shape, int64_t total) {
+  Rotation(const Row<W4A16>& row, const IntGroup& shape, int64_t total) {
     Rng rng(1);
     const Packed packed = pack(row, random_weight(shape, rng), pool_of(2).parallel());
     const int64_t bytes = bytes_of(packed);
@@ -67,7 +67,7 @@ class Rotation {
   double bytes_ = 0;
 };
 
-void time_gemm(benchmark::State& state, const KernelRow& row, const IntGroup& shape, DType dtype,
+void time_gemm(benchmark::State& state, const Row<W4A16>& row, const IntGroup& shape, DType dtype,
                int64_t m, int threads) {
   Rotation weights(row, shape, m <= 32 ? kRotate : 0);
   Rng rng(2);
@@ -78,7 +78,7 @@ void time_gemm(benchmark::State& state, const KernelRow& row, const IntGroup& sh
   const Parallel parallel = pool_of(threads).parallel();
   for (auto _ : state) {
     args.weight = weights.next();
-    const Status status = row.gemm(args, parallel);
+    const Status status = row.run(args, parallel);
     if (!status.ok()) return state.SkipWithError(status.message().c_str());
   }
   using benchmark::Counter;
@@ -130,7 +130,7 @@ void register_all() {
     const std::string suffix = "/threads:" + std::to_string(threads);
     add("probe/memory" + suffix, [=](benchmark::State& s) { probe_memory(s, threads); });
     add("probe/fma" + suffix, [=](benchmark::State& s) { probe_fma(s, threads); });
-    for (const KernelRow* row : runnable_rows("w4a16")) {
+    for (const Row<W4A16>* row : runnable_rows<W4A16>()) {
       for (const int bits : {4, 8, 3, 2}) {
         for (const Size size : {Size{4096, 4096}, Size{14336, 4096}, Size{4096, 14336}}) {
           for (const int64_t m : {1, 2, 4, 8, 16, 32, 128, 512}) {

@@ -134,7 +134,7 @@ uint64_t read_all(Isa isa, const void* data, int64_t bytes) {
 double multiply_add(Isa isa, int64_t rounds, float* sink) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return multiply_add_avx512(rounds, sink);
-  if (isa == Isa::avx2) return multiply_add_avx2(rounds, sink);
+  if (isa != Isa::scalar) return multiply_add_avx2(rounds, sink);
 #endif
   static_cast<void>(isa);
   return multiply_add_scalar(rounds, sink);

@@ -10,7 +10,16 @@
 namespace qcore {
 namespace {
 
+constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &marlin::layout};
 constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout};
+
+template <class L>
+const L* find(std::span<const L* const> list, int64_t number) {
+  for (const L* layout : list) {
+    if (layout->number == number) return layout;
+  }
+  return nullptr;
+}
 
 Status missing(const char* argument) {
   return Status::invalid(std::string(argument) + ": expected a pointer, got null");
@@ -62,11 +71,16 @@ std::span<const Layout* const> layouts() {
   return kLayouts;
 }
 
+std::span<const IntGroupLayout* const> int_group_layouts() {
+  return kIntGroupLayouts;
+}
+
 const Layout* find_layout(int64_t number) {
-  for (const Layout* layout : kLayouts) {
-    if (layout->number == number) return layout;
-  }
-  return nullptr;
+  return find(layouts(), number);
+}
+
+const IntGroupLayout* find_int_group_layout(int64_t number) {
+  return find(int_group_layouts(), number);
 }
 
 Status FirstBadCode::status(const IntGroupView& weight) const {
@@ -77,7 +91,7 @@ Status FirstBadCode::status(const IntGroupView& weight) const {
   return too_large("codes", "k", static_cast<int>(value), index, weight.shape.k, weight.shape.bits);
 }
 
-Status pack(const Layout& layout, const IntGroupView& weight, const PackedBuffers& packed,
+Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,
             const Executor& executor) {
   const IntGroup& shape = weight.shape;
   if (Status status = shape.check(); !status.ok()) return status;
@@ -102,7 +116,7 @@ Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_
               const Executor& executor) {
   const IntGroup& shape = packed.shape;
   if (Status status = shape.check(); !status.ok()) return status;
-  const Layout* layout = find_layout(packed.layout);
+  const IntGroupLayout* layout = find_int_group_layout(packed.layout);
   if (!layout) {
     return Status::invalid("layout: there is no layout " + std::to_string(packed.layout));
   }

@@ -8,26 +8,34 @@
 namespace qcore {
 namespace {
 
-std::vector<KernelRow> collect() {
-  std::vector<KernelRow> rows;
+using Rows = std::vector<const KernelRow*>;
+
+template <class Op>
+void append(Rows& rows, std::span<const Row<Op>> of_op) {
+  for (const Row<Op>& row : of_op) rows.push_back(&row);
+}
+
+Rows collect() {
+  Rows rows;
 #if QCORE_HAVE_CUDA
-  for (const KernelRow& row : cuda_rows()) rows.push_back(row);
+  append(rows, w4a16_cuda_rows());
 #endif
-  for (const KernelRow& row : cpu_rows()) rows.push_back(row);
+  append(rows, w4a16_cpu_rows());
   return rows;
 }
 
 const KernelRow* find_row(std::string_view name) {
-  for (const KernelRow& row : kernels()) {
-    if (name == row.name) return &row;
+  for (const KernelRow* row : kernels()) {
+    if (name == row->name) return row;
   }
   return nullptr;
 }
 
 std::string all_names() {
   std::string names;
-  for (const KernelRow& row : kernels())
-    names += (names.empty() ? "" : ", ") + std::string(row.name);
+  for (const KernelRow* row : kernels()) {
+    names += (names.empty() ? "" : ", ") + std::string(row->name);
+  }
   return names;
 }
 
@@ -36,15 +44,20 @@ std::string capability(int sm) {
 }
 
 // What holds for every row; the row's own supports() says the rest.
-Status accepts(const KernelRow& row, const Problem& problem, const IsaChoice& isa) {
+Status accepts(const KernelRow& row, const AnyProblem& problem, const IsaChoice& isa) {
   if (row.device() != problem.device) {
     return Status::unsupported(std::string("runs on ") + name(row.device()) +
                                ", the problem is on " + name(problem.device));
   }
-  if (row.device() == Device::cpu && row.isa > isa.isa) {
-    return Status::unsupported(std::string("needs ") + name(row.isa) +
-                               (isa.forced ? ", QCORE_FORCE_ISA=" : ", this machine has ") +
-                               name(isa.isa));
+  if (row.device() == Device::cpu) {
+    if (!isa.machine.has(row.isa)) {
+      return Status::unsupported(std::string("needs ") + name(row.isa) + ", this machine has " +
+                                 isa.machine.names());
+    }
+    if (row.isa > isa.isa) {
+      return Status::unsupported(std::string("needs ") + name(row.isa) +
+                                 ", QCORE_FORCE_ISA=" + name(isa.isa));
+    }
   }
   if (problem.sm != 0 && row.sm > problem.sm) {
     return Status::unsupported("needs compute capability " + capability(row.sm) +
@@ -55,23 +68,22 @@ Status accepts(const KernelRow& row, const Problem& problem, const IsaChoice& is
                                ", the weight is packed in layout " +
                                std::to_string(problem.layout));
   }
-  return row.supports(problem);
+  return problem.supports(row, problem.typed);
 }
 
-Selection fail(Status status) {
-  Selection selection;
-  selection.status = std::move(status);
-  return selection;
+Choice<KernelRow> fail(Status status) {
+  return {nullptr, std::move(status), {}};
 }
 
 }  // namespace
 
-std::span<const KernelRow> kernels() {
-  static const std::vector<KernelRow> rows = collect();
+std::span<const KernelRow* const> kernels() {
+  static const Rows rows = collect();
   return rows;
 }
 
-Selection select(const char* op, const Problem& problem) {
+Choice<KernelRow> select_row(const AnyProblem& problem) {
+  const std::string op = problem.op;
   const IsaChoice isa = choose_isa();
   if (!isa.status.ok()) return fail(isa.status);
 
@@ -83,7 +95,7 @@ Selection select(const char* op, const Problem& problem) {
       return fail(Status::invalid(std::string("QCORE_FORCE_KERNEL=") + forced_name +
                                   ": expected one of " + all_names()));
     }
-    if (std::string_view(forced->op) != op) forced = nullptr;
+    if (forced->op != op) forced = nullptr;
   }
   if (forced) {
     if (Status status = accepts(*forced, problem, isa); !status.ok()) {
@@ -93,35 +105,44 @@ Selection select(const char* op, const Problem& problem) {
     return {forced, {}, {}};
   }
 
-  Selection selection;
-  bool known_op = false, known_device = false;
-  for (const KernelRow& row : kernels()) {
-    if (std::string_view(row.op) != op) continue;
-    known_op = true;
-    if (row.device() != problem.device) continue;  // not a candidate; no reason worth its string
-    known_device = true;
-    const Status status = accepts(row, problem, isa);
+  Choice<KernelRow> choice;
+  for (const KernelRow* row : kernels()) {
+    // A row of another device is not a candidate: no reason is worth its string.
+    if (row->op != op || row->device() != problem.device) continue;
+    const Status status = accepts(*row, problem, isa);
     if (status.ok()) {
-      selection.row = &row;
-      return selection;
+      choice.row = row;
+      return choice;
     }
-    selection.rejected.push_back({row.name, status.message()});
+    choice.rejected.push_back({row->name, status.message()});
   }
-  if (!known_op) {
-    selection.status = Status::invalid(std::string("op: no kernel is named for '") + op + "'");
-    return selection;
+  if (choice.rejected.empty()) {
+    choice.status =
+        Status::unsupported(op + ": this build has no kernels for " + name(problem.device));
+    return choice;
   }
-  if (!known_device) {
-    selection.status = Status::unsupported(std::string(op) + ": this build has no kernels for " +
-                                           name(problem.device));
-    return selection;
-  }
-  std::string message = std::string(op) + ": no kernel takes this problem";
-  for (const Rejection& rejection : selection.rejected) {
+  std::string message = op + ": no kernel takes this problem";
+  for (const Rejection& rejection : choice.rejected) {
     message += std::string("; ") + rejection.kernel + " " + rejection.reason;
   }
-  selection.status = Status::unsupported(std::move(message));
-  return selection;
+  choice.status = Status::unsupported(std::move(message));
+  return choice;
+}
+
+Status check_place(int layout, const Executor& executor, int& sm) {
+  sm = 0;
+  const Layout* const known = find_layout(layout);
+  if (!known) {
+    return Status::invalid("weight.layout: there is no layout " + std::to_string(layout));
+  }
+  if (known->device != executor.device) {
+    return Status::invalid(std::string("weight.layout: ") + known->name + " is read on " +
+                           name(known->device) + ", the call is on " + name(executor.device));
+  }
+#if QCORE_HAVE_CUDA
+  if (executor.device == Device::cuda) return cuda_sm(executor.index, sm);
+#endif
+  return {};
 }
 
 }  // namespace qcore

@@ -1,17 +1,23 @@
-// Where the kernel rows come from: each device has one function that lists its rows, fastest first.
+// Where the kernel rows come from: each op has one function per device that lists its rows, fastest
+// first.
 #pragma once
 
 #include <span>
 
 #include "qcore/kernel.h"
+#include "qcore/w4a16.h"
 
 namespace qcore {
 
-std::span<const KernelRow> cpu_rows();
+std::span<const Row<W4A16>> w4a16_cpu_rows();
 #if QCORE_HAVE_CUDA
 // Defined in cuda/rows.cpp.
-std::span<const KernelRow> cuda_rows();
+std::span<const Row<W4A16>> w4a16_cuda_rows();
 Status cuda_sm(int index, int& sm);  // compute capability of a GPU
 #endif
+
+// What every call with a packed weight asks before it selects a row: that the layout exists and is
+// read where the call runs. `sm` is the GPU's, 0 on the CPU.
+Status check_place(int layout, const Executor& executor, int& sm);
 
 }  // namespace qcore

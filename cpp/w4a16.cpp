@@ -21,7 +21,7 @@ Status check(const W4A16Args& args) {
     return Status::invalid("dtype: expected f32, f16 or bf16, got " +
                            std::to_string(static_cast<int>(args.dtype)));
   }
-  if (args.m == 0 || weight.shape.n == 0) return {};
+  if (args.empty()) return {};
   if (args.m > 1 && args.x_stride < 0) {
     return Status::invalid("x_stride: expected 0 or more, got " + std::to_string(args.x_stride));
   }
@@ -37,54 +37,35 @@ Status check(const W4A16Args& args) {
 }
 
 // The row for checked arguments; null, with the reason in `status`, if there is none.
-const KernelRow* row_for(const W4A16Args& args, const Executor& executor, Status& status) {
+const Row<W4A16>* row_for(const W4A16Args& args, const Executor& executor, Status& status) {
+  int sm = 0;
   status = check(args);
+  if (status.ok()) status = check_place(args.weight.layout, executor, sm);
   if (!status.ok()) return nullptr;
-  const Layout* layout = find_layout(args.weight.layout);
-  if (!layout) {
-    status =
-        Status::invalid("weight.layout: there is no layout " + std::to_string(args.weight.layout));
-    return nullptr;
-  }
-  if (layout->device != executor.device) {
-    status = Status::invalid(std::string("weight.layout: ") + layout->name + " is read on " +
-                             name(layout->device) + ", the call is on " + name(executor.device));
-    return nullptr;
-  }
-  Problem problem{.device = executor.device,
-                  .dtype = args.dtype,
-                  .m = args.m,
-                  .weight = args.weight.shape,
-                  .layout = args.weight.layout};
-#if QCORE_HAVE_CUDA
-  if (executor.device == Device::cuda) {
-    status = cuda_sm(executor.index, problem.sm);
-    if (!status.ok()) return nullptr;
-  }
-#endif
-  Selection selection = select("w4a16", problem);
-  status = std::move(selection.status);
-  return selection.row;
-}
-
-bool is_empty(const W4A16Args& args) {
-  return args.m == 0 || args.weight.shape.n == 0;
+  auto choice = select<W4A16>({.device = executor.device,
+                               .dtype = args.dtype,
+                               .m = args.m,
+                               .weight = args.weight.shape,
+                               .layout = args.weight.layout,
+                               .sm = sm});
+  status = std::move(choice.status);
+  return choice.row;
 }
 
 }  // namespace
 
 Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
   Status status;
-  const KernelRow* row = row_for(args, executor, status);
-  if (!row || is_empty(args)) return status;
-  return row->gemm(args, executor);
+  const Row<W4A16>* row = row_for(args, executor, status);
+  if (!row || args.empty()) return status;
+  return row->run(args, executor);
 }
 
 Status w4a16_workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes) {
   bytes = 0;
   Status status;
-  const KernelRow* row = row_for(args, executor, status);
-  if (!row || is_empty(args) || !row->workspace_bytes) return status;
+  const Row<W4A16>* row = row_for(args, executor, status);
+  if (!row || args.empty() || !row->workspace_bytes) return status;
   return row->workspace_bytes(args, executor, bytes);
 }
 

@@ -8,33 +8,25 @@
 namespace qcore {
 namespace {
 
-Status takes_every_problem(const Problem& problem) {
+Status takes_every_problem(const W4A16::Problem& problem) {
   return problem.weight.check();
 }
 
-const KernelRow kRows[] = {
-    {.name = "w4a16_marlin_sm80",
-     .op = "w4a16",
-     .isa = Isa::scalar,
-     .sm = 80,
-     .layout = &marlin::layout,
-     .supports = marlin::supports,
-     .workspace_bytes = marlin::workspace_bytes,
-     .gemm = marlin::gemm},
-    {.name = "w4a16_cuda_reference",
-     .op = "w4a16",
-     .isa = Isa::scalar,
-     .sm = 80,
-     .layout = &marlin::layout,
-     .supports = takes_every_problem,
-     .workspace_bytes = nullptr,
-     .gemm = marlin::reference_gemm},
+const Row<W4A16> kW4A16[] = {
+    {{.name = "w4a16_marlin_sm80", .op = W4A16::kName, .sm = 80, .layout = &marlin::layout},
+     marlin::supports,
+     marlin::workspace_bytes,
+     marlin::gemm},
+    {{.name = "w4a16_cuda_reference", .op = W4A16::kName, .sm = 80, .layout = &marlin::layout},
+     takes_every_problem,
+     nullptr,
+     marlin::reference_gemm},
 };
 
 }  // namespace
 
-std::span<const KernelRow> cuda_rows() {
-  return kRows;
+std::span<const Row<W4A16>> w4a16_cuda_rows() {
+  return kW4A16;
 }
 
 Status cuda_sm(int index, int& sm) {

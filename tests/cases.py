@@ -14,7 +14,7 @@ from torch import Tensor
 from qcore import _C, ops
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-ISAS = ("scalar", "avx2", "avx512")  # weakest first, as in qcore/types.h
+ISAS = ("scalar", "avx2", "avxvnni", "avx512")  # weakest first, as in qcore/types.h
 
 # Half a unit in the last place, relative: the one rounding that the result may suffer at the end.
 HALF_ULP = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
@@ -117,11 +117,13 @@ def by_name(dtype: object) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def cpu_kernels() -> list[str]:
-    """The CPU rows that this machine can run."""
-    runnable = ISAS[: ISAS.index(_C.detected_isa()) + 1]
-    return [r["name"] for r in ops.kernels() if r["device"] == "cpu" and r["isa"] in runnable]
+def cpu_kernels(op: str = "w4a16") -> list[str]:
+    """The CPU rows of an op that this machine can run."""
+    return [r["name"] for r in ops.kernels() if r["op"] == op and r["isa"] in _C.isas()]
 
 
-def runnable_isas() -> list[str]:
-    return list(ISAS[: ISAS.index(_C.detected_isa()) + 1])
+def expected_isa(forced: str, op: str = "w4a16") -> str:
+    """That of the row which runs: the strongest up to the forced one that the machine has."""
+    upto = ISAS[: ISAS.index(forced) + 1]
+    mine = {r["isa"] for r in ops.kernels() if r["op"] == op and r["isa"] in _C.isas()}
+    return [isa for isa in upto if isa in mine][-1]

@@ -136,14 +136,12 @@ Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Execu
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor&);
 
-inline constexpr Layout layout{.number = 1,
-                               .name = "panel16",
-                               .format = "int_group",
-                               .device = Device::cpu,
-                               .packed_sizes = packed_sizes,
-                               .pack = pack,
-                               .unpack = unpack,
-                               .cuda_pack = nullptr,
-                               .cuda_unpack = nullptr};
+inline constexpr IntGroupLayout layout{
+    {.number = 1, .name = "panel16", .format = "int_group", .device = Device::cpu},
+    packed_sizes,
+    pack,
+    unpack,
+    nullptr,  // not in the memory of a GPU
+    nullptr};
 
 }  // namespace qcore::panel16

@@ -8,23 +8,19 @@
 namespace qcore {
 namespace {
 
-Status takes_every_problem(const Problem& problem) {
+Status takes_every_problem(const W4A16::Problem& problem) {
   return problem.weight.check();
 }
 
-constexpr KernelRow row(const char* name, Isa isa,
-                        Status (*gemm)(const W4A16Args&, const Executor&)) {
-  return {.name = name,
-          .op = "w4a16",
-          .isa = isa,
-          .sm = 0,
-          .layout = &panel16::layout,
-          .supports = takes_every_problem,
-          .workspace_bytes = nullptr,
-          .gemm = gemm};
+constexpr Row<W4A16> row(const char* name, Isa isa,
+                         Status (*gemm)(const W4A16Args&, const Executor&)) {
+  return {{.name = name, .op = W4A16::kName, .isa = isa, .layout = &panel16::layout},
+          takes_every_problem,
+          nullptr,
+          gemm};
 }
 
-constexpr KernelRow kRows[] = {
+constexpr Row<W4A16> kRows[] = {
 #if QCORE_X86
     row("w4a16_avx512", Isa::avx512, avx512::w4a16_gemm),
     row("w4a16_avx2", Isa::avx2, avx2::w4a16_gemm),
@@ -34,7 +30,7 @@ constexpr KernelRow kRows[] = {
 
 }  // namespace
 
-std::span<const KernelRow> cpu_rows() {
+std::span<const Row<W4A16>> w4a16_cpu_rows() {
   return kRows;
 }
 

@@ -1,7 +1,7 @@
 // The CPU rows of op "w4a16", and what their gemms share.
 #pragma once
 
-#include "qcore/kernel.h"
+#include "qcore/w4a16.h"
 
 namespace qcore {
 

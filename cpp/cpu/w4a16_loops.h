@@ -387,7 +387,7 @@ inline void run(const Block& b, int64_t begin, int64_t end) {
 constexpr int64_t kGrain = 1 << 17;
 
 Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
-  if (args.m == 0 || args.weight.shape.n == 0) return {};
+  if (args.empty()) return {};
   if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
   const Geometry g(args.weight.shape);
   const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));

@@ -52,7 +52,7 @@ std::unique_ptr<double[]> allocate(int64_t count) {
 }  // namespace
 
 Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
-  if (args.m == 0 || args.weight.shape.n == 0) return {};
+  if (args.empty()) return {};
   if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
   const Geometry g(args.weight.shape);
   const auto x_memory = allocate(args.m * g.k);

@@ -74,19 +74,17 @@ Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_
   return {};
 }
 
-constinit const Layout layout{.number = 2,
-                              .name = "fragment16",
-                              .format = "int_group",
-                              .device = Device::cuda,
-                              .packed_sizes = packed_sizes,
-                              .pack = pack,
-                              .unpack = unpack,
+constinit const IntGroupLayout layout{
+    {.number = 2, .name = "fragment16", .format = "int_group", .device = Device::cuda},
+    packed_sizes,
+    pack,
+    unpack,
 #if QCORE_HAVE_CUDA
-                              .cuda_pack = cuda_pack,
-                              .cuda_unpack = cuda_unpack};
+    cuda_pack,
+    cuda_unpack};
 #else
-                              .cuda_pack = nullptr,
-                              .cuda_unpack = nullptr};
+    nullptr,
+    nullptr};
 #endif
 
 }  // namespace qcore::marlin

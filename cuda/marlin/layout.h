@@ -193,6 +193,6 @@ Status cuda_pack(const IntGroupView& weight, const PackedBuffers& packed, const 
 Status cuda_unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
                    const Executor&);
 
-extern const Layout layout;
+extern const IntGroupLayout layout;
 
 }  // namespace qcore::marlin

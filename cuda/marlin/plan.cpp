@@ -46,7 +46,7 @@ constexpr int64_t least_chunks(const IntGroup& w) {
 
 }  // namespace
 
-Status supports(const Problem& problem) {
+Status supports(const W4A16::Problem& problem) {
   const IntGroup& w = problem.weight;
   if (Status status = w.check(); !status.ok()) return status;
   if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet

@@ -5,7 +5,7 @@
 #include <cstdint>
 
 #include "marlin/layout.h"
-#include "qcore/kernel.h"
+#include "qcore/w4a16.h"
 
 namespace qcore::marlin {
 
@@ -111,7 +111,7 @@ struct Plan {
 };
 
 // What the kernel cannot take (fp32 activations, sizes beyond its counters), with the reason.
-Status supports(const Problem& problem);
+Status supports(const W4A16::Problem& problem);
 
 Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits);
 

@@ -1,7 +1,7 @@
 // The w4a16 kernels behind the CUDA rows.
 #pragma once
 
-#include "qcore/kernel.h"
+#include "qcore/w4a16.h"
 
 namespace qcore::marlin {
 

@@ -14,10 +14,6 @@ Status plan_for(const W4A16Args& args, const Executor& executor, Plan& plan) {
   return {};
 }
 
-bool is_empty(const W4A16Args& args) {
-  return args.m == 0 || args.weight.shape.n == 0;
-}
-
 Status check_aligned(const char* argument, const void* pointer) {
   if (reinterpret_cast<uintptr_t>(pointer) % 16 == 0) return {};
   return Status::invalid(std::string(argument) + ": expected 16-byte aligned memory");
@@ -27,7 +23,7 @@ Status check_aligned(const char* argument, const void* pointer) {
 
 Status workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes) {
   bytes = 0;
-  if (is_empty(args)) return {};
+  if (args.empty()) return {};
   Plan plan;
   if (Status status = plan_for(args, executor, plan); !status.ok()) return status;
   bytes = plan.workspace_bytes();
@@ -36,7 +32,7 @@ Status workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t&
 
 Status gemm(const W4A16Args& args, const Executor& executor) {
   const PackedIntGroup& weight = args.weight;
-  if (is_empty(args)) return {};
+  if (args.empty()) return {};
   Plan plan;
   for (const Status& status :
        {check_aligned("weight.qweight", weight.qweight),
@@ -56,7 +52,7 @@ Status gemm(const W4A16Args& args, const Executor& executor) {
 }
 
 Status reference_gemm(const W4A16Args& args, const Executor& executor) {
-  if (is_empty(args)) return {};
+  if (args.empty()) return {};
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();
   return run_reference(args, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});

@@ -39,10 +39,14 @@ IntGroup make_weight(int64_t n, int64_t k, int64_t group_size, int bits, bool ha
   return weight;
 }
 
-Selection select_or_throw(const std::string& op, const Problem& problem) {
-  Selection choice = select(op.c_str(), problem);
+auto select_or_throw(const W4A16::Problem& problem) {
+  auto choice = select<W4A16>(problem);
   if (!choice.row) throw std::invalid_argument(choice.status.message());
   return choice;
+}
+
+void check_op(const std::string& op) {
+  if (op != W4A16::kName) throw std::invalid_argument("op must be w4a16, got " + op);
 }
 
 }  // namespace
@@ -66,12 +70,20 @@ std::vector<py::dict> list_block_formats() {
 
 std::vector<py::dict> list_kernels() {
   std::vector<py::dict> result;
-  for (const KernelRow& row : kernels()) {
-    const bool on_cpu = row.device() == Device::cpu;
-    result.push_back(py::dict("name"_a = row.name, "op"_a = row.op, "format"_a = row.format(),
-                              "device"_a = name(row.device()),
-                              "isa"_a = on_cpu ? name(row.isa) : "", "sm"_a = on_cpu ? 0 : row.sm,
-                              "layout"_a = row.layout->number));
+  for (const KernelRow* row : kernels()) {
+    const bool on_cpu = row->device() == Device::cpu;
+    result.push_back(py::dict("name"_a = row->name, "op"_a = row->op, "format"_a = row->format(),
+                              "device"_a = name(row->device()),
+                              "isa"_a = on_cpu ? name(row->isa) : "", "sm"_a = row->sm,
+                              "layout"_a = row->layout->number));
+  }
+  return result;
+}
+
+std::vector<std::string> list_isas() {
+  std::vector<std::string> result;
+  for (const Isa isa : kIsas) {
+    if (has_isa(isa)) result.emplace_back(name(isa));
   }
   return result;
 }
@@ -88,13 +100,14 @@ std::vector<py::dict> list_layouts() {
 std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain(
     const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size, int bits,
     bool has_zeros, const std::string& dtype, const std::string& device, int layout) {
-  Problem problem;
+  check_op(op);
+  W4A16::Problem problem;
   problem.device = parse_device(device);
   problem.dtype = parse_dtype(dtype);
   problem.m = m;
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, problem.dtype);
   problem.layout = layout;
-  const Selection choice = select_or_throw(op, problem);
+  const auto choice = select_or_throw(problem);
   std::vector<std::pair<std::string, std::string>> rejected;
   for (const Rejection& rejection : choice.rejected) {
     rejected.emplace_back(rejection.kernel, rejection.reason);
@@ -107,10 +120,12 @@ std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, i
                                                         bool has_zeros,
                                                         const std::string& scale_dtype,
                                                         const std::string& device, int64_t layout) {
-  Problem problem;
+  check_op(op);
+  W4A16::Problem problem;
   problem.device = parse_device(device);
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, parse_dtype(scale_dtype));
-  const Layout* chosen = layout ? find_layout(layout) : select_or_throw(op, problem).row->layout;
+  const IntGroupLayout* chosen =
+      layout ? find_int_group_layout(layout) : &select_or_throw(problem).row->weight_layout();
   if (!chosen) {
     throw std::invalid_argument("layout must be 0 or one of " + all_layouts() + ", got " +
                                 std::to_string(layout));

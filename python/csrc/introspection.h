@@ -14,6 +14,7 @@ namespace qcore::binding {
 std::vector<pybind11::dict> list_formats();        // name, summary
 std::vector<pybind11::dict> list_block_formats();  // name, ggml_type, elements, bytes
 std::vector<pybind11::dict> list_kernels();        // name, op, format, device, isa, sm, layout
+std::vector<std::string> list_isas();              // that this machine can run, weakest first
 std::vector<pybind11::dict> list_layouts();        // number, name, format, device
 
 // The kernel that would take the problem, and the faster ones that were passed over with the

@@ -15,7 +15,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("version", &qcore::version);
   m.def("cuda_built", [] { return QCORE_CUDA_BUILT != 0; });
   m.def("cpu_isa", [] { return qcore::name(qcore::active_isa()); });
-  m.def("detected_isa", [] { return qcore::name(qcore::detected_isa()); });
+  m.def("isas", &qcore::binding::list_isas);
   m.def("formats", &qcore::binding::list_formats);
   m.def("block_formats", &qcore::binding::list_block_formats);
   m.def("kernels", &qcore::binding::list_kernels);

@@ -32,16 +32,17 @@ IntGroup make_shape(const char* op, int64_t n, int64_t k, int64_t group_size, in
 }
 
 // `number` 0: the layout of the fastest kernel on the device of the tensors.
-const Layout& choose_layout(const char* op, const IntGroup& weight, int64_t number, Device device) {
+const IntGroupLayout& choose_layout(const char* op, const IntGroup& weight, int64_t number,
+                                    Device device) {
   if (number == 0) {
-    Problem problem;
+    W4A16::Problem problem;
     problem.device = device;
     problem.weight = weight;
-    const Selection choice = select("w4a16", problem);
+    const auto choice = select<W4A16>(problem);
     if (!choice.row) check(choice.status, op);
-    return *choice.row->layout;
+    return choice.row->weight_layout();
   }
-  const Layout* layout = find_layout(number);
+  const IntGroupLayout* layout = find_int_group_layout(number);
   check(layout != nullptr, op, "layout must be 0 or one of ", all_layouts(), ", got ", number);
   check(device == Device::cpu || layout->device == device, op, "layout ", number, " (",
         layout->name, ") is for ", name(layout->device),
@@ -68,7 +69,7 @@ FourTensors pack_checked(const char* op, const IntGroup& weight, const CodeSourc
   }
 
   const Place place(op, like);
-  const Layout& layout = choose_layout(op, weight, layout_number, device_of(like));
+  const IntGroupLayout& layout = choose_layout(op, weight, layout_number, device_of(like));
   const PackedSizes needed = layout.packed_sizes(weight);
   const Tensor dense_scales = dense(scales);
   const Tensor out_qweight = new_tensor(like, {needed.qweight_bytes}, ScalarType::Byte);

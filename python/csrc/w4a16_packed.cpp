@@ -6,7 +6,7 @@ namespace qcore::binding {
 
 std::string all_layouts() {
   std::string text;
-  for (const Layout* layout : layouts()) {
+  for (const IntGroupLayout* layout : int_group_layouts()) {
     text += (text.empty() ? "" : ", ") + std::to_string(layout->number) + " (" + layout->name + ")";
   }
   return text;
@@ -30,7 +30,7 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   weight.scale_dtype = to_dtype(scales.scalar_type());
   check(weight.check(), op);
 
-  const Layout* layout = find_layout(descriptor[1]);
+  const IntGroupLayout* layout = find_int_group_layout(descriptor[1]);
   if (!layout) {
     check(false, op, "shape names layout ", descriptor[1], ", expected one of ", all_layouts());
   }

@@ -15,7 +15,7 @@ namespace qcore::binding {
 // A packed weight whose buffers are known to be as large as its descriptor says.
 struct PackedWeight {
   PackedIntGroup view;
-  const Layout* layout;
+  const IntGroupLayout* layout;
   Tensor qweight, scales, zeros;  // what `view` points into
 };
 

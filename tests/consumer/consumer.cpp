@@ -20,15 +20,15 @@ int main() {
   for (size_t i = 0; i < scales.size(); ++i) scales[i] = 0.01f * static_cast<float>(i % 5 + 1);
   for (size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i % 3) - 1.0f;
 
-  qcore::Problem problem;
+  qcore::W4A16::Problem problem;
   problem.m = 1;
   problem.weight = shape;
-  const auto choice = qcore::select("w4a16", problem);
+  const auto choice = qcore::select<qcore::W4A16>(problem);
   if (!choice.row) return std::printf("select: %s\n", choice.status.message().c_str()), 1;
-  const auto sizes = choice.row->layout->packed_sizes(shape);
+  const auto sizes = choice.row->weight_layout().packed_sizes(shape);
   std::vector<uint8_t> qweight(sizes.qweight_bytes);
   std::vector<float> packed_scales(sizes.scales);
-  auto status = qcore::pack(*choice.row->layout, {shape, {codes.data()}, scales.data()},
+  auto status = qcore::pack(choice.row->weight_layout(), {shape, {codes.data()}, scales.data()},
                             {qweight.data(), packed_scales.data()}, {});
   if (!status.ok()) return std::printf("pack: %s\n", status.message().c_str()), 1;
 

@@ -94,7 +94,7 @@ struct Packed {
   Status status;
 };
 
-inline Packed pack(const Layout& layout, const Weight& w, const Parallel& parallel = {}) {
+inline Packed pack(const IntGroupLayout& layout, const Weight& w, const Parallel& parallel = {}) {
   Packed p;
   const PackedSizes sizes = layout.packed_sizes(w.shape);
   p.qweight.resize(static_cast<size_t>(sizes.qweight_bytes), char(0xcc));
@@ -106,8 +106,8 @@ inline Packed pack(const Layout& layout, const Weight& w, const Parallel& parall
   return p;
 }
 
-inline Packed pack(const KernelRow& row, const Weight& w, const Parallel& parallel = {}) {
-  return pack(*row.layout, w, parallel);
+inline Packed pack(const Row<W4A16>& row, const Weight& w, const Parallel& parallel = {}) {
+  return pack(row.weight_layout(), w, parallel);
 }
 
 struct Case {
@@ -233,16 +233,20 @@ inline std::vector<Exact> exact_gemm(const GemmData& d) {
   return y;
 }
 
-// The rows of `op` that this machine can run.
-inline std::vector<const KernelRow*> runnable_rows(const char* op) {
-  std::vector<const KernelRow*> rows;
-  for (const KernelRow& row : kernels()) {
-    if (std::string_view(row.op) == op && row.device() == Device::cpu &&
-        row.isa <= detected_isa()) {
-      rows.push_back(&row);
-    }
+// The rows of an op on a device; on the CPU, those that this machine can run.
+template <class Op>
+std::vector<const Row<Op>*> rows_on(Device device) {
+  std::vector<const Row<Op>*> rows;
+  for (const KernelRow* row : kernels()) {
+    const Row<Op>* of_op = row_of<Op>(*row);
+    if (of_op && row->device() == device && has_isa(row->isa)) rows.push_back(of_op);
   }
   return rows;
+}
+
+template <class Op>
+std::vector<const Row<Op>*> runnable_rows() {
+  return rows_on<Op>(Device::cpu);
 }
 
 }  // namespace qcore::testing

@@ -50,7 +50,7 @@ class DeviceMemory {
   size_t bytes_;
 };
 
-class Cuda : public ::testing::TestWithParam<const KernelRow*> {
+class Cuda : public ::testing::TestWithParam<const Row<W4A16>*> {
  protected:
   void SetUp() override {
     if (!has_gpu()) GTEST_SKIP() << "no GPU";
@@ -62,7 +62,7 @@ class Cuda : public ::testing::TestWithParam<const KernelRow*> {
   Executor executor() const { return Executor(0, stream_); }
 
   std::vector<char> multiply(const GemmData& data, bool batch_invariant = false) {
-    const KernelRow& row = *GetParam();
+    const Row<W4A16>& row = *GetParam();
     const Packed packed = pack(row, data.weight);
     const DeviceMemory x(data.x.bytes), qweight(packed.qweight), scales(packed.scales),
         zeros(packed.zeros), perm(data.perm), bias(data.bias.bytes);
@@ -83,7 +83,7 @@ class Cuda : public ::testing::TestWithParam<const KernelRow*> {
     }
     const DeviceMemory workspace(static_cast<size_t>(bytes));
     args.workspace = workspace.data<char>();
-    const Status status = row.gemm(args, executor());
+    const Status status = row.run(args, executor());
     EXPECT_TRUE(status.ok()) << status.message();
     EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess) << describe(data.shape);
     return y.values<char>();
@@ -123,7 +123,7 @@ TEST_P(Cuda, LargeProducts) {
 
 TEST_P(Cuda, PacksTheBytesOfTheHost) {
   Rng rng = fresh_rng(53);
-  const Layout& layout = *GetParam()->layout;
+  const IntGroupLayout& layout = GetParam()->weight_layout();
   for (int i = 0; i < 20; ++i) {
     const Weight w = random_weight(random_case(rng).weight, rng);
     const Packed host = pack(layout, w);
@@ -150,26 +150,18 @@ TEST_P(Cuda, PackReportsABadCode) {
   Rng rng = fresh_rng(54);
   Weight w = random_weight({.n = 20, .k = 70, .group_size = 30, .bits = 3}, rng);
   w.codes[700] = 8;
-  const PackedSizes sizes = GetParam()->layout->packed_sizes(w.shape);
+  const PackedSizes sizes = GetParam()->weight_layout().packed_sizes(w.shape);
   const DeviceMemory codes(w.codes), scales(w.scales.bytes),
       qweight(static_cast<size_t>(sizes.qweight_bytes)),
       packed_scales(static_cast<size_t>(sizes.scales) * 4);
   const Status status =
-      qcore::pack(*GetParam()->layout, {w.shape, {codes.data<char>()}, scales.data<char>()},
+      qcore::pack(GetParam()->weight_layout(), {w.shape, {codes.data<char>()}, scales.data<char>()},
                   {qweight.data<char>(), packed_scales.data<char>()}, executor());
   EXPECT_EQ(status.code(), StatusCode::invalid_argument);
   EXPECT_EQ(status.message().substr(0, 6), "codes:") << status.message();
 }
 
-std::vector<const KernelRow*> cuda_kernels() {
-  std::vector<const KernelRow*> rows;
-  for (const KernelRow& row : kernels()) {
-    if (row.device() == Device::cuda && std::string_view(row.op) == "w4a16") rows.push_back(&row);
-  }
-  return rows;
-}
-
-INSTANTIATE_TEST_SUITE_P(W4A16, Cuda, ::testing::ValuesIn(cuda_kernels()),
+INSTANTIATE_TEST_SUITE_P(W4A16, Cuda, ::testing::ValuesIn(rows_on<W4A16>(Device::cuda)),
                          [](const auto& row) { return std::string(row.param->name); });
 
 }  // namespace

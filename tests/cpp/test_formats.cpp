@@ -13,7 +13,9 @@ TEST(Formats, AreNamedOnce) {
 }
 
 TEST(Formats, EveryKernelRowNamesOne) {
-  for (const KernelRow& row : kernels()) EXPECT_NE(find_format(row.format()), nullptr) << row.name;
+  for (const KernelRow* row : kernels()) {
+    EXPECT_NE(find_format(row->format()), nullptr) << row->name;
+  }
 }
 
 TEST(IntGroup, CheckNamesTheArgumentAndWhatCame) {
@@ -42,7 +44,7 @@ TEST(IntGroup, CheckNamesTheArgumentAndWhatCame) {
 TEST(Names, CoverEveryEnumerator) {
   EXPECT_STREQ(name(DType::bf16), "bf16");
   EXPECT_STREQ(name(Device::cuda), "cuda");
-  EXPECT_STREQ(name(Isa::avx512), "avx512");
+  for (const Isa isa : kIsas) EXPECT_STRNE(name(isa), "unknown isa");
   EXPECT_STRNE(version(), "");
 }
 

@@ -9,9 +9,9 @@ namespace {
 
 using namespace testing;
 
-class EveryLayout : public ::testing::TestWithParam<const Layout*> {
+class EveryLayout : public ::testing::TestWithParam<const IntGroupLayout*> {
  protected:
-  const Layout& layout() const { return *GetParam(); }
+  const IntGroupLayout& layout() const { return *GetParam(); }
 };
 
 TEST_P(EveryLayout, UnpackIsTheInverseOfPack) {
@@ -151,11 +151,15 @@ TEST_P(EveryLayout, NamesMissingAndWrongArguments) {
   EXPECT_EQ(message({other, {codes, CodeOrder::awq}, scales, nullptr}, {q, s, nullptr}), "bits");
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(layouts()),
+INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(int_group_layouts()),
                          [](const auto& layout) { return std::string(layout.param->name); });
 
 TEST(Layouts, AreFoundByTheirNumber) {
   for (const Layout* layout : layouts()) EXPECT_EQ(find_layout(layout->number), layout);
+  for (const IntGroupLayout* layout : int_group_layouts()) {
+    EXPECT_EQ(find_int_group_layout(layout->number), layout);
+    EXPECT_EQ(find_layout(layout->number), layout);
+  }
   EXPECT_EQ(find_layout(999), nullptr);
   uint8_t byte = 0;
   const PackedIntGroup packed{{.n = 1, .k = 1, .group_size = 1}, 999, &byte, &byte, nullptr};
@@ -163,12 +167,13 @@ TEST(Layouts, AreFoundByTheirNumber) {
 }
 
 TEST(Layouts, NoGpuNoPackingThere) {
-  if (find_layout(1)->cuda_pack) GTEST_SKIP();
+  const IntGroupLayout* layout = find_int_group_layout(1);
+  if (layout->cuda_pack) GTEST_SKIP();
   const uint8_t codes[2] = {};
   const float scales[1] = {};
   char q[256], s[64];
-  const Status status = pack(*find_layout(1), {{.n = 1, .k = 2, .group_size = 2}, {codes}, scales},
-                             {q, s}, Executor(0, nullptr));
+  const Status status = pack(*layout, {{.n = 1, .k = 2, .group_size = 2}, {codes}, scales}, {q, s},
+                             Executor(0, nullptr));
   EXPECT_EQ(status.code(), StatusCode::unsupported);
 }
 

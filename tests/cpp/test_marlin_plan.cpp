@@ -83,7 +83,7 @@ TEST(MarlinPlan, WorkspaceStaysSmall) {
 }
 
 TEST(MarlinPlan, SaysWhatItCannotCount) {
-  Problem problem{.device = Device::cuda, .dtype = DType::bf16, .m = 1};
+  W4A16::Problem problem{.device = Device::cuda, .dtype = DType::bf16, .m = 1};
   problem.weight = {.n = 152064, .k = 8192, .group_size = 128, .bits = 8};
   EXPECT_TRUE(marlin::supports(problem).ok());
   problem.m = 1000000;

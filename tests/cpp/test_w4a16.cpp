@@ -48,13 +48,13 @@ double half_step(DType dtype, double y) {
   return std::max(std::abs(y) * 0x1p-11, 0x1p-25);
 }
 
-class EveryRow : public ::testing::TestWithParam<const KernelRow*> {
+class EveryRow : public ::testing::TestWithParam<const Row<W4A16>*> {
  protected:
-  const KernelRow& row() const { return *GetParam(); }
+  const Row<W4A16>& row() const { return *GetParam(); }
 
   Output run(const GemmData& data, const PackedIntGroup& packed, const Parallel& parallel = {}) {
     Output y(data.shape.dtype, data.shape.m * data.shape.weight.n);
-    const Status status = row().gemm(data.args(packed, y.data()), parallel);
+    const Status status = row().run(data.args(packed, y.data()), parallel);
     EXPECT_TRUE(status.ok()) << status.message();
     EXPECT_TRUE(y.guards_hold()) << describe(data.shape);
     return y;
@@ -255,26 +255,26 @@ TEST_P(EveryRow, RefusesAColumnOutsideX) {
   for (const int32_t bad : {40, -1}) {
     data.perm[7] = bad;
     Output y(DType::f32, 5);
-    const Status status = row().gemm(data.args(packed.view, y.data()), {});
+    const Status status = row().run(data.args(packed.view, y.data()), {});
     EXPECT_EQ(status.message(),
               "perm: expected columns in [0, 40), got " + std::to_string(bad) + " at 7");
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(W4A16, EveryRow, ::testing::ValuesIn(runnable_rows("w4a16")),
+INSTANTIATE_TEST_SUITE_P(W4A16, EveryRow, ::testing::ValuesIn(runnable_rows<W4A16>()),
                          [](const auto& row) { return std::string(row.param->name); });
 
 // The vector rows promise one sequence of roundings, so they agree with each other bit for bit.
 TEST(W4A16, VectorRowsAgree) {
-  const auto rows = runnable_rows("w4a16");
+  const auto rows = runnable_rows<W4A16>();
   if (rows.size() < 3) GTEST_SKIP() << "needs two vector rows";
   Rng rng(17);
   for (int i = 0; i < 60; ++i) {
     const GemmData data = random_data(random_case(rng), rng);
     const Packed packed = pack(*rows[0], data.weight);
     Output a(data.shape.dtype, data.shape.m * data.shape.weight.n), b = a;
-    ASSERT_TRUE(rows[0]->gemm(data.args(packed.view, a.data()), {}).ok());
-    ASSERT_TRUE(rows[1]->gemm(data.args(packed.view, b.data()), {}).ok());
+    ASSERT_TRUE(rows[0]->run(data.args(packed.view, a.data()), {}).ok());
+    ASSERT_TRUE(rows[1]->run(data.args(packed.view, b.data()), {}).ok());
     EXPECT_TRUE(a == b) << describe(data.shape);
   }
 }
@@ -283,11 +283,11 @@ TEST(W4A16, EmptyProblemsWriteNothing) {
   Rng rng(18);
   for (const auto& [m, n] : {std::pair<int64_t, int64_t>{0, 20}, {20, 0}, {0, 0}}) {
     const GemmData data = random_data({.weight = {.n = n, .k = 32, .group_size = 32}, .m = m}, rng);
-    for (const KernelRow* row : runnable_rows("w4a16")) {
+    for (const Row<W4A16>* row : runnable_rows<W4A16>()) {
       const Packed packed = pack(*row, data.weight);
       ASSERT_TRUE(packed.status.ok()) << packed.status.message();
       Output y(DType::f32, 0);
-      EXPECT_TRUE(row->gemm(data.args(packed.view, y.data()), {}).ok());
+      EXPECT_TRUE(row->run(data.args(packed.view, y.data()), {}).ok());
       EXPECT_TRUE(w4a16_gemm(data.args(packed.view, y.data()), {}).ok());
       EXPECT_TRUE(y.guards_hold());
     }
@@ -298,7 +298,7 @@ TEST(W4A16, BadArgumentsAreNamed) {
   Rng rng(19);
   const GemmData data =
       random_data({.weight = {.n = 5, .k = 40, .group_size = 40, .has_zeros = true}, .m = 2}, rng);
-  const Packed packed = pack(*runnable_rows("w4a16").front(), data.weight);
+  const Packed packed = pack(*runnable_rows<W4A16>().front(), data.weight);
   Output y(DType::f32, 10);
   const auto named = [&](auto change) {
     W4A16Args args = data.args(packed.view, y.data());

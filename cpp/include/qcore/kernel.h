@@ -1,5 +1,13 @@
 // Kernel rows: who can run what. Rows are ordered, fastest first, the reference last and always
-// able.
+// able. What is listed of a row is the same for every op; what it runs is typed by its op, a struct
+// such as W4A16 (w4a16.h):
+//
+//   struct W4A16 {
+//     static constexpr const char* kName = "w4a16";
+//     using Args = W4A16Args;                 // of one call
+//     using Problem = GemmProblem<IntGroup>;  // what a row may look at before it says yes
+//     using Layout = IntGroupLayout;          // of the weight
+//   };
 #pragma once
 
 #include <cstdint>
@@ -9,68 +17,90 @@
 #include <vector>
 
 #include "qcore/executor.h"
-#include "qcore/formats.h"
 #include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
 namespace qcore {
 
-// y[M, N] = x[M, perm] * dequantize(weight)^T + bias, accumulated in fp32.
-struct W4A16Args {
-  int64_t m = 0;
-  DType dtype = DType::f32;  // of x, bias and y
-  const void* x = nullptr;   // [M, K], rows `x_stride` elements apart, each row contiguous
-  int64_t x_stride = 0;
-  PackedIntGroup weight = {};
-  const int32_t* perm = nullptr;  // [K] or null; column j of the weight meets x[:, perm[j]]
-  const void* bias = nullptr;     // [N] or null
-  void* y = nullptr;              // [M, N], contiguous
-  // The result of a row shall not depend on M. CPU rows keep this promise always.
-  bool batch_invariant = false;
-  void* workspace = nullptr;  // as many bytes as w4a16_workspace_bytes() says; CPU rows need none
-};
-
-// What a row may look at before it says yes.
-struct Problem {
-  Device device = Device::cpu;
-  DType dtype = DType::f32;
-  int64_t m = 0;
-  IntGroup weight = {};
-  int layout = 0;  // 0: not packed yet
-  int sm = 0;      // compute capability of the GPU, 90 for 9.0; 0: not known yet
-};
-
 struct KernelRow {
-  const char* name;  // "w4a16_avx512": <op>_<isa or sm>
-  const char* op;    // "w4a16"
-  Isa isa;           // for CPU rows
-  int sm;            // for CUDA rows: the least compute capability, 80 for 8.0
-  const Layout* layout;
-  Status (*supports)(const Problem&);
-  // Null if the row never needs any.
-  Status (*workspace_bytes)(const W4A16Args&, const Executor&, int64_t& bytes);
-  Status (*gemm)(const W4A16Args&, const Executor&);
+  const char* name;       // "w4a16_avx512": <op>_<isa or sm>
+  const char* op;         // "w4a16"
+  Isa isa = Isa::scalar;  // for CPU rows
+  int sm = 0;             // for CUDA rows: the least compute capability, 80 for 8.0
+  const Layout* layout;   // of the weight; its type is that of the op
 
   Device device() const { return layout->device; }
   const char* format() const { return layout->format; }
 };
 
-std::span<const KernelRow> kernels();
+template <class Op>
+struct Row : KernelRow {
+  using Args = typename Op::Args;
+
+  Status (*supports)(const typename Op::Problem&);
+  // Null if the row never needs any.
+  Status (*workspace_bytes)(const Args&, const Executor&, int64_t& bytes);
+  Status (*run)(const Args&, const Executor&);
+
+  const typename Op::Layout& weight_layout() const {
+    return static_cast<const typename Op::Layout&>(*layout);
+  }
+};
+
+// The problem of an op that multiplies activations with a packed weight.
+template <class Weight>
+struct GemmProblem {
+  Device device = Device::cpu;
+  DType dtype = DType::f32;
+  int64_t m = 0;
+  Weight weight = {};
+  int layout = 0;  // 0: not packed yet
+  int sm = 0;      // compute capability of the GPU, 90 for 9.0; 0: not known yet
+};
+
+std::span<const KernelRow* const> kernels();
+
+// The row as one of `Op`; null if it is of another op.
+template <class Op>
+const Row<Op>* row_of(const KernelRow& row) {
+  return std::string_view(row.op) == Op::kName ? static_cast<const Row<Op>*>(&row) : nullptr;
+}
 
 struct Rejection {
   const char* kernel;
   std::string reason;
 };
 
-struct Selection {
-  const KernelRow* row = nullptr;  // null: `status` says why
+template <class Row>
+struct Choice {
+  const Row* row = nullptr;  // null: `status` says why
   Status status;
   std::vector<Rejection> rejected;  // the faster rows that were passed over, and why
 };
 
-// The first row of `op` that takes the problem. QCORE_FORCE_KERNEL=name (read at every call) allows
+// What select() below asks of every problem, and how it asks a row for the rest.
+struct AnyProblem {
+  const char* op;
+  Device device;
+  int layout, sm;
+  const void* typed;
+  Status (*supports)(const KernelRow& row, const void* typed);
+};
+Choice<KernelRow> select_row(const AnyProblem& problem);
+
+// The first row of `Op` that takes the problem. QCORE_FORCE_KERNEL=name (read at every call) allows
 // only that row for its op; QCORE_FORCE_ISA=isa hides stronger CPU rows.
-Selection select(const char* op, const Problem& problem);
+template <class Op>
+Choice<Row<Op>> select(const typename Op::Problem& problem) {
+  using Problem = typename Op::Problem;
+  Choice<KernelRow> choice = select_row({Op::kName, problem.device, problem.layout, problem.sm,
+                                         &problem, [](const KernelRow& row, const void* typed) {
+                                           return static_cast<const Row<Op>&>(row).supports(
+                                               *static_cast<const Problem*>(typed));
+                                         }});
+  return {static_cast<const Row<Op>*>(choice.row), std::move(choice.status),
+          std::move(choice.rejected)};
+}
 
 }  // namespace qcore

@@ -44,15 +44,19 @@ struct PackedBuffers {
   uint8_t* zeros = nullptr;
 };
 
+// What is listed of every layout.
 struct Layout {
+  int number;
+  const char* name;
+  const char* format;  // "int_group", or "blocks": any of block_formats()
+  Device device;       // whose kernels read it
+};
+
+struct IntGroupLayout : Layout {
   using Pack = Status (*)(const IntGroupView&, const PackedBuffers&, const Executor&);
   using Unpack = Status (*)(const PackedIntGroup&, uint8_t* codes, void* scales, uint8_t* zeros,
                             const Executor&);
 
-  int number;
-  const char* name;
-  const char* format;  // a name of formats()
-  Device device;       // whose kernels read it
   PackedSizes (*packed_sizes)(const IntGroup&);
   Pack pack;  // these rely on the checks of the functions below
   Unpack unpack;
@@ -61,11 +65,14 @@ struct Layout {
 };
 
 std::span<const Layout* const> layouts();
-const Layout* find_layout(int64_t number);  // null if there is none
+std::span<const IntGroupLayout* const> int_group_layouts();
+// Null if there is none of that number, or it is of another format.
+const Layout* find_layout(int64_t number);
+const IntGroupLayout* find_int_group_layout(int64_t number);
 
 // Check their arguments, then run in the memory that executor.device names. In the memory of a GPU
 // packing waits for the result, because a code may turn out to be too large.
-Status pack(const Layout& layout, const IntGroupView& weight, const PackedBuffers& packed,
+Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,
             const Executor& executor);
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor);

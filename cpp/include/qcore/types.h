@@ -9,9 +9,11 @@ namespace qcore {
 enum class DType : uint8_t { f32, f16, bf16 };
 enum class Device : uint8_t { cpu, cuda };
 
-// CPU instruction sets, weakest first. `avx2` stands for AVX2 + FMA + F16C, `avx512` for
-// AVX512 F + BW + DQ + VL + VNNI: the sets that come together on real machines.
-enum class Isa : uint8_t { scalar, avx2, avx512 };
+// CPU instruction sets, weakest first. `avx2` stands for AVX2 + FMA + F16C, `avxvnni` for these and
+// AVX-VNNI (vpdpbusd on ymm without AVX512), `avx512` for AVX512 F + BW + DQ + VL + VNNI: the sets
+// that come together on real machines. They are no chain: Zen 4 has avx512 and lacks avxvnni.
+enum class Isa : uint8_t { scalar, avx2, avxvnni, avx512 };
+inline constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avxvnni, Isa::avx512};
 
 const char* name(DType dtype);
 const char* name(Device device);
@@ -24,12 +26,13 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-// What the processor (and the operating system) can run, found once by cpuid.
-Isa detected_isa();
+// Whether the processor (and the operating system) can run it, found once by cpuid.
+bool has_isa(Isa isa);
+Isa detected_isa();  // the strongest of them
 
-// The instruction set in use: `detected_isa()`, or a weaker one named by QCORE_FORCE_ISA
-// (scalar, avx2, avx512), read at every call. A name that is unknown, or stronger than the machine,
-// is reported by `select()`.
+// The instruction set in use: `detected_isa()`, or the one named by QCORE_FORCE_ISA (scalar, avx2,
+// avxvnni, avx512), read at every call, which hides the rows of stronger ones. A name that is
+// unknown, or that the machine lacks, is reported by `select()`.
 Isa active_isa();
 
 }  // namespace qcore
