@@ -127,6 +127,13 @@ QCORE_DEVICE Vec8 load_shared<Vec8>(SharedAddress at) {
 QCORE_DEVICE void store_shared(SharedAddress at, float value) {
   asm volatile("st.shared.f32 [%0], %1;" ::"r"(at), "f"(value) : "memory");
 }
+// An object made of bytes, at any address, that nobody writes while the reference lives. What is
+// used of it is loaded a byte at a time.
+template <class T>
+QCORE_DEVICE const T& shared_object(SharedAddress at) {
+  static_assert(alignof(T) == 1);
+  return *static_cast<const T*>(__cvta_shared_to_generic(at));
+}
 
 template <class T>
 QCORE_DEVICE T load_global(const T* from) {
@@ -200,6 +207,17 @@ QCORE_DEVICE uint32_t and_or(uint32_t a) {
 template <uint32_t kSelector>
 QCORE_DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b) {
   return __byte_perm(a, b, kSelector);
+}
+// Likewise, by the low four nibbles of a selector whose top bits are 0.
+QCORE_DEVICE uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
+  uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(a), "r"(b), "r"(selector));
+  return r;
+}
+
+// a * b, rounded, also where a sum follows.
+QCORE_DEVICE float multiply(float a, float b) {
+  return __fmul_rn(a, b);
 }
 
 // a * b + c of two numbers at once, rounded once.

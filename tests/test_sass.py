@@ -61,6 +61,13 @@ RULES = (
     Rule(r"marlin::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
     Rule(r"marlin::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
     Rule(r"marlin::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),
+    # Global memory is touched 16 bytes at a time; six blocks of 256 threads leave 40 registers each.
+    Rule(
+        r"kquant::Dequantize<",
+        registers=40,
+        must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bLDS\.U8", r"\bSTG\.E\.128"),
+        must_not=(*NO_SPILLS, r"\bLDG\b", r"\bLD\b", r"\bSTG\.E(?!\.128)"),
+    ),
 )
 
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "formats/blocks/blocks.h"
+#include "kquant/rows.h"
 
 namespace qcore {
 namespace {
@@ -167,7 +168,7 @@ const BlockFormat* find_block_format(std::string_view name) {
 }
 
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
-                     void* out, const Parallel& parallel) {
+                     void* out, const Executor& executor) {
   if (Status s = check_count(count); !s.ok()) return s;
   if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
     return Status::invalid("dtype: expected f32, f16 or bf16, got " +
@@ -176,9 +177,16 @@ Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t coun
   if (count == 0) return {};
   if (!blocks) return missing("blocks");
   if (!out) return missing("out");
-  parallel.for_range(count, kGrainElements / format.elements, [&](int64_t begin, int64_t end) {
-    decode_range(format, blocks, begin, end, dtype, out);
-  });
+  if (executor.device == Device::cuda) {
+#if QCORE_HAVE_CUDA
+    return kquant::dequantize(format, {blocks, count, dtype, out}, executor);
+#else
+    return Status::unsupported("blocks: this build cannot decode them in the memory of a GPU");
+#endif
+  }
+  executor.parallel.for_range(
+      count, kGrainElements / format.elements,
+      [&](int64_t begin, int64_t end) { decode_range(format, blocks, begin, end, dtype, out); });
   return {};
 }
 

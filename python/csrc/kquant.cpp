@@ -39,9 +39,9 @@ Tensor dequantize(const Tensor& blocks, const std::string& type, int64_t k, Scal
   std::vector<int64_t> out_sizes(sizes(blocks).begin(), sizes(blocks).end());
   out_sizes.back() = k;
   const Tensor out = torch::stable::new_empty(blocks, out_sizes, dtype);
-  const Tensor dense_blocks = dense(blocks);
+  const Tensor dense_blocks = dense_aligned(blocks);
   check(decode_blocks(format, dense_blocks.const_data_ptr(), blocks.numel() / format.bytes,
-                      to_dtype(dtype), out.mutable_data_ptr(), place.executor().parallel),
+                      to_dtype(dtype), out.mutable_data_ptr(), place.executor()),
         kDequantize);
   return out;
 }
@@ -53,6 +53,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
+  m.impl("kquant_dequantize", TORCH_BOX(&dequantize));
+}
+
+// In every build: one without CUDA kernels says so.
+STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
   m.impl("kquant_dequantize", TORCH_BOX(&dequantize));
 }
 

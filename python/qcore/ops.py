@@ -4,7 +4,7 @@ Shapes use the field's letters: M tokens, K in features, N out features, and
 G = ceil(K / group_size) groups per row. The integer codes b of a row's group stand for
 ``scale * (code - zero)``; a symmetric weight has the constant zero point ``2 ** (bits - 1)``.
 
-Every operator takes its tensors on one device, CPU or CUDA (``kquant_*``: CPU only), and raises
+Every operator takes its tensors on one device, CPU or CUDA, and raises
 :class:`RuntimeError` with a message that names the argument, what was expected and what came. All work
 under ``torch.compile(fullgraph=True)``. On CUDA they run on torch's current stream; :func:`w4a16_gemm`
 never waits for it and can be captured into a CUDA graph, packing waits.
@@ -183,7 +183,7 @@ def kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype = to
     a block holds scales that are not finite, so may be its elements.
 
     Args:
-        blocks: uint8 [..., k / elements * bytes], any strides, on the CPU. Elements and bytes of a block
+        blocks: uint8 [..., k / elements * bytes], any strides. Elements and bytes of a block
             are those of the type in :func:`block_formats`.
         type: the name of one of :func:`block_formats`, as ``"Q4_K"``.
         k: elements per row, a positive multiple of those of a block.

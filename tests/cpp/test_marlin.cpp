@@ -5,10 +5,9 @@
 #include <cstdlib>
 #include <set>
 
-#include "gpu_cases.h"
+#include "emulator.h"
 #include "marlin/pack.cuh"
 #include "marlin/run.h"
-#include "simt/simt.h"
 
 namespace qcore {
 namespace {
@@ -19,34 +18,6 @@ using marlin::Plan;
 using marlin::VariantKey;
 using simt::Access;
 using simt::Order;
-
-// How blocks and threads take turns.
-struct Schedule {
-  Order order = Order::ascending;
-  uint32_t seed = 0;
-  int resident_blocks = 3;
-};
-
-class Emulator {
- public:
-  explicit Emulator(const Schedule& schedule) : schedule_(schedule) {}
-
-  template <class Kernel>
-  Status operator()(int blocks, int shared_bytes, const typename Kernel::Params& params) const {
-    simt::launch({.name = __PRETTY_FUNCTION__,
-                  .grid = blocks,
-                  .threads = Kernel::kThreads,
-                  .shared_bytes = shared_bytes,
-                  .order = schedule_.order,
-                  .seed = schedule_.seed,
-                  .resident_blocks = schedule_.resident_blocks},
-                 [&] { Kernel::run(params); });
-    return {};
-  }
-
- private:
-  Schedule schedule_;
-};
 
 // One product with its memory on the emulated GPU.
 class Problem {
@@ -112,11 +83,6 @@ class Problem {
   Packed packed_;
   simt::Buffer x_, qweight_, scales_, zeros_, perm_, bias_;
 };
-
-Schedule any_schedule(Rng& rng) {
-  return {pick(rng, {Order::ascending, Order::descending, Order::shuffled}),
-          static_cast<uint32_t>(rng()), pick(rng, {1, 2, 5})};
-}
 
 TEST(Marlin, IsCloseToTheExactProduct) {
   Rng rng = fresh_rng(31);

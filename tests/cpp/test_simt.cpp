@@ -378,6 +378,8 @@ TEST(Simt, FmaOfBfloatRoundsOnceOverAllExponents) {
 TEST(Simt, BitsAreMovedAsTheNamesSay) {
   EXPECT_EQ((and_or<0x000f000f, 0x64006400>(0x12345678)), 0x64046408u);
   EXPECT_EQ((permute_bytes<0x7520>(0x33221100, 0x77665544)), 0x77552200u);
+  EXPECT_EQ(permute_bytes(0x33221100, 0x77665544, 0x1467), 0x11446677u);
+  EXPECT_EQ(multiply(1.5f, 3), 4.5f);
   EXPECT_EQ(add2_half(0x3c004400, 0x3c00c400), 0x40000000u);
   EXPECT_EQ(pack2<Half>(1, -2), 0xc0003c00u);
   EXPECT_EQ(pack2<Bfloat>(1, -2), 0xc0003f80u);

@@ -1,6 +1,7 @@
 // Kernels with one fault each, which the emulator must find, and which run clean without it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <ostream>
 
@@ -92,6 +93,12 @@ inline const Planted kPlanted[] = {
        shuffle_xor(0, 1);
        if (!m.wrong) sync_warp();
        load_shared<uint32_t>(number(m.lane == 0 ? m.t : m.t - 1));
+     }},
+    {"ObjectBesideStoreWithoutBarrier", "shared_object: byte 0 of shared memory was written by",
+     [](const Memory& m) {
+       store_shared(number(m.t), m.t);
+       if (!m.wrong) sync_block();
+       shared_object<std::array<uint8_t, 4>>(number(m.before));
      }},
     {"LdmatrixOfOwnRowsWithoutBarrier", "ldmatrix_x4, row of lane 0: byte 0",
      [](const Memory& m) {

@@ -66,6 +66,18 @@ void store_shared(SharedAddress at, T value, Where where = Where::current()) {
 }
 
 template <class T>
+T shared_object(SharedAddress at, Where where = Where::current()) {
+  static_assert(alignof(T) == 1 && std::is_trivially_copyable_v<T>);
+  unsigned char bytes[sizeof(T)];
+  const simt::Thread& thread = *simt::current_thread;
+  for (uint32_t i = 0; i < sizeof(T); ++i) {
+    thread.block->shared.read(at + i, 1, static_cast<simt::Accessor>(thread.index), bytes + i,
+                              {"shared_object", where});
+  }
+  return std::bit_cast<T>(bytes);
+}
+
+template <class T>
 T load_global(const T* from, Where where = Where::current()) {
   simt::check_global_alignment(from, sizeof(T), "load_global", where);
   simt::check_global_load(from, sizeof(T), "load_global", where);
@@ -136,16 +148,25 @@ template <uint32_t kMask, uint32_t kBits>
 uint32_t and_or(uint32_t a) {
   return (a & kMask) | kBits;
 }
-template <uint32_t kSelector>
-uint32_t permute_bytes(uint32_t a, uint32_t b) {
+inline uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector,
+                              Where where = Where::current()) {
+  if (selector & 0x8888u) simt::fault("permute_bytes: the selector replicates signs", where);
   const uint64_t bytes = static_cast<uint64_t>(b) << 32 | a;
   uint32_t r = 0;
   for (int i = 0; i < 4; ++i) {
-    static_assert((kSelector & ~0x7777u) == 0, "no sign replication");
-    const uint32_t chosen = kSelector >> (4 * i) & 7;
-    r |= static_cast<uint32_t>(bytes >> (8 * chosen) & 0xff) << (8 * i);
+    r |= static_cast<uint32_t>(bytes >> (8 * (selector >> (4 * i) & 7)) & 0xff) << (8 * i);
   }
   return r;
+}
+template <uint32_t kSelector>
+uint32_t permute_bytes(uint32_t a, uint32_t b) {
+  static_assert((kSelector & ~0x7777u) == 0, "no sign replication");
+  return permute_bytes(a, b, kSelector);
+}
+
+inline float multiply(float a, float b) {
+  const volatile float product = a * b;  // so that no compiler fuses it into a sum
+  return product;
 }
 
 template <class T>

@@ -38,11 +38,12 @@ inline constexpr int kMaxBlockElements = 256;
 std::span<const BlockFormat> block_formats();
 const BlockFormat* find_block_format(std::string_view name);  // null if there is none
 
-// The elements of `count` blocks, in order. Values are computed in float32 by the sequence of
-// roundings of the Python package gguf; f16 and bf16 are rounded from them to nearest even.
-// `blocks` may have any alignment, `out` that of its dtype.
+// The elements of `count` blocks, in order, in the memory of executor.device. Values are computed
+// in float32 by the sequence of roundings of the Python package gguf; f16 and bf16 are rounded from
+// them to nearest even. `blocks` may have any alignment, `out` that of its dtype; on a GPU both are
+// 16-byte aligned.
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
-                     void* out, const Parallel& parallel);
+                     void* out, const Executor& executor);
 
 // Codes [count * elements], scales and mins [count * elements / group] of `count` blocks.
 Status split_blocks(const BlockFormat& format, const void* blocks, int64_t count, uint8_t* codes,
