@@ -3,73 +3,45 @@
 //
 //   bench_w4a16 --benchmark_filter='avx512/bits:4' --benchmark_out=w4a16.json
 //
-// With few rows of x the time is that of reading the weights, so they rotate over more memory than
-// any cache holds, as the layers of a model do. GB/s counts the packed codes, scales and zero
-// points.
-#include <benchmark/benchmark.h>
-
-#include <memory>
-
+// GB/s counts the packed codes, scales and zero points.
 #include "cases.h"
-#include "probes.h"
-#include "thread_pool.h"
+#include "common.h"
 
 namespace qcore::bench {
 namespace {
 
 using namespace qcore::testing;
 
-constexpr int64_t kRotate = int64_t{256} << 20;  // bytes
-
-ThreadPool& pool_of(int threads) {
-  static ThreadPool one(1), two(2);
-  static const bool pinned = (two.pin(), true);
-  static_cast<void>(pinned);
-  return threads == 1 ? one : two;
-}
-
-// 64-byte aligned copies of one packed weight.
+// Copies of one packed weight.
 class Rotation {
  public:
-  Rotation(const Row<W4A16>& row, const IntGroup& shape, int64_t total) {
+  Rotation(const Row<W4A16>& row, const IntGroup& shape, int64_t m) {
     Rng rng(1);
     const Packed packed = pack(row, random_weight(shape, rng), pool_of(2).parallel());
-    const int64_t bytes = bytes_of(packed);
-    const int64_t copies = std::max<int64_t>(1, ceil_div(total, bytes));
-    for (int64_t i = 0; i < copies; ++i) {
+    const auto size = [](const auto& part) { return static_cast<int64_t>(part.size()); };
+    bytes_ = size(packed.qweight) + size(packed.scales) + size(packed.zeros);
+    for (int64_t i = copies_for(m, bytes_); i > 0; --i) {
       PackedIntGroup view = packed.view;
-      view.qweight = copy(packed.qweight.data(), packed.qweight.size());
-      view.scales = copy(packed.scales.data(), packed.scales.size());
+      view.qweight = memory_.copy(packed.qweight.data(), size(packed.qweight));
+      view.scales = memory_.copy(packed.scales.data(), size(packed.scales));
       if (view.zeros)
-        view.zeros = static_cast<uint8_t*>(copy(packed.zeros.data(), packed.zeros.size()));
+        view.zeros = static_cast<uint8_t*>(memory_.copy(packed.zeros.data(), size(packed.zeros)));
       views_.push_back(view);
     }
-    bytes_ = static_cast<double>(bytes);
   }
   const PackedIntGroup& next() { return views_[++at_ % views_.size()]; }
-  double bytes() const { return bytes_; }
+  double bytes() const { return static_cast<double>(bytes_); }
 
  private:
-  static int64_t bytes_of(const Packed& p) {
-    return static_cast<int64_t>(p.qweight.size() + p.scales.size() + p.zeros.size());
-  }
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
-  void* copy(const void* from, size_t bytes) {
-    memory_.emplace_back(std::aligned_alloc(64, (bytes + 63) / 64 * 64));
-    return std::memcpy(memory_.back().get(), from, bytes);
-  }
-
-  std::vector<std::unique_ptr<void, Free>> memory_;
+  Memory memory_;
   std::vector<PackedIntGroup> views_;
   size_t at_ = 0;
-  double bytes_ = 0;
+  int64_t bytes_ = 0;
 };
 
 void time_gemm(benchmark::State& state, const Row<W4A16>& row, const IntGroup& shape, DType dtype,
                int64_t m, int threads) {
-  Rotation weights(row, shape, m <= 32 ? kRotate : 0);
+  Rotation weights(row, shape, m);
   Rng rng(2);
   std::normal_distribution<float> normal;
   Buffer x(dtype, m * shape.k), y(dtype, m * shape.n);
@@ -81,55 +53,16 @@ void time_gemm(benchmark::State& state, const Row<W4A16>& row, const IntGroup& s
     const Status status = row.run(args, parallel);
     if (!status.ok()) return state.SkipWithError(status.message().c_str());
   }
-  using benchmark::Counter;
-  const double flop = 2.0 * static_cast<double>(m * shape.n * shape.k);
-  state.counters["GB/s"] = Counter(weights.bytes() * 1e-9, Counter::kIsIterationInvariantRate);
-  state.counters["GFLOP/s"] = Counter(flop * 1e-9, Counter::kIsIterationInvariantRate);
-}
-
-void probe_memory(benchmark::State& state, int threads) {
-  std::vector<uint64_t> data(static_cast<size_t>(kRotate) / 8, 1);
-  const Isa isa = active_isa();
-  constexpr int64_t kChunk = 1 << 20;
-  for (auto _ : state) {
-    pool_of(threads).parallel().for_range(kRotate / kChunk, 1, [&](int64_t begin, int64_t end) {
-      const char* from = reinterpret_cast<const char*>(data.data()) + begin * kChunk;
-      benchmark::DoNotOptimize(read_all(isa, from, (end - begin) * kChunk));
-    });
-  }
-  state.counters["GB/s"] = benchmark::Counter(static_cast<double>(kRotate) * 1e-9,
-                                              benchmark::Counter::kIsIterationInvariantRate);
-}
-
-void probe_fma(benchmark::State& state, int threads) {
-  const Isa isa = active_isa();
-  constexpr int64_t kRounds = 1 << 18;
-  double flop = 0;
-  for (auto _ : state) {
-    pool_of(threads).parallel().for_range(8, 1, [&](int64_t begin, int64_t end) {
-      float sink = 1;
-      for (; begin < end; ++begin) multiply_add(isa, kRounds, &sink);
-      benchmark::DoNotOptimize(sink);
-    });
-  }
-  float sink = 1;
-  flop = 8 * multiply_add(isa, kRounds, &sink);
-  benchmark::DoNotOptimize(sink);
-  state.counters["GFLOP/s"] =
-      benchmark::Counter(flop * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
+  set_rates(state, weights.bytes(), 2.0 * static_cast<double>(m * shape.n * shape.k));
 }
 
 void register_all() {
   struct Size {
     int64_t n, k;
   };
-  const auto add = [](const std::string& title, auto&& body) {
-    benchmark::RegisterBenchmark(title.c_str(), body)->UseRealTime()->Unit(benchmark::kMicrosecond);
-  };
   for (const int threads : {1, 2}) {
     const std::string suffix = "/threads:" + std::to_string(threads);
-    add("probe/memory" + suffix, [=](benchmark::State& s) { probe_memory(s, threads); });
-    add("probe/fma" + suffix, [=](benchmark::State& s) { probe_fma(s, threads); });
+    add_probes(threads, {});
     for (const Row<W4A16>* row : runnable_rows<W4A16>()) {
       for (const int bits : {4, 8, 3, 2}) {
         for (const Size size : {Size{4096, 4096}, Size{14336, 4096}, Size{4096, 14336}}) {
@@ -159,10 +92,6 @@ void register_all() {
 }  // namespace qcore::bench
 
 int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
   qcore::bench::register_all();
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  return qcore::bench::run(argc, argv);
 }

@@ -77,6 +77,21 @@ __attribute__((target("avx2"))) double multiply_int8_avx2(int64_t rounds, int32_
   return static_cast<double>(rounds) * 12 * 64;
 }
 
+__attribute__((target("avx2,avxvnni"))) double multiply_int8_avxvnni(int64_t rounds,
+                                                                     int32_t* sink) {
+  __m256i acc[12] = {};
+  __m256i a = _mm256_set1_epi8(static_cast<char>(*sink));
+  const __m256i b = _mm256_set1_epi8(3);
+  for (__m256i& sum : acc) opaque(sum);
+  for (int64_t i = 0; i < rounds; ++i) {
+    opaque(a);
+#pragma GCC unroll 12
+    for (__m256i& sum : acc) sum = _mm256_dpbusd_avx_epi32(sum, a, b);
+  }
+  for (const __m256i& sum : acc) *sink += _mm256_extract_epi32(sum, 0);
+  return static_cast<double>(rounds) * 12 * 64;
+}
+
 __attribute__((target("avx512f,avx512bw,avx512vnni"))) double multiply_int8_avx512(int64_t rounds,
                                                                                    int32_t* sink) {
   __m512i acc[16] = {};
@@ -143,6 +158,7 @@ double multiply_add(Isa isa, int64_t rounds, float* sink) {
 double multiply_int8(Isa isa, int64_t rounds, int32_t* sink) {
 #if defined(__x86_64__)
   if (isa == Isa::avx512) return multiply_int8_avx512(rounds, sink);
+  if (isa == Isa::avxvnni) return multiply_int8_avxvnni(rounds, sink);
   if (isa == Isa::avx2) return multiply_int8_avx2(rounds, sink);
 #endif
   static_cast<void>(isa);
@@ -153,6 +169,7 @@ namespace {
 
 Isa isa_of(const char* name) {
   if (!std::strcmp(name, "avx512")) return Isa::avx512;
+  if (!std::strcmp(name, "avxvnni")) return Isa::avxvnni;
   return std::strcmp(name, "avx2") ? Isa::scalar : Isa::avx2;
 }
 
