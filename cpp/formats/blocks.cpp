@@ -2,11 +2,14 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
 
 #include "formats/blocks/blocks.h"
+#include "formats/encode/encode.h"
 #include "kquant/rows.h"
 
 namespace qcore {
@@ -98,7 +101,55 @@ void join_all(void* blocks, int64_t count, const uint8_t* codes) {
   }
 }
 
-template <class Block, int Elements, int Bytes>
+template <class Block>
+void write_block(const BlockFit& fit, void* to) {
+  Block block{};
+  block.codes.set_all(fit.codes);
+  block.set_d(fit.d);
+  if constexpr (Block::kHasMin) block.set_dmin(fit.dmin);
+  for (int g = 0; g < Block::kElements / Block::kGroup; ++g) {
+    if constexpr (requires { block.set_group(g, 0, 0); }) {
+      block.set_group(g, fit.scales[g], fit.mins[g]);
+    } else if constexpr (requires { block.set_group(g, 0); }) {
+      block.set_group(g, fit.scales[g]);
+    }
+  }
+  std::memcpy(to, &block, sizeof(Block));
+}
+
+// The encoders of the instruction set in use.
+const FitBlocks* fit_blocks() {
+  switch (active_isa()) {
+#if defined(QCORE_X86)
+    case Isa::avx512: return avx512::kFitBlocks;
+    case Isa::avxvnni:
+    case Isa::avx2: return avx2::kFitBlocks;
+#endif
+    default: return reference::kFitBlocks;
+  }
+}
+
+template <class Block, int Index>
+void encode_all(const float* w, const float* importance, int64_t count, void* blocks) {
+  const FitBlocks fit = fit_blocks()[Index];
+  BlockFit fits[kMaxFits];
+  char* to = static_cast<char*>(blocks);
+  for (int64_t first = 0; first < count; first += kMaxFits) {
+    const int n = static_cast<int>(std::min<int64_t>(kMaxFits, count - first));
+    const int64_t at = first * Block::kElements;
+    fit(w + at, importance ? importance + at : nullptr, n, fits);
+    for (int i = 0; i < n; ++i, to += sizeof(Block)) write_block<Block>(fits[i], to);
+  }
+}
+
+// Positions in blocks.def.
+enum : int {
+#define QCORE_BLOCK(name, ggml_type, elements, bytes, summary) k##name,
+#include "formats/blocks/blocks.def"
+#undef QCORE_BLOCK
+};
+
+template <class Block, int Index, int Elements, int Bytes>
 constexpr BlockFormat format_of(const char* name, int ggml_type) {
   static_assert(sizeof(Block) == Bytes && alignof(Block) == 1 && Elements == Block::kElements);
   static_assert(Elements <= kMaxBlockElements && Elements % Block::kGroup == 0);
@@ -111,13 +162,14 @@ constexpr BlockFormat format_of(const char* name, int ggml_type) {
           .values = kValues<Block>.data(),
           .has_min = Block::kHasMin,
           .decode = decode_all<Block>,
+          .encode = encode_all<Block, Index>,
           .split = split_all<Block>,
           .join = join_all<Block>};
 }
 
 constexpr BlockFormat kBlockFormats[] = {
 #define QCORE_BLOCK(name, ggml_type, elements, bytes, summary) \
-  format_of<blocks::name, elements, bytes>(#name, ggml_type),
+  format_of<blocks::name, k##name, elements, bytes>(#name, ggml_type),
 #include "formats/blocks/blocks.def"
 #undef QCORE_BLOCK
 };
@@ -125,8 +177,9 @@ constexpr BlockFormat kBlockFormats[] = {
 // So that the size of the output in bytes, also of float32, fits in int64_t.
 constexpr int64_t kMaxBlocks = std::numeric_limits<int64_t>::max() / (kMaxBlockElements * 4);
 
-// What is worth the start of another thread: tens of microseconds of decoding.
+// What is worth the start of another thread: tens of microseconds.
 constexpr int64_t kGrainElements = 16384;
+constexpr int64_t kGrainEncoded = 4096;
 
 Status missing(const char* argument) {
   return Status::invalid(std::string(argument) + ": expected a pointer, got null");
@@ -136,6 +189,12 @@ Status check_count(int64_t count) {
   if (count >= 0 && count <= kMaxBlocks) return {};
   return Status::invalid("count: expected 0 .. " + std::to_string(kMaxBlocks) + ", got " +
                          std::to_string(count));
+}
+
+Status check_dtype(DType dtype) {
+  if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) return {};
+  return Status::invalid("dtype: expected f32, f16 or bf16, got " +
+                         std::to_string(static_cast<int>(dtype)));
 }
 
 void decode_range(const BlockFormat& format, const void* blocks, int64_t begin, int64_t end,
@@ -154,6 +213,32 @@ void decode_range(const BlockFormat& format, const void* blocks, int64_t begin, 
   }
 }
 
+// Encodes blocks begin .. end - 1 of a matrix with rows of k elements. The first element that is
+// not finite, or -1.
+int64_t encode_range(const BlockFormat& format, DType dtype, const void* w, int64_t k,
+                     const float* importance, int64_t begin, int64_t end, void* blocks) {
+  float values[kMaxFits * kMaxBlockElements], weights[kMaxFits * kMaxBlockElements];
+  for (int64_t block = begin; block < end; block += kMaxFits) {
+    const int64_t count = std::min<int64_t>(kMaxFits, end - block);
+    const int64_t first = block * format.elements, n = count * format.elements;
+    bool finite = true;
+    for (int64_t i = 0; i < n; ++i) {
+      values[i] = load_scalar(dtype, w, first + i);
+      finite &= std::abs(values[i]) <= std::numeric_limits<float>::max();
+    }
+    for (int64_t i = 0; !finite && i < n; ++i) {
+      if (!(std::abs(values[i]) <= std::numeric_limits<float>::max())) return first + i;
+    }
+    for (int64_t i = 0; importance && i < n; i += format.elements) {
+      std::memcpy(weights + i, importance + (first + i) % k,
+                  static_cast<size_t>(format.elements) * sizeof(float));
+    }
+    format.encode(values, importance ? weights : nullptr, count,
+                  static_cast<char*>(blocks) + block * format.bytes);
+  }
+  return -1;
+}
+
 }  // namespace
 
 std::span<const BlockFormat> block_formats() {
@@ -170,10 +255,7 @@ const BlockFormat* find_block_format(std::string_view name) {
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Executor& executor) {
   if (Status s = check_count(count); !s.ok()) return s;
-  if (dtype != DType::f32 && dtype != DType::f16 && dtype != DType::bf16) {
-    return Status::invalid("dtype: expected f32, f16 or bf16, got " +
-                           std::to_string(static_cast<int>(dtype)));
-  }
+  if (Status s = check_dtype(dtype); !s.ok()) return s;
   if (count == 0) return {};
   if (!blocks) return missing("blocks");
   if (!out) return missing("out");
@@ -187,6 +269,45 @@ Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t coun
   executor.parallel.for_range(
       count, kGrainElements / format.elements,
       [&](int64_t begin, int64_t end) { decode_range(format, blocks, begin, end, dtype, out); });
+  return {};
+}
+
+Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int64_t rows, int64_t k,
+                     const float* importance, void* blocks, const Parallel& parallel) {
+  if (k <= 0 || k % format.elements != 0) {
+    return Status::invalid("k: expected a positive multiple of " + std::to_string(format.elements) +
+                           ", got " + std::to_string(k));
+  }
+  const int64_t per_row = k / format.elements;
+  if (rows < 0 || rows > kMaxBlocks / per_row) {
+    return Status::invalid("rows: expected 0 .. " + std::to_string(kMaxBlocks / per_row) +
+                           ", got " + std::to_string(rows));
+  }
+  if (Status s = check_dtype(dtype); !s.ok()) return s;
+  if (rows == 0) return {};
+  if (!w) return missing("w");
+  if (!blocks) return missing("blocks");
+  for (int64_t i = 0; importance && i < k; ++i) {
+    if (!(importance[i] >= 0 && importance[i] <= std::numeric_limits<float>::max())) {
+      return Status::invalid("importance: expected finite numbers from 0 on, got " +
+                             std::to_string(importance[i]) + " at " + std::to_string(i));
+    }
+  }
+  constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
+  std::atomic<int64_t> wrong = kNone;  // the first element that is not finite
+  parallel.for_range(
+      rows * per_row, kGrainEncoded / format.elements, [&](int64_t begin, int64_t end) {
+        const int64_t at = encode_range(format, dtype, w, k, importance, begin, end, blocks);
+        int64_t before = wrong.load(std::memory_order_relaxed);
+        while (at >= 0 && at < before &&
+               !wrong.compare_exchange_weak(before, at, std::memory_order_relaxed)) {
+        }
+      });
+  if (const int64_t at = wrong.load(); at != kNone) {
+    return Status::invalid("w: expected finite numbers, got " +
+                           std::to_string(load_scalar(dtype, w, at)) + " at row " +
+                           std::to_string(at / k) + " column " + std::to_string(at % k));
+  }
   return {};
 }
 

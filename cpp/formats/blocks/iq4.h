@@ -21,6 +21,8 @@ struct IQ4_NL : Codec<IQ4_NL, 32, 32, 16, 0> {
 };
 
 struct IQ4_XS : Codec<IQ4_XS, 256, 32, 16, 0> {
+  static constexpr int kMaxScale = 31;
+
   Half scale;
   Bytes<2> groups_high;
   Bytes<4> groups_low;

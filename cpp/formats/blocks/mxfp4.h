@@ -20,6 +20,10 @@ struct MXFP4 : Codec<MXFP4, 32, 32, 16, 0> {
     const uint32_t bits = exponent < 2 ? 0x200000u << exponent : (exponent - 1u) << 23;
     return std::bit_cast<float>(bits);
   }
+  constexpr void set_d(float d) {  // a power of two, at least 2^-128
+    const uint32_t bits = std::bit_cast<uint32_t>(d);
+    exponent = static_cast<uint8_t>(bits >= 0x800000u ? (bits >> 23) + 1 : bits / 0x400000u);
+  }
 };
 
 }  // namespace qcore::blocks

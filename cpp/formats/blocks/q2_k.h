@@ -7,6 +7,8 @@
 namespace qcore::blocks {
 
 struct Q2_K : Codec<Q2_K, 256, 16, 4, 0, true> {
+  static constexpr int kMaxScale = 15;
+
   Bytes<16> groups;  // scale in the low nibble, minimum in the high one
   Codes<256, Plane<2, 32>> codes;
   Half scale;

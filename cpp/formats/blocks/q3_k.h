@@ -7,6 +7,8 @@
 namespace qcore::blocks {
 
 struct Q3_K : Codec<Q3_K, 256, 16, 8, -4> {
+  static constexpr int kMaxScale = 31;
+
   Codes<256, Plane<1, 32, 2>, Plane<2, 32, 0>> codes;
   Bytes<8> groups_low;
   Bytes<4> groups_high;

@@ -35,6 +35,8 @@ struct SixBitPairs {
 };
 
 struct Q4_K : Codec<Q4_K, 256, 32, 16, 0, true> {
+  static constexpr int kMaxScale = 63;
+
   Half scale;
   Half minimum;
   SixBitPairs groups;
@@ -48,6 +50,8 @@ struct Q4_K : Codec<Q4_K, 256, 32, 16, 0, true> {
 };
 
 struct Q5_K : Codec<Q5_K, 256, 32, 32, 0, true> {
+  static constexpr int kMaxScale = 63;
+
   Half scale;
   Half minimum;
   SixBitPairs groups;

@@ -7,6 +7,8 @@
 namespace qcore::blocks {
 
 struct Q6_K : Codec<Q6_K, 256, 16, 64, -32> {
+  static constexpr int kMaxScale = 127;
+
   Codes<256, Plane<4, 64, 0>, Plane<2, 32, 4>> codes;
   std::array<int8_t, 16> groups;
   Half scale;

@@ -25,8 +25,9 @@ struct BlockFormat {
 
   // All on the calling thread, for blocks at any address.
   void (*decode)(const void* blocks, int64_t count, float* out);
-  // The importance of each element, or null. Not there yet: null.
-  void (*encode)(const float* w, const float* importance, int64_t count, void* blocks) = nullptr;
+  // What comes nearest to w [elements * count], finite numbers: the sum of importance * error^2 is
+  // as small as the search finds. The importance of each element, finite and not negative, or null.
+  void (*encode)(const float* w, const float* importance, int64_t count, void* blocks);
   // Element i is scales[g] * values[codes[i]] - mins[g], g = i / group, with the bits of decode.
   void (*split)(const void* blocks, int64_t count, uint8_t* codes, float* scales, float* mins);
   // Other codes under the same scales.
@@ -44,6 +45,12 @@ const BlockFormat* find_block_format(std::string_view name);  // null if there i
 // 16-byte aligned.
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Executor& executor);
+
+// Encodes w [rows, k], contiguous, with an importance for each column or null; blocks [rows,
+// k / elements]. Finite numbers; importance is not negative. A row gets the same bits whatever else
+// is in w, from any instruction set and on any number of threads.
+Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int64_t rows, int64_t k,
+                     const float* importance, void* blocks, const Parallel& parallel);
 
 // Codes [count * elements], scales and mins [count * elements / group] of `count` blocks.
 Status split_blocks(const BlockFormat& format, const void* blocks, int64_t count, uint8_t* codes,

@@ -1,0 +1,7 @@
+// The encoders compiled for any machine.
+#include "formats/encode/prelude.h"
+
+namespace qcore::reference {
+#include "formats/encode/lanes_scalar.h"
+#include "formats/encode/loops.h"
+}  // namespace qcore::reference

@@ -1,0 +1,88 @@
+// One scale: for given codes the best scale is a quotient of sums, and for a given scale the best
+// codes are the nearest. From several starts, the best of which goes on by turns.
+#pragma once
+
+#include "formats/encode/lanes_common.h"
+
+// A start is what the element of largest magnitude is divided into.
+template <class B>
+struct Starts {
+  static constexpr auto kStarts = [] {
+    constexpr float kLow = low_value<B>(), kHigh = high_value<B>();
+    std::array<float, 2 * 10> starts{};
+    for (int i = 0; i < 10; ++i) {
+      const float less = -0.4f + 0.25f * static_cast<float>(i);
+      starts[static_cast<size_t>(2 * i)] = kLow + less * -kLow / 8;
+      starts[static_cast<size_t>(2 * i + 1)] = kHigh - less * kHigh / 8;
+    }
+    return starts;
+  }();
+};
+// Three values: what is halfway to 1 may be a small part of the largest element.
+template <class B>
+  requires(high_value<B>() == 1)
+struct Starts<B> {
+  static constexpr std::array<float, 14> kStarts = {1,    1.2f, 1.4f, 1.6f, 1.8f, 2,    2.3f,
+                                                    2.6f, 3,    3.5f, 4.2f, 5.5f, 7.5f, 12};
+};
+
+struct ScaleFit {
+  F scale;
+  F curvature;  // of half the error, as a function of the scale: the sum of p v^2
+};
+
+template <class B, int n, bool W>
+ScaleFit best_scale(const F* x, const F* p) {
+  F low = x[0], high = x[0];
+  for (int i = 1; i < n; ++i) {
+    low = min(low, x[i]);
+    high = max(high, x[i]);
+  }
+  const F largest = if_less(high, splat(0) - low, low, high);
+  const F inverse = quotient(splat(1), largest);
+  F best = splat(-1);
+  ScaleFit fit{splat(0), splat(0)};
+  const auto keep = [&](const Sums& s) {
+    const F scale = quotient(s.vx, s.vv), gain = scale * s.vx;
+    fit.scale = if_less(best, gain, scale, fit.scale);
+    fit.curvature = if_less(best, gain, s.vv, fit.curvature);
+    best = max(best, gain);
+  };
+  for (const float start : Starts<B>::kStarts) {
+    keep(sums_of<B, n, W>(x, p, splat(start) * inverse));
+  }
+  for (int turn = 0; turn < 3; ++turn) {
+    keep(sums_of<B, n, W>(x, p, quotient(splat(1), fit.scale)));
+  }
+  return fit;
+}
+
+template <class B, bool W>
+void fit_one_scale(const Lanes& in, Fit<B>& out) {
+  constexpr int n = B::kElements;
+  F d = splat(0), best = splat(0x1p126f);
+  const auto keep = [&](F candidate) {
+    const F error = error_of<B, n, W>(in.x, in.p, candidate).error;
+    d = if_less(error, best, candidate, d);
+    best = min(error, best);
+  };
+  if constexpr (high_value<B>() >= 127 && has_even_values<B>()) {
+    // So many codes that no turn changes much: which rounding errors come together is luck, and
+    // each try another chance.
+    F largest = absolute(in.x[0]);
+    for (int i = 1; i < n; ++i) largest = max(largest, absolute(in.x[i]));
+    for (int i = 0; i < 12; ++i) {
+      keep(nearest_half(in, largest * splat(1 / (127.4f - 0.4f * static_cast<float>(i)))));
+    }
+  } else {
+    const F scale = best_scale<B, n, W>(in.x, in.p).scale;
+    for (const float factor : {1.0f, 1 - 0x1p-11f, 1 + 0x1p-11f}) {
+      keep(nearest_half(in, scale * splat(factor)));
+    }
+  }
+  out.d = d;
+  out.dmin = splat(0);
+  out.scales[0] = splat(1);
+  out.mins[0] = splat(0);
+  write_codes<B, n>(in.x, d, out.codes);
+}

@@ -1,0 +1,20 @@
+// What the encoders need from outside, included before a target region is opened: code here is
+// compiled for any machine and may be shared.
+#pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "cpu/float_mode.h"
+#include "formats/blocks/blocks.h"
+#include "formats/encode/encode.h"
+
+#define QCORE_INLINE inline __attribute__((always_inline))
