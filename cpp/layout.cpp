@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "cpu/block16.h"
 #include "cpu/panel16.h"
 #include "formats/code_order.h"
 #include "packing.h"
@@ -11,7 +12,8 @@ namespace qcore {
 namespace {
 
 constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &marlin::layout};
-constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout};
+constexpr const BlockLayout* kBlockLayouts[] = {&block16::layout};
+constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout, &block16::layout};
 
 template <class L>
 const L* find(std::span<const L* const> list, int64_t number) {
@@ -23,6 +25,10 @@ const L* find(std::span<const L* const> list, int64_t number) {
 
 Status missing(const char* argument) {
   return Status::invalid(std::string(argument) + ": expected a pointer, got null");
+}
+
+Status no_layout(int number) {
+  return Status::invalid("layout: there is no layout " + std::to_string(number));
 }
 
 Status check_zeros(const IntGroup& shape, const char* argument, const void* zeros) {
@@ -41,8 +47,7 @@ Status too_large(const char* argument, const char* column, int value, int64_t in
                          std::to_string(index % width));
 }
 
-Status check_device(const Layout& layout, const Executor& executor, const void* function) {
-  if (executor.device == Device::cpu || function) return {};
+Status not_on_a_gpu(const Layout& layout) {
   return Status::unsupported(std::string("layout: this build cannot pack or unpack ") +
                              layout.name + " in the memory of a GPU");
 }
@@ -75,12 +80,20 @@ std::span<const IntGroupLayout* const> int_group_layouts() {
   return kIntGroupLayouts;
 }
 
+std::span<const BlockLayout* const> block_layouts() {
+  return kBlockLayouts;
+}
+
 const Layout* find_layout(int64_t number) {
   return find(layouts(), number);
 }
 
 const IntGroupLayout* find_int_group_layout(int64_t number) {
   return find(int_group_layouts(), number);
+}
+
+const BlockLayout* find_block_layout(int64_t number) {
+  return find(block_layouts(), number);
 }
 
 Status FirstBadCode::status(const IntGroupView& weight) const {
@@ -98,18 +111,17 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
   if (Status status = weight.codes.check(shape); !status.ok()) return status;
   if (Status status = check_zeros(shape, "zeros", weight.zeros); !status.ok()) return status;
   if (Status status = check_zeros(shape, "packed.zeros", packed.zeros); !status.ok()) return status;
-  if (Status status = check_device(layout, executor, reinterpret_cast<void*>(layout.cuda_pack));
-      !status.ok()) {
-    return status;
-  }
+  const auto run = executor.device == Device::cuda ? layout.cuda_pack : layout.pack;
+  if (!run) return not_on_a_gpu(layout);
   if (shape.n == 0) return {};
   if (!weight.codes.data) return missing("codes");
   if (!weight.scales) return missing("scales");
   if (!packed.qweight) return missing("packed.qweight");
   if (!packed.scales) return missing("packed.scales");
-  if (executor.device == Device::cuda) return layout.cuda_pack(weight, packed, executor);
-  if (Status status = check_values(weight); !status.ok()) return status;
-  return layout.pack(weight, packed, executor);
+  if (executor.device == Device::cpu) {
+    if (Status status = check_values(weight); !status.ok()) return status;
+  }
+  return run(weight, packed, executor);
 }
 
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
@@ -117,22 +129,40 @@ Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_
   const IntGroup& shape = packed.shape;
   if (Status status = shape.check(); !status.ok()) return status;
   const IntGroupLayout* layout = find_int_group_layout(packed.layout);
-  if (!layout) {
-    return Status::invalid("layout: there is no layout " + std::to_string(packed.layout));
-  }
+  if (!layout) return no_layout(packed.layout);
   if (Status status = check_zeros(shape, "zeros", zeros); !status.ok()) return status;
   if (Status status = check_zeros(shape, "packed.zeros", packed.zeros); !status.ok()) return status;
-  if (Status status = check_device(*layout, executor, reinterpret_cast<void*>(layout->cuda_unpack));
-      !status.ok()) {
-    return status;
-  }
+  const auto run = executor.device == Device::cuda ? layout->cuda_unpack : layout->unpack;
+  if (!run) return not_on_a_gpu(*layout);
   if (shape.n == 0) return {};
   if (!packed.qweight) return missing("packed.qweight");
   if (!packed.scales) return missing("packed.scales");
   if (!codes) return missing("codes");
   if (!scales) return missing("scales");
-  const auto run = executor.device == Device::cuda ? layout->cuda_unpack : layout->unpack;
   return run(packed, codes, scales, zeros, executor);
+}
+
+Status pack(const BlockLayout& layout, const BlockShape& shape, const void* blocks, void* packed,
+            const Executor& executor) {
+  const auto run = executor.device == Device::cuda ? layout.cuda_pack : layout.pack;
+  if (Status status = shape.check(); !status.ok()) return status;
+  if (!run) return not_on_a_gpu(layout);
+  if (shape.n == 0) return {};
+  if (!blocks) return missing("blocks");
+  if (!packed) return missing("packed");
+  return run(shape, blocks, packed, executor);
+}
+
+Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor) {
+  if (Status status = packed.shape.check(); !status.ok()) return status;
+  const BlockLayout* layout = find_block_layout(packed.layout);
+  if (!layout) return no_layout(packed.layout);
+  const auto run = executor.device == Device::cuda ? layout->cuda_unpack : layout->unpack;
+  if (!run) return not_on_a_gpu(*layout);
+  if (packed.shape.n == 0) return {};
+  if (!packed.data) return missing("packed.data");
+  if (!blocks) return missing("blocks");
+  return run(packed, blocks, executor);
 }
 
 }  // namespace qcore

@@ -76,14 +76,17 @@ Fields fields_of(const BlockFormat& format) {
   return fields;
 }
 
-void pack(const BlockFormat& format, int64_t n, int64_t k, const void* blocks, void* packed,
-          const Parallel& parallel) {
-  const Geometry g(format, n, k);
-  if (g.bytes() == 0) return;
+int64_t packed_bytes(const BlockShape& shape) {
+  return shape.check().ok() ? Geometry(shape).bytes() : 0;
+}
+
+Status pack(const BlockShape& shape, const void* blocks, void* packed, const Executor& executor) {
+  const BlockFormat& format = *shape.format;
+  const Geometry g(shape);
   const Fields fields = fields_of(format);
   const char* from = static_cast<const char*>(blocks);
   char* to = static_cast<char*>(packed);
-  parallel.for_range(g.panels, grain(g), [&](int64_t begin, int64_t end) {
+  executor.parallel.for_range(g.panels, grain(g), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
       if (g.n - panel * kRows < kRows) {
         std::memset(to + g.dwords_at(panel, 0), 0, static_cast<size_t>(g.blocks * g.dword_bytes));
@@ -94,22 +97,23 @@ void pack(const BlockFormat& format, int64_t n, int64_t k, const void* blocks, v
       });
     }
   });
+  return {};
 }
 
-void unpack(const BlockFormat& format, int64_t n, int64_t k, const void* packed, void* blocks,
-            const Parallel& parallel) {
-  const Geometry g(format, n, k);
-  if (g.bytes() == 0) return;
+Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor) {
+  const BlockFormat& format = *packed.shape.format;
+  const Geometry g(packed.shape);
   const Fields fields = fields_of(format);
-  const char* from = static_cast<const char*>(packed);
+  const char* from = static_cast<const char*>(packed.data);
   char* to = static_cast<char*>(blocks);
-  parallel.for_range(g.panels, grain(g), [&](int64_t begin, int64_t end) {
+  executor.parallel.for_range(g.panels, grain(g), [&](int64_t begin, int64_t end) {
     for (int64_t panel = begin; panel < end; ++panel) {
       for_each_field(format, fields, g, panel, [&](int64_t in, int64_t out, size_t size) {
         std::memcpy(to + in, from + out, size);
       });
     }
   });
+  return {};
 }
 
 }  // namespace qcore::block16

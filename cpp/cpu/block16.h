@@ -12,11 +12,10 @@
 #include <array>
 #include <cstdint>
 
-#include "qcore/blocks.h"
+#include "qcore/layout.h"
 
 namespace qcore::block16 {
 
-inline constexpr int kNumber = 3;
 inline constexpr int kRows = 16;
 inline constexpr int kMaxDwords = 52;
 
@@ -30,14 +29,13 @@ struct Fields {
 
 Fields fields_of(const BlockFormat& format);
 
-// A packed weight [n, k]; k is a multiple of the elements of a block.
 struct Geometry {
-  Geometry(const BlockFormat& format, int64_t rows, int64_t k)
-      : n(rows),
-        blocks(k / format.elements),
-        panels(ceil_div(rows, kRows)),
-        dword_bytes(format.bytes / 4 * 4 * kRows),
-        rest_bytes(format.bytes % 4 * kRows) {}
+  explicit Geometry(const BlockShape& w)
+      : n(w.n),
+        blocks(w.blocks_per_row()),
+        panels(ceil_div(w.n, kRows)),
+        dword_bytes(w.format->bytes / 4 * 4 * kRows),
+        rest_bytes(w.format->bytes % 4 * kRows) {}
 
   int64_t n, blocks, panels;
   int64_t dword_bytes, rest_bytes;  // of one block of a panel
@@ -51,9 +49,16 @@ struct Geometry {
   }
 };
 
-void pack(const BlockFormat& format, int64_t n, int64_t k, const void* blocks, void* packed,
-          const Parallel& parallel);
-void unpack(const BlockFormat& format, int64_t n, int64_t k, const void* packed, void* blocks,
-            const Parallel& parallel);
+int64_t packed_bytes(const BlockShape& shape);
+Status pack(const BlockShape& shape, const void* blocks, void* packed, const Executor&);
+Status unpack(const PackedBlocks& packed, void* blocks, const Executor&);
+
+inline constexpr BlockLayout layout{
+    {.number = 3, .name = "block16", .format = "blocks", .device = Device::cpu},
+    packed_bytes,
+    pack,
+    unpack,
+    nullptr,  // not in the memory of a GPU
+    nullptr};
 
 }  // namespace qcore::block16

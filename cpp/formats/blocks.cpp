@@ -252,6 +252,24 @@ const BlockFormat* find_block_format(std::string_view name) {
   return nullptr;
 }
 
+Status BlockShape::check() const {
+  // As for int_group: every size derived from them fits in int64_t.
+  constexpr int64_t kMaxRows = (int64_t{1} << 31) - 1;
+  constexpr int64_t kMaxColumns = int64_t{1} << 26;
+  if (!format) return Status::invalid("format: expected one of block_formats(), got null");
+  if (n < 0 || n > kMaxRows) {
+    return Status::invalid("n: expected 0 .. " + std::to_string(kMaxRows) + ", got " +
+                           std::to_string(n));
+  }
+  if (k < 1 || k > kMaxColumns || k % format->elements != 0) {
+    return Status::invalid("k: expected 1 .. " + std::to_string(kMaxColumns) +
+                           " and a multiple of " + std::to_string(format->elements) +
+                           ", the elements of a block of " + format->name + ", got " +
+                           std::to_string(k));
+  }
+  return {};
+}
+
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Executor& executor) {
   if (Status s = check_count(count); !s.ok()) return s;

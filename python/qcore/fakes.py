@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qcore import _C
 
-_LAYOUTS = {layout["number"]: layout for layout in _C.layouts()}
+_LAYOUTS = {layout["number"]: layout for layout in _C.layouts() if layout["format"] == "int_group"}
 _BLOCKS = {block["name"]: block for block in _C.block_formats()}
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 

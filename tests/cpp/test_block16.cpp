@@ -34,11 +34,12 @@ TEST_P(Block16, PacksAndUnpacksForAnyNumberOfRowsAndThreads) {
       const int64_t k = count * format.elements, row_bytes = count * format.bytes;
       std::vector<uint8_t> blocks(static_cast<size_t>(n * row_bytes));
       for (uint8_t& b : blocks) b = static_cast<uint8_t>(random());
-      const block16::Geometry g(format, n, k);
+      const BlockShape shape{&format, n, k};
+      const block16::Geometry g(shape);
       ASSERT_EQ(g.bytes(), ceil_div(n, 16) * 16 * row_bytes);
       std::vector<uint8_t> packed(static_cast<size_t>(g.bytes()), 0xAA);
       testing::ThreadPool pool(3);
-      block16::pack(format, n, k, blocks.data(), packed.data(), pool.parallel());
+      ASSERT_TRUE(pack(block16::layout, shape, blocks.data(), packed.data(), pool.parallel()).ok());
       for (int64_t row = 0; row < g.panels * 16; ++row) {
         for (int64_t b = 0; b < count; ++b) {
           for (int i = 0; i < fields.dwords; ++i) {
@@ -58,7 +59,9 @@ TEST_P(Block16, PacksAndUnpacksForAnyNumberOfRowsAndThreads) {
         }
       }
       std::vector<uint8_t> back(blocks.size(), 0x55);
-      block16::unpack(format, n, k, packed.data(), back.data(), pool.parallel());
+      ASSERT_TRUE(
+          unpack({shape, block16::layout.number, packed.data()}, back.data(), pool.parallel())
+              .ok());
       EXPECT_EQ(back, blocks);
     }
   }

@@ -154,12 +154,101 @@ TEST_P(EveryLayout, NamesMissingAndWrongArguments) {
 INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(int_group_layouts()),
                          [](const auto& layout) { return std::string(layout.param->name); });
 
+std::vector<uint8_t> random_bytes(int64_t count, Rng& rng) {
+  std::vector<uint8_t> bytes(static_cast<size_t>(count));
+  for (uint8_t& byte : bytes) byte = static_cast<uint8_t>(rng());
+  return bytes;
+}
+
+class EveryBlockLayout
+    : public ::testing::TestWithParam<std::tuple<const BlockLayout*, BlockFormat>> {
+ protected:
+  const BlockLayout& layout() const { return *std::get<0>(GetParam()); }
+  const BlockFormat& format() const { return *find_block_format(std::get<1>(GetParam()).name); }
+
+  BlockShape random_shape(Rng& rng) const {
+    return {&format(), pick<int64_t>(rng, {1, 2, 15, 16, 17, 31, 32, 33, 64, uniform(rng, 1, 90)}),
+            format().elements * uniform(rng, 1, 9)};
+  }
+};
+
+TEST_P(EveryBlockLayout, UnpackIsTheInverseOfPackWhateverWasThere) {
+  ThreadPool two(2), three(3);
+  Rng rng(71);
+  for (int i = 0; i < 20; ++i) {
+    const BlockShape shape = random_shape(rng);
+    const std::vector<uint8_t> blocks = random_bytes(shape.bytes(), rng);
+    const int64_t size = layout().packed_bytes(shape);
+    std::vector<uint8_t> packed(static_cast<size_t>(size), 0x55), again(packed.size(), 0xaa);
+    ASSERT_TRUE(pack(layout(), shape, blocks.data(), packed.data(), {}).ok());
+    ASSERT_TRUE(pack(layout(), shape, blocks.data(), again.data(), three.parallel()).ok());
+    EXPECT_EQ(packed, again);
+    std::vector<uint8_t> back(blocks.size(), 0xee);
+    const PackedBlocks view{shape, layout().number, packed.data()};
+    ASSERT_TRUE(unpack(view, back.data(), two.parallel()).ok());
+    EXPECT_EQ(back, blocks) << shape.n << " x " << shape.k;
+  }
+}
+
+// Blocks come from files and packed weights from tensors, at any address.
+TEST_P(EveryBlockLayout, TakesAnyAlignmentAndStaysInside) {
+  Rng rng(72);
+  const BlockShape shape{&format(), 19, format().elements * 3};
+  const auto size = static_cast<size_t>(layout().packed_bytes(shape));
+  std::vector<uint8_t> blocks = random_bytes(shape.bytes() + 1, rng);
+  std::vector<uint8_t> packed(size + 2, 0x5a), back(blocks.size() + 1, 0x5a);
+  ASSERT_TRUE(pack(layout(), shape, blocks.data() + 1, packed.data() + 1, {}).ok());
+  ASSERT_TRUE(unpack({shape, layout().number, packed.data() + 1}, back.data() + 1, {}).ok());
+  EXPECT_TRUE(std::equal(blocks.begin() + 1, blocks.end(), back.begin() + 1));
+  EXPECT_EQ(packed.front(), 0x5a);
+  EXPECT_EQ(packed.back(), 0x5a);
+  EXPECT_EQ(back.front(), 0x5a);
+  EXPECT_EQ(back.back(), 0x5a);
+}
+
+TEST_P(EveryBlockLayout, NamesMissingAndWrongArguments) {
+  const BlockShape shape{&format(), 1, format().elements};
+  uint8_t byte = 0;
+  const auto name_of = [](const Status& status) {
+    EXPECT_EQ(status.code(), StatusCode::invalid_argument);
+    return status.message().substr(0, status.message().find(':'));
+  };
+  EXPECT_EQ(name_of(pack(layout(), shape, nullptr, &byte, {})), "blocks");
+  EXPECT_EQ(name_of(pack(layout(), shape, &byte, nullptr, {})), "packed");
+  EXPECT_EQ(name_of(unpack({shape, layout().number, nullptr}, &byte, {})), "packed.data");
+  EXPECT_EQ(name_of(unpack({shape, layout().number, &byte}, nullptr, {})), "blocks");
+  EXPECT_EQ(name_of(unpack({shape, 1, &byte}, &byte, {})), "layout");
+  EXPECT_EQ(name_of(pack(layout(), {&format(), -1, shape.k}, &byte, &byte, {})), "n");
+  EXPECT_EQ(name_of(pack(layout(), {&format(), 1, shape.k + 16}, &byte, &byte, {})), "k");
+  EXPECT_EQ(name_of(pack(layout(), {&format(), 1, 0}, &byte, &byte, {})), "k");
+  EXPECT_EQ(name_of(pack(layout(), {nullptr, 1, shape.k}, &byte, &byte, {})), "format");
+  EXPECT_TRUE(pack(layout(), {&format(), 0, shape.k}, nullptr, nullptr, {}).ok());
+  if (!layout().cuda_pack) {
+    const Status status = pack(layout(), shape, &byte, &byte, Executor(0, nullptr));
+    EXPECT_EQ(status.code(), StatusCode::unsupported);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layouts, EveryBlockLayout,
+                         ::testing::Combine(::testing::ValuesIn(block_layouts()),
+                                            ::testing::ValuesIn(block_formats())),
+                         [](const auto& with) {
+                           return std::string(std::get<0>(with.param)->name) + "_" +
+                                  std::get<1>(with.param).name;
+                         });
+
 TEST(Layouts, AreFoundByTheirNumber) {
   for (const Layout* layout : layouts()) EXPECT_EQ(find_layout(layout->number), layout);
   for (const IntGroupLayout* layout : int_group_layouts()) {
     EXPECT_EQ(find_int_group_layout(layout->number), layout);
     EXPECT_EQ(find_layout(layout->number), layout);
   }
+  for (const BlockLayout* layout : block_layouts()) {
+    EXPECT_EQ(find_block_layout(layout->number), layout);
+    EXPECT_EQ(find_layout(layout->number), layout);
+    EXPECT_EQ(find_int_group_layout(layout->number), nullptr);
+  }
+  EXPECT_EQ(layouts().size(), int_group_layouts().size() + block_layouts().size());
   EXPECT_EQ(find_layout(999), nullptr);
   uint8_t byte = 0;
   const PackedIntGroup packed{{.n = 1, .k = 1, .group_size = 1}, 999, &byte, &byte, nullptr};

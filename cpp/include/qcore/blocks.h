@@ -39,6 +39,17 @@ inline constexpr int kMaxBlockElements = 256;
 std::span<const BlockFormat> block_formats();
 const BlockFormat* find_block_format(std::string_view name);  // null if there is none
 
+// A weight [N, K] in a block format: rows of k / elements blocks.
+struct BlockShape {
+  const BlockFormat* format = nullptr;
+  int64_t n = 0;
+  int64_t k = 0;
+
+  constexpr int64_t blocks_per_row() const { return k / format->elements; }
+  constexpr int64_t bytes() const { return n * blocks_per_row() * format->bytes; }
+  Status check() const;
+};
+
 // The elements of `count` blocks, in order, in the memory of executor.device. Values are computed
 // in float32 by the sequence of roundings of the Python package gguf; f16 and bf16 are rounded from
 // them to nearest even. `blocks` may have any alignment, `out` that of its dtype; on a GPU both are

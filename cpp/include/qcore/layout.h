@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <span>
 
+#include "qcore/blocks.h"
 #include "qcore/executor.h"
 #include "qcore/formats.h"
 #include "qcore/status.h"
@@ -64,11 +65,32 @@ struct IntGroupLayout : Layout {
   Unpack cuda_unpack;
 };
 
+// A weight in a block format, in the layout of one kernel family.
+struct PackedBlocks {
+  BlockShape shape;
+  int layout = 0;  // its number
+  const void* data = nullptr;
+};
+
+// Of any block format.
+struct BlockLayout : Layout {
+  using Pack = Status (*)(const BlockShape&, const void* blocks, void* packed, const Executor&);
+  using Unpack = Status (*)(const PackedBlocks&, void* blocks, const Executor&);
+
+  int64_t (*packed_bytes)(const BlockShape&);
+  Pack pack;  // these rely on the checks of the functions below
+  Unpack unpack;
+  Pack cuda_pack;  // in the memory of a GPU; null if there is none
+  Unpack cuda_unpack;
+};
+
 std::span<const Layout* const> layouts();
 std::span<const IntGroupLayout* const> int_group_layouts();
+std::span<const BlockLayout* const> block_layouts();
 // Null if there is none of that number, or it is of another format.
 const Layout* find_layout(int64_t number);
 const IntGroupLayout* find_int_group_layout(int64_t number);
+const BlockLayout* find_block_layout(int64_t number);
 
 // Check their arguments, then run in the memory that executor.device names. In the memory of a GPU
 // packing waits for the result, because a code may turn out to be too large.
@@ -76,5 +98,10 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
             const Executor& executor);
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor);
+
+// Blocks [N, K / elements], of any alignment.
+Status pack(const BlockLayout& layout, const BlockShape& shape, const void* blocks, void* packed,
+            const Executor& executor);
+Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor);
 
 }  // namespace qcore
