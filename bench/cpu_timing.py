@@ -5,7 +5,9 @@ The limits come from bench/probes.cpp, compiled here, because no call from Pytho
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import shutil
 import subprocess
 import time
@@ -60,18 +62,8 @@ class Probes:
         build.mkdir(parents=True, exist_ok=True)
         source, library = ROOT / "bench" / "probes.cpp", build / "probes.so"
         if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-            include = ROOT / "cpp" / "include"
-            command = [
-                compiler,
-                "-std=c++20",
-                "-O2",
-                "-shared",
-                "-fPIC",
-                f"-I{include}",
-                source,
-                "-o",
-                library,
-            ]
+            flags = ["-std=c++20", "-O2", "-shared", "-fPIC", f"-I{ROOT / 'cpp' / 'include'}"]
+            command = [compiler, *flags, str(source), "-o", str(library)]
             subprocess.run(command, check=True)
         self._library = ctypes.CDLL(str(library))
         self._read = self._library.qcore_probe_read
@@ -81,15 +73,23 @@ class Probes:
         self._multiply.restype = ctypes.c_double
         self._multiply.argtypes = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p]
         self._isa = _C.cpu_isa().encode()
-        self._data = torch.ones(ROTATE_BYTES, dtype=torch.int8)
+        self._data = _wide_pages(ROTATE_BYTES)
+        self._pools: dict[int, ThreadPoolExecutor] = {}
 
-    def memory(self, threads: int) -> tuple[Callable[[], object], float]:
+    # Both work for tens of milliseconds, beside which handing the work to threads is nothing.
+
+    def memory(self, threads: int, passes: int = 3) -> tuple[Callable[[], object], float]:
         """A call, and the bytes that it reads."""
         share = ROTATE_BYTES // threads // 4096 * 4096
         base = self._data.data_ptr()
-        return self._on(threads, lambda i: self._read(self._isa, base + i * share, share)), share * threads
 
-    def vnni(self, threads: int, rounds: int = 1 << 19) -> tuple[Callable[[], object], float]:
+        def read(i: int) -> None:
+            for _ in range(passes):
+                self._read(self._isa, base + i * share, share)
+
+        return self._on(threads, read), share * threads * passes
+
+    def vnni(self, threads: int, rounds: int = 1 << 23) -> tuple[Callable[[], object], float]:
         """A call, and its integer operations (a multiply-add of two bytes counts as two)."""
         sinks = [ctypes.c_int32(i + 1) for i in range(threads)]
 
@@ -98,9 +98,17 @@ class Probes:
 
         return self._on(threads, multiply), multiply(0) * threads
 
-    @staticmethod
-    def _on(threads: int, work: Callable[[int], object]) -> Callable[[], object]:
+    def _on(self, threads: int, work: Callable[[int], object]) -> Callable[[], object]:
         if threads == 1:
             return lambda: work(0)
-        pool = ThreadPoolExecutor(threads)
+        pool = self._pools.setdefault(threads, ThreadPoolExecutor(threads))
         return lambda: list(pool.map(work, range(threads)))
+
+
+def _wide_pages(size: int) -> torch.Tensor:
+    """Bytes in huge pages where the system has them: the memory at its best."""
+    memory = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=torch.int8).fill_(1)
