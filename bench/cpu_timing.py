@@ -1,4 +1,4 @@
-"""What `gpu_timing` needs to time contenders on the CPU: a clock, and the limits of the machine.
+"""The clock of the CPU for `timing`, and the limits of the machine.
 
 The limits come from bench/probes.cpp, compiled here, because no call from Python reaches them.
 """
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timing import ROTATE_BYTES
 
 from qcore import _C
 
 ROOT = Path(__file__).resolve().parents[1]
-ROTATE_BYTES = 256 << 20
 # Threads of whoever ran before spin for a few milliseconds before they sleep, on the cores of the next one.
 SETTLE_SECONDS = 10e-3
 

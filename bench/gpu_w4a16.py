@@ -25,6 +25,7 @@ import gpu_check
 import gpu_limits
 import gpu_report
 import gpu_timing
+import timing
 import torch
 from gpu_limits import Limits
 from gpu_peers import ADAPTERS, Adapter, Contender, Spec, Weight, build, first_line, make_weight
@@ -80,11 +81,11 @@ class Bench:
         out: Path,
         machine: dict[str, Any],
         limits: Limits,
-        clock: gpu_timing.Clock,
+        clock: timing.Clock,
         *,
         device: str = "cuda",
         rounds: int = 15,
-        rotate: int = gpu_timing.ROTATE_BYTES,
+        rotate: int = timing.ROTATE_BYTES,
         deadline: float = math.inf,  # of time.monotonic()
         adapters: dict[str, Adapter] = ADAPTERS,
     ) -> None:
@@ -141,10 +142,10 @@ class Bench:
         budget = int(MEMORY_SHARE * self.free_bytes()) // max(1, len(contenders))
         states = {}
         for name, contender in list(contenders.items()):
-            size = gpu_timing.nbytes(contender.state)
-            extra = gpu_timing.copies_wanted(size, budget + size, self.rotate)  # the first one is there
+            size = timing.nbytes(contender.state)
+            extra = timing.copies_wanted(size, budget + size, self.rotate)  # the first one is there
             try:
-                states[name] = gpu_timing.rotated(contender.state, max(1, extra))
+                states[name] = timing.rotated(contender.state, max(1, extra))
             except Exception as error:  # a foreign object that cannot be copied, or no memory
                 del contenders[name]
                 self.note(f"{name} ({describe(spec)}): {first_line(error)}", failed=name == OURS)
@@ -175,7 +176,7 @@ class Bench:
         entries, errors = [], {}
         for name, contender in contenders.items():
             calls = [lambda s=state, c=contender: c.call(s, x) for state in states[name]]
-            entry = gpu_timing.Entry(name, calls)  # type: ignore[arg-type]
+            entry = timing.Entry(name, calls)  # type: ignore[arg-type]
             try:
                 errors[name], wrong = self.check(entry, x, reference)
             except Exception as error:  # whatever a foreign package raises, the others go on
@@ -187,11 +188,11 @@ class Bench:
                 self.note(f"{name} ({describe(spec)}, M = {m}): {wrong}", failed=name == OURS)
             else:
                 entries.append(entry)
-        times = gpu_timing.take_turns(entries, self.clock, self.rounds)
-        medians = {name: gpu_timing.summary(t) for name, t in times.items()}
+        times = timing.take_turns(entries, self.clock, self.rounds)
+        medians = {name: timing.summary(t) for name, t in times.items()}
         for name, (median, least, largest) in medians.items():
             dense = medians[DENSE][0] if DENSE in medians else math.nan
-            weight_bytes = gpu_timing.nbytes(states[name][0])
+            weight_bytes = timing.nbytes(states[name][0])
             moved = moved_bytes(spec, weight_bytes, m)
             flop = 2.0 * m * spec.k * spec.n
             limit = gpu_limits.limit_seconds(moved, flop, self.limits)
@@ -226,14 +227,14 @@ class Bench:
                 flush=True,
             )
 
-    def check(self, entry: gpu_timing.Entry, x: Tensor, reference: Tensor) -> tuple[float, str]:
+    def check(self, entry: timing.Entry, x: Tensor, reference: Tensor) -> tuple[float, str]:
         """The larger error of a plain call and of the captured calls that are timed, and what is wrong."""
         most = gpu_check.most_error(entry.name, x.dtype)
         with gpu_check.poisoned():
             plain = gpu_check.compare(entry.calls[0](), reference)
         if plain.wrong(most):
             return plain.whole, plain.wrong(most)
-        gpu_timing.prepare(entry, self.clock)
+        timing.prepare(entry, self.clock)
         entry.captured.output.fill_(math.nan)
         self.clock.replay(entry.captured, 1)
         replayed = gpu_check.compare(entry.captured.output, reference)

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import timing
 import torch
+from cpu_timing import CpuClock, Probes
 from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import linear
 
 from qcore import _C, ops
-
-ROTATE_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -50,20 +48,16 @@ def qcore_calls(
     codes = torch.randint(0, 2**bits, (n, k), dtype=torch.uint8)
     first = ops.w4a16_pack(codes, scales, None, group_size, bits)
     size = first.qweight.numel() + first.scales.numel() * 2
-    weights = [first] + [ops.PackedW4A16(*(t.clone() for t in first)) for _ in range(ROTATE_BYTES // size)]
+    weights = [first] + [
+        ops.PackedW4A16(*(t.clone() for t in first)) for _ in range(timing.ROTATE_BYTES // size)
+    ]
     return [lambda w=w: ops.w4a16_gemm(x, *w) for w in weights], size  # type: ignore[misc]
 
 
 def torch_calls(n: int, k: int, x: torch.Tensor) -> tuple[list[Callable[[], object]], int]:
     size = n * k * x.element_size()
-    weights = [torch.randn(n, k, dtype=x.dtype) for _ in range(1 + ROTATE_BYTES // size)]
+    weights = [torch.randn(n, k, dtype=x.dtype) for _ in range(1 + timing.ROTATE_BYTES // size)]
     return [lambda w=w: linear(x, w) for w in weights], size  # type: ignore[misc]
-
-
-def probe() -> tuple[list[Callable[[], object]], int]:
-    """Reads 64 MB pieces: what the memory gives."""
-    pieces = [torch.ones(16 << 20) for _ in range(4)]
-    return [lambda p=p: p.sum() for p in pieces], 64 << 20  # type: ignore[misc]
 
 
 def main() -> None:
@@ -77,6 +71,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     n, k = arguments.n, arguments.k
+    clock, probes = CpuClock(), Probes()
     figures: list[Figure] = []
     for threads in arguments.threads:
         torch.set_num_threads(threads)
@@ -91,18 +86,13 @@ def main() -> None:
             }
             contenders["torch linear, bfloat16"] = torch_calls(n, k, x16)
             contenders["torch linear, float32"] = torch_calls(n, k, x32)
-            contenders["memory read"] = probe()
-            times: dict[str, list[float]] = {name: [] for name in contenders}
-            for round_ in range(arguments.rounds + 1):
-                for name, (calls, _) in contenders.items():
-                    picked = [calls[(round_ * 4 + i) % len(calls)] for i in range(4)]
-                    start = time.perf_counter()
-                    for call in picked:
-                        call()
-                    if round_:  # the first round warms up
-                        times[name].append((time.perf_counter() - start) / len(picked))
-            for name, (_, size) in contenders.items():
-                t = statistics.median(times[name])
+            read, size = probes.memory(threads)
+            contenders["memory read"] = [read], int(size)
+            entries = [timing.Entry(name, calls) for name, (calls, _) in contenders.items()]
+            for entry in entries:
+                timing.prepare(entry, clock)
+            for name, times in timing.take_turns(entries, clock, arguments.rounds).items():
+                t, size = timing.summary(times)[0], contenders[name][1]
                 flop = 0.0 if name == "memory read" else 2 * m * n * k / t / 1e9
                 figures.append(Figure(name, m, n, k, threads, t * 1e6, size / t / 1e9, flop))
     table = Table("M", "threads", "contender", "us", "GB/s of weights", "GFLOP/s", "against bf16")

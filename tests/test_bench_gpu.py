@@ -28,8 +28,8 @@ import gpu_limits
 import gpu_peers
 import gpu_report
 import gpu_run
-import gpu_timing
 import gpu_w4a16
+import timing
 from gpu_limits import Limits, Measured
 from gpu_peers import Contender, Spec, Weight, make_weight
 from gpu_report import Row
@@ -198,24 +198,24 @@ def test_moved_bytes_are_weight_x_and_y() -> None:
 
 
 def test_copies_rotate_through_more_than_the_caches() -> None:
-    assert gpu_timing.copies_wanted(100, 10**6, 256) == 3
+    assert timing.copies_wanted(100, 10**6, 256) == 3
     assert 3 * 100 > 256
-    assert gpu_timing.copies_wanted(100, 250, 256) == 2
-    assert gpu_timing.copies_wanted(100, 50, 256) == 0
+    assert timing.copies_wanted(100, 250, 256) == 2
+    assert timing.copies_wanted(100, 50, 256) == 0
 
 
 def test_calls_per_graph() -> None:
-    assert gpu_timing.calls_per_graph(3, 1e-6) == 18  # whole passes
-    assert gpu_timing.calls_per_graph(32, 1e-6) == 32
-    assert gpu_timing.calls_per_graph(3, 0.015) == 1
+    assert timing.calls_per_graph(3, 1e-6) == 18  # whole passes
+    assert timing.calls_per_graph(32, 1e-6) == 32
+    assert timing.calls_per_graph(3, 0.015) == 1
 
 
 def test_copies_are_equal_and_apart() -> None:
     layer = torch.nn.Linear(2, 3)
     state = (torch.ones(4), torch.empty(0, 5, 7, dtype=torch.uint8), layer)
-    assert gpu_timing.nbytes(state) == 16 + (6 + 3) * 4
+    assert timing.nbytes(state) == 16 + (6 + 3) * 4
     with torch.inference_mode():
-        first, second = gpu_timing.rotated((torch.ones(4), torch.empty(0, 5)), 2)
+        first, second = timing.rotated((torch.ones(4), torch.empty(0, 5)), 2)
     assert first[0].data_ptr() != second[0].data_ptr()
     assert torch.equal(first[0], second[0])
     assert second[1].shape == (0, 5)

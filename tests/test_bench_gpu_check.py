@@ -21,7 +21,7 @@ sys.path.insert(0, str(REPOSITORY / "bench"))
 import gpu_build
 import gpu_check
 import gpu_smoke
-import gpu_timing
+import timing
 
 HALVES = (torch.bfloat16, torch.float16)
 
@@ -130,13 +130,13 @@ class OrderClock:
 
 
 def test_every_round_begins_with_another_contender() -> None:
-    entries = [gpu_timing.Entry(name, [], name, 1, 2) for name in ("a", "bb", "ccc")]
+    entries = [timing.Entry(name, [], name, 1, 2) for name in ("a", "bb", "ccc")]
     clock = OrderClock()
-    times = gpu_timing.take_turns(entries, clock, 3)
+    times = timing.take_turns(entries, clock, 3)
     rounds = [clock.order[i : i + 3] for i in range(0, 12, 3)]
     assert rounds == [["a", "bb", "ccc"], ["bb", "ccc", "a"], ["ccc", "a", "bb"], ["a", "bb", "ccc"]]
     assert times == {"a": [1.0] * 3, "bb": [2.0] * 3, "ccc": [3.0] * 3}
-    assert gpu_timing.take_turns([], clock, 2) == {}
+    assert timing.take_turns([], clock, 2) == {}
 
 
 # -- the smoke check
