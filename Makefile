@@ -4,6 +4,7 @@
 #   make demo     quantize the bundled model and show what came out
 #   make test     all tests: Python (pytest) and C++ (ctest)
 #   make ctest    the C++ tests alone
+#   make fuzz     damaged GGUF files, for FUZZ_SECONDS
 #   make bench    the C++ microbenchmarks
 #   make peers    build llama.cpp for this machine, run the tests that compare with it
 #   make lint     formatting, ruff, mypy       make format   repair the formatting
@@ -25,7 +26,7 @@ CPP_FILES = $(shell find cpp cuda python/csrc tests bench -name '*.cpp' -o -name
               -o -name '*.cuh')
 PYTHON_FILES := $(shell find python/qcore -name '*.py')
 
-.PHONY: all setup need-test need-bench demo test ctest pytest bench peers lint format wheel clean
+.PHONY: all setup need-test need-bench demo test ctest pytest fuzz bench peers lint format wheel clean
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 all: test
@@ -62,6 +63,11 @@ ctest: need-test $(VENV)/.tools
 	cmake --preset test --log-level=WARNING $(CMAKE_ARGS)
 	cmake --build --preset test
 	ctest --preset test
+
+FUZZ_SECONDS ?= 40
+
+fuzz: setup
+	$(BIN)/python tests/fuzz_gguf.py --seconds $(FUZZ_SECONDS)
 
 bench: need-bench $(VENV)/.tools
 	cmake --preset bench --log-level=WARNING $(CMAKE_ARGS)

@@ -16,14 +16,15 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # A module may import what stands before it, or its own folder. Entries of one line are siblings
 # that do not know each other.
 LAYERS = (
-    {"_C", "blocks", "progress", "text"},
+    {"_C", "blocks", "progress"},
     {"fakes"},
     {"ops"},
     {"formats"},
     {"qweight", "schemes"},
-    {"linear", "methods", "io", "fold"},
-    {"models", "calibrate", "inspection", "repack"},
+    {"linear", "embedding", "methods", "io", "fold"},
+    {"models", "calibrate", "inspection", "repack", "text"},
     {"patch"},
+    {"gguf_model", "gguf_export"},
     {"folder"},
     {"evaluation", "report"},
     {"cli"},

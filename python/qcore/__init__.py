@@ -21,10 +21,12 @@ from qcore.qweight import QWeight
 if TYPE_CHECKING:
     from qcore.evaluation import Evaluation, evaluate
     from qcore.folder import load, quantize_folder, save
+    from qcore.gguf_export import quantize_gguf
     from qcore.linear import QLinear
     from qcore.methods import Awq, Gptq, Rtn
     from qcore.patch import quantize
     from qcore.schemes import SCHEMES
+    from qcore.text import load_tokenizer
 
 __version__ = _version("qcore")
 __all__ = [
@@ -40,9 +42,11 @@ __all__ = [
     "evaluate",
     "kernels",
     "load",
+    "load_tokenizer",
     "ops",
     "quantize",
     "quantize_folder",
+    "quantize_gguf",
     "repack",
     "save",
 ]
@@ -57,8 +61,10 @@ _LAZY = {
     "Rtn": "qcore.methods",
     "evaluate": "qcore.evaluation",
     "load": "qcore.folder",
+    "load_tokenizer": "qcore.text",
     "quantize": "qcore.patch",
     "quantize_folder": "qcore.folder",
+    "quantize_gguf": "qcore.gguf_export",
     "save": "qcore.folder",
 }
 

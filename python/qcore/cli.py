@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qcore.io.gguf import GGUF_SCHEMES
 from qcore.methods import METHODS
 from qcore.schemes import SCHEMES
 
@@ -36,12 +37,15 @@ A typical session:
 
     qcore inspect my-model-w4
 
-The result is a Hugging Face folder in compressed-tensors, which vLLM, SGLang and transformers load.
+The result is a Hugging Face folder in compressed-tensors, which vLLM, SGLang and transformers load. A
+destination that ends in .gguf becomes a file for llama.cpp instead:
+
+    qcore quantize my-model my-model.gguf --scheme Q4_K_M --method rtn
 """,
 )
 
 # typer turns the members into the choices that it shows and accepts.
-SchemeName = Enum("SchemeName", {name: name for name in SCHEMES})  # type: ignore[misc]
+SchemeName = Enum("SchemeName", {name: name for name in [*SCHEMES, *GGUF_SCHEMES]})  # type: ignore[misc]
 MethodName = Enum("MethodName", {name: name for name in METHODS})  # type: ignore[misc]
 
 
@@ -55,11 +59,15 @@ class DTypeName(str, Enum):
 @app.command()
 def quantize(
     source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face folder or id.")],
-    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder to write.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder or .gguf file to write.")],
     scheme: Annotated[
-        SchemeName,
-        typer.Option(help="Bits of weights and activations; _ASYM adds zero points.", case_sensitive=False),
-    ] = SchemeName["W4A16"],
+        SchemeName | None,
+        typer.Option(
+            help="For a folder, W4A16 by default: bits of weights and activations; _ASYM adds zero points. "
+            "For a GGUF file, Q4_K_M by default: llama.cpp's mixes of types.",
+            case_sensitive=False,
+        ),
+    ] = None,
     method: Annotated[
         MethodName,
         typer.Option(
@@ -72,11 +80,24 @@ def quantize(
         Path | None,
         typer.Option(help="A UTF-8 text like what the model will see. Needed by gptq and awq."),
     ] = None,
-    group_size: Annotated[int, typer.Option(help="Columns that share a scale; -1: one scale per row.")] = 128,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Columns that share a scale, 128 by default; -1: one scale per row. Folders only."),
+    ] = None,
     ignore: Annotated[
-        list[str],
-        typer.Option(help="Layers to leave alone: a name, its last part, or re:EXPRESSION. Repeatable."),
-    ] = ["lm_head"],  # noqa: B006 - typer wants a list
+        list[str] | None,
+        typer.Option(
+            help="Layers to leave alone, lm_head by default: a name, its last part, or re:EXPRESSION. "
+            "Repeatable. Folders only."
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="re:EXPRESSION=TYPE, the type of tensors in whose GGUF name the expression is found, e.g. "
+            "'re:ffn_down=Q6_K'. Repeatable, the first that fits counts. GGUF files only."
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
     sequence_length: Annotated[int, typer.Option(help="Tokens per calibration sequence.", min=2)] = 512,
     damping: Annotated[
@@ -93,16 +114,21 @@ def quantize(
     shard_gb: Annotated[float, typer.Option(help="Size of the files to write, in GB.")] = 1.0,
     overwrite: Annotated[bool, typer.Option(help="Replace DST if it exists.")] = False,
 ) -> None:
-    """Quantize SRC into the new folder DST.
+    """Quantize SRC into the new folder, or GGUF file, DST.
 
     The model is never whole in memory: rtn holds one tensor at a time, the others one block. DST appears
     only once it is complete.
     """
     from qcore.folder import quantize_folder
+    from qcore.gguf_export import quantize_gguf
     from qcore.io.checkpoint import resolve_source
     from qcore.text import token_chunks
 
     with _errors():
+        to_gguf = destination.suffix.lower() == ".gguf"
+        name = _scheme(scheme, to_gguf)
+        _refuse(to_gguf, {"--group-size": group_size, "--ignore": ignore}, "a GGUF file; see --override")
+        _refuse(not to_gguf, {"--override": override}, "a folder; see --ignore")
         chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
         folder = resolve_source(source)
         tokens = None
@@ -111,30 +137,43 @@ def quantize(
                 raise ValueError(f"--calibration: method {method.value} needs a text file")
             tokens = token_chunks(folder, calibration, sequence_length, samples)
         start = time.perf_counter()
-        quantize_folder(
-            folder,
-            destination,
-            scheme.value,
-            chosen,
-            tokens,
-            ignore=ignore,
-            group_size=group_size,
-            sequential=sequential,
-            overwrite=overwrite,
-            shard_bytes=int(shard_gb * (1 << 30)),
-        )
+        if to_gguf:
+            quantize_gguf(
+                folder,
+                destination,
+                name,
+                chosen,
+                tokens,
+                overrides=override or (),
+                sequential=sequential,
+                overwrite=overwrite,
+            )
+        else:
+            quantize_folder(
+                folder,
+                destination,
+                name,
+                chosen,
+                tokens,
+                ignore=("lm_head",) if ignore is None else ignore,
+                group_size=128 if group_size is None else group_size,
+                sequential=sequential,
+                overwrite=overwrite,
+                shard_bytes=int(shard_gb * (1 << 30)),
+            )
         seconds = time.perf_counter() - start
-    size = sum(f.stat().st_size for f in destination.glob("*.safetensors"))
+    files = [destination] if to_gguf else destination.glob("*.safetensors")
+    size = sum(f.stat().st_size for f in files)
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"{destination}: {scheme.value} by {method.value}, {size / 1e6:.1f} MB, {seconds:.1f} s, "
+        f"{destination}: {name} by {method.value}, {size / 1e6:.1f} MB, {seconds:.1f} s, "
         f"peak memory {_peak_memory_gb():.2f} GB"
     )
 
 
 @app.command("eval")
 def evaluate_command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder or Hugging Face id.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hugging Face id or GGUF file.")],
     text: Annotated[Path, typer.Option(help="A UTF-8 text that the model has not seen.")],
     reference: Annotated[
         str | None,
@@ -153,12 +192,11 @@ def evaluate_command(
 
     from qcore.evaluation import evaluate
     from qcore.folder import load
-    from qcore.io.checkpoint import resolve_source
     from qcore.text import token_chunks
 
     with _errors():
         wanted = None if dtype is DTypeName.auto else getattr(torch, dtype.value)
-        tokens = token_chunks(resolve_source(model), text, chunk, chunks)
+        tokens = token_chunks(model, text, chunk, chunks)
         loaded = load(model, dtype=wanted)
         other = None if reference is None else load(reference, dtype=wanted)
         result = evaluate(loaded, tokens, other)
@@ -176,7 +214,7 @@ def evaluate_command(
 
 @app.command()
 def inspect(
-    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder or Hugging Face id.")],
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A folder, Hugging Face id or GGUF file.")],
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list on standard output.")] = False,
 ) -> None:
     """What a checkpoint holds: each tensor's format, shape, bits per weight and bytes."""
@@ -197,6 +235,23 @@ def inspect(
     table.add_section()
     table.add_row("all", "", f"{weights:,} weights", f"{total * 8 / max(weights, 1):.3f}", f"{total:,}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _scheme(scheme: SchemeName | None, to_gguf: bool) -> str:
+    """The scheme's name, which must be one for this kind of destination."""
+    known = list(GGUF_SCHEMES if to_gguf else SCHEMES)
+    if scheme is None:
+        return "Q4_K_M" if to_gguf else "W4A16"
+    if scheme.value not in known:
+        kind = "a GGUF file takes" if to_gguf else "a folder (DST does not end in .gguf) takes"
+        raise ValueError(f"--scheme: {kind} one of {', '.join(known)}; got {scheme.value}")
+    return str(scheme.value)
+
+
+def _refuse(wrong: bool, options: dict[str, object], where: str) -> None:
+    for name, value in options.items():
+        if wrong and value is not None:
+            raise ValueError(f"{name}: is not for {where}")
 
 
 def _method(name: str, damping: float, act_order: bool, search: bool):  # type: ignore[no-untyped-def]

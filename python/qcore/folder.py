@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from qcore.blocks import Weights
 from qcore.calibrate import calibrate
 from qcore.formats import Format
+from qcore.gguf_model import load_gguf
 from qcore.io import compressed_tensors as ct
 from qcore.io.checkpoint import (
     Checkpoint,
@@ -21,6 +22,7 @@ from qcore.io.checkpoint import (
     copy_companions,
     write_json,
 )
+from qcore.io.gguf import is_gguf
 from qcore.linear import QLinear
 from qcore.methods import Method, resolve_method
 from qcore.models import (
@@ -133,10 +135,11 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> nn.Module:
-    """Loads a folder for inference, quantized or not.
+    """Loads a folder or a GGUF file for inference, quantized or not.
 
     Args:
-        path: a folder, or a Hugging Face id. Quantized: compressed-tensors `pack-quantized` weights.
+        path: a folder, a Hugging Face id, or a GGUF file (see `qcore.gguf_model.load_gguf`). Quantized:
+            compressed-tensors `pack-quantized` weights.
         dtype: of everything that is not quantized, and so of the activations; by default as stored.
         device: where to put the model.
 
@@ -144,6 +147,8 @@ def load(
         FileNotFoundError: a missing folder or shard, by name.
         ValueError: a file or tensor that is not what it should be, by name.
     """
+    if is_gguf(path):
+        return load_gguf(path, dtype, device)
     checkpoint = Checkpoint(path)
     quantization = checkpoint.config.get("quantization_config")
     formats = ct.read_formats(quantization, checkpoint) if quantization else {}

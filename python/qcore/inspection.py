@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from qcore.io import compressed_tensors as ct
 from qcore.io.checkpoint import Checkpoint
+from qcore.io.gguf import GgufFile, is_gguf
 
 __all__ = ["Row", "inspect_checkpoint"]
 
@@ -38,7 +39,10 @@ class Row:
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
-    """One row per weight, in the order of the names."""
+    """One row per weight, in the order of the names (in that of the file for a GGUF file)."""
+    if is_gguf(path):
+        tensors = GgufFile(path).tensors.values()
+        return [_row(t.name, t.type.name, t.shape, t.nbytes) for t in tensors]
     checkpoint = Checkpoint(path)
     stored = checkpoint.config.get("quantization_config")
     formats = ct.read_formats(stored, checkpoint) if stored else {}

@@ -1,15 +1,36 @@
-"""Texts as token ids."""
+"""Tokenizers, and texts as token ids."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
 
-__all__ = ["token_chunks"]
+from qcore.io.checkpoint import resolve_source
+from qcore.io.gguf import GgufFile, is_gguf
+
+__all__ = ["load_tokenizer", "token_chunks"]
+
+
+def load_tokenizer(model: str | os.PathLike[str]) -> Any:
+    """The tokenizer of a model, as transformers has it.
+
+    Args:
+        model: a folder, a Hugging Face id, or a GGUF file.
+    """
+    if not is_gguf(model):
+        return AutoTokenizer.from_pretrained(resolve_source(model))
+    from qcore.io.gguf.tokenizer_read import read_tokenizer
+
+    file = GgufFile(model)
+    try:
+        return read_tokenizer(file.metadata)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
 
 
 def token_chunks(
@@ -21,7 +42,7 @@ def token_chunks(
     """A text file as token ids int64 [chunks, length], without special tokens between them.
 
     Args:
-        model: the folder whose tokenizer is used.
+        model: the folder, Hugging Face id or GGUF file whose tokenizer is used.
         length: tokens per chunk; what is left at the end is dropped.
         limit: the most chunks to take.
     """
@@ -32,7 +53,7 @@ def token_chunks(
         raise FileNotFoundError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected a UTF-8 text: {error}") from error
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     count = len(ids) // length
     if count == 0:

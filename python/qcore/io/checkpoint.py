@@ -46,6 +46,8 @@ def resolve_source(source: str | os.PathLike[str]) -> Path:
         return path
     if path.exists():
         raise ValueError(f"{path}: expected a folder with config.json and safetensors, got a file")
+    if path.suffix.lower() == ".gguf":
+        raise FileNotFoundError(f"{path}: no such file")
     text = str(source)
     if text.count("/") == 1 and not text.startswith((".", "/", "~")):
         from huggingface_hub import snapshot_download

@@ -1,0 +1,164 @@
+"""Feeds damaged GGUF files to the reader, the tokenizer and the loader until its time is up.
+
+    python tests/fuzz_gguf.py --seconds 45 [--seed N]
+
+Files start out whole and are damaged where it hurts: counts, lengths, offsets and types become numbers at the
+edges of their range, bytes flip, parts are cut out, doubled or moved. Each must load or be refused by a
+ValueError that names the file, in little time and memory. A case that is not is kept, and its path printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import resource
+import struct
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from transformers.utils import logging
+
+import qcore
+from gguf_cases import byte_level, make, save, sentence_piece, wrap
+from qcore.io.gguf import GgufFile
+
+# A reader that believes a length takes gigabytes at once; an honest one, a few times its file of 100 kB.
+MEMORY = 3 << 30
+SECONDS_PER_CASE = 5.0
+SMALL = [0, 1, 2, 3, 4, 5, 7, 8, 9, 12, 13, 31, 32, 33, 255, 256, 1 << 16]
+EDGES = [
+    *SMALL,
+    *((1 << bits) + d for bits in (31, 32, 62, 63) for d in (-31, -1, 0, 1)),
+    (1 << 64) - 31,
+    (1 << 64) - 1,
+]
+
+
+def seeds(folder: Path) -> list[bytes]:
+    """Whole files of several architectures, types and tokenizers."""
+    tokenizers: dict[str, Tokenizer] = {"llama": sentence_piece(True, 300), "qwen2": byte_level(None, 300)}
+    cases = [
+        ("llama", "Q8_0"),
+        ("qwen2", "F16"),
+        ("gemma3", "Q8_0"),
+        ("llama-tied", "Q8_0"),
+        ("gemma2", "BF16"),
+    ]
+    found = []
+    for index, (name, scheme) in enumerate(cases):
+        tokenizer = tokenizers.get(name)
+        model = make(name, vocab_size=64 if tokenizer is None else 360, num_hidden_layers=1)
+        source = save(model, folder / f"hf{index}", tokenizer and wrap(tokenizer))
+        qcore.quantize_gguf(source, folder / f"{index}.gguf", scheme, "rtn")
+        found.append((folder / f"{index}.gguf").read_bytes())
+    return found
+
+
+def header_end(data: bytes) -> int:
+    """About where the tensors' data starts; damage before it is worth more."""
+    return min(len(data), data.rindex(b"weight") + 64)
+
+
+def damage(data: bytes, random: random.Random) -> bytes:
+    changed = bytearray(data)
+    end = header_end(data)
+    for _ in range(random.choice((1, 1, 1, 2, 4, 8))):
+        at = random.randrange(min(end, len(changed)) or 1)
+        kind = random.randrange(8)
+        if kind <= 2:  # an integer, most of which are 4 or 8 bytes somewhere
+            size = random.choice((4, 8))
+            value = random.choice(EDGES) if kind else random.getrandbits(64)
+            changed[at : at + size] = struct.pack("<Q", value)[:size]
+        elif kind == 3:
+            changed[at : at + 1] = bytes([random.getrandbits(8)])
+        elif kind == 4:
+            changed = changed[: random.randrange(len(changed) + 1)]
+        elif kind == 5:
+            del changed[at : at + random.choice((1, 4, 8, 24, 200))]
+        elif kind == 6:
+            other = random.randrange(min(end, len(changed)) or 1)
+            part = bytes(changed[other : other + random.choice((4, 8, 40, 200))])
+            changed[at:at] = part
+        else:  # digits of names: another layer, another tensor
+            digit = changed.find(b"blk.", at)
+            if digit >= 0:
+                changed[digit + 4 : digit + 5] = random.choice((b"0", b"1", b"9", b"/"))
+    return bytes(changed)
+
+
+def check_names(error: ValueError, path: Path) -> None:
+    if str(path) not in str(error):
+        raise AssertionError(f"the message does not name the file: {error}") from error
+
+
+def try_file(path: Path) -> str:
+    """How far a file got."""
+    try:
+        file = GgufFile(path)
+        for name in file.tensors:
+            file.data(name).sum()
+    except ValueError as error:
+        check_names(error, path)
+        return "refused by the reader"
+    outcome = []
+    for what, read in (("tokenizer", qcore.load_tokenizer), ("model", qcore.load)):
+        try:
+            read(path)
+            outcome.append(f"{what} loaded")
+        except ValueError as error:
+            check_names(error, path)
+            outcome.append(f"{what} refused")
+    return ", ".join(outcome)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=45.0)
+    parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()) / "fuzz_gguf")
+    options = parser.parse_args()
+    chance = random.Random(options.seed)
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")  # transformers doubts some configurations
+    outcomes: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as name:
+        whole = seeds(Path(name))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
+        path = Path(name) / "damaged.gguf"
+        end = time.monotonic() + options.seconds
+        while time.monotonic() < end:
+            data = damage(chance.choice(whole), chance)
+            path.unlink(missing_ok=True)  # a new file: models may still map the old one
+            path.write_bytes(data)
+            start = time.process_time()
+            try:
+                outcomes[try_file(path)] += 1
+                seconds = time.process_time() - start
+                assert seconds < SECONDS_PER_CASE, f"took {seconds:.1f} s"
+            except BaseException:
+                options.keep.mkdir(parents=True, exist_ok=True)
+                kept = options.keep / f"{options.seed}-{outcomes.total()}.gguf"
+                kept.write_bytes(data)
+                traceback.print_exc()
+                print(f"seed {options.seed}, case {outcomes.total()}: kept as {kept}", flush=True)
+                return 1
+    print(
+        f"seed {options.seed}: {outcomes.total()} files; "
+        + "; ".join(f"{n} {k}" for k, n in outcomes.items())
+    )
+    return 0 if outcomes.total() > 100 else 1
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    raise SystemExit(main())

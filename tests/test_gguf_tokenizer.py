@@ -1,0 +1,168 @@
+"""Tokenizers in GGUF files: what is written for them, and that reading it gives the same tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoTokenizer
+
+import qcore
+from conftest import REPOSITORY
+from gguf_cases import LLAMA3, QWEN2, TEXTS, byte_level, make, save, sentence_piece, wrap
+from qcore.io.gguf import GgufFile
+from qcore.io.gguf.tokenizer_read import HUGGING_FACE, read_tokenizer
+
+BEGIN_END = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
+
+
+def convert(tokenizer: Any, tmp_path: Path) -> tuple[Any, Path]:
+    """The tokenizer as transformers reads it from a folder, and a GGUF file of that folder."""
+    folder = save(make("llama", vocab_size=640), tmp_path / "hf", tokenizer)
+    path = tmp_path / "model.gguf"
+    qcore.quantize_gguf(folder, path, "F16", "rtn")
+    return AutoTokenizer.from_pretrained(folder), path
+
+
+def assert_same(ours: Any, theirs: Any) -> None:
+    specials = [f"{token} a{token}b  {token}" for token in theirs.get_added_vocab()]
+    for text in [*TEXTS, *specials]:
+        for special in (False, True):
+            ids = theirs(text, add_special_tokens=special)["input_ids"]
+            assert ours(text, add_special_tokens=special)["input_ids"] == ids, text
+            assert ours.decode(ids) == theirs.decode(ids), text
+    for attribute in ("bos_token_id", "eos_token_id", "pad_token_id", "chat_template"):
+        assert getattr(ours, attribute) == getattr(theirs, attribute)
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "options"),
+    [
+        ("gpt-2", None, {}),
+        ("smollm", None, {"digits": True}),
+        ("llama-bpe", LLAMA3, {"whole_words": True}),
+        ("dbrx", LLAMA3, {}),
+        ("qwen2", QWEN2, {"nfc": True}),
+    ],
+)
+def test_byte_level(name: str, pattern: str | None, options: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer = wrap(byte_level(pattern, 600, **options), **BEGIN_END)
+    tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    theirs, path = convert(tokenizer, tmp_path)
+    metadata = GgufFile(path).metadata
+    assert metadata["tokenizer.ggml.model"] == "gpt2"
+    assert metadata["tokenizer.ggml.pre"] == name
+    assert HUGGING_FACE not in metadata
+    kinds = dict(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"], strict=True))
+    assert (kinds["<|begin|>"], kinds["<tool>"], kinds["[PAD630]"], kinds["e"]) == (3, 4, 5, 1)
+    ours = qcore.load_tokenizer(path)
+    assert_same(ours, theirs)
+    conversation = [{"role": "user", "content": "Hi there"}]
+    assert ours.apply_chat_template(conversation, tokenize=False) == "Hi there"
+
+
+@pytest.mark.parametrize("begin", [False, True])
+def test_tokens_of_begin_and_end(begin: bool, tmp_path: Path) -> None:
+    backend = byte_level(None, 600)
+    parts = ["<|begin|>", "$A"] if begin else ["$A", "<|end|>"]
+    ids = [(part, backend.token_to_id(part)) for part in parts if part != "$A"]
+    backend.post_processor = processors.TemplateProcessing(single=parts, special_tokens=ids)
+    theirs, path = convert(wrap(backend, **BEGIN_END), tmp_path)
+    metadata = GgufFile(path).metadata
+    assert metadata["tokenizer.ggml.add_bos_token"] is begin
+    assert metadata["tokenizer.ggml.add_eos_token"] is not begin
+    assert_same(qcore.load_tokenizer(path), theirs)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_sentence_piece(prefix: bool, tmp_path: Path) -> None:
+    tokenizer = wrap(sentence_piece(prefix), bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    theirs, path = convert(tokenizer, tmp_path)
+    metadata = GgufFile(path).metadata
+    assert metadata["tokenizer.ggml.model"] == "llama"
+    assert metadata["tokenizer.ggml.add_space_prefix"] is prefix
+    assert metadata["tokenizer.ggml.add_bos_token"] is True
+    kinds = dict(zip(metadata["tokenizer.ggml.tokens"], metadata["tokenizer.ggml.token_type"], strict=True))
+    assert (kinds["<unk>"], kinds["<s>"], kinds["<table>"], kinds["<0x0A>"], kinds["▁the"]) == (2, 3, 4, 6, 1)
+    assert HUGGING_FACE not in metadata
+    assert_same(qcore.load_tokenizer(path), theirs)
+
+
+def test_unigram(tmp_path: Path) -> None:
+    pieces = [("<unk>", 0.0), ("<s>", 0.0), ("</s>", 0.0), *((f"<0x{b:02X}>", -9.0) for b in range(256))]
+    words = ["▁", "▁the", "▁a", "e", "t", "h", "r", "in", "er", "▁of", "and", "▁and", "s", "n", "o", "i"]
+    pieces += [(word, -1.0 - i * 0.25) for i, word in enumerate(words)]
+    backend = Tokenizer(models.Unigram(pieces, 0, byte_fallback=True))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(["<s>", "</s>"])
+    theirs, path = convert(wrap(backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>"), tmp_path)
+    assert GgufFile(path).metadata["tokenizer.ggml.model"] == "t5"
+    assert_same(qcore.load_tokenizer(path), theirs)
+
+
+def test_what_names_cannot_say_goes_along_whole(tmp_path: Path) -> None:
+    """Lower case is nothing that a GGUF file knows of."""
+    backend = byte_level(None, 600)
+    backend.normalizer = normalizers.Lowercase()
+    theirs, path = convert(wrap(backend, **BEGIN_END), tmp_path)
+    assert HUGGING_FACE in GgufFile(path).metadata
+    assert_same(qcore.load_tokenizer(path), theirs)
+
+
+def test_unknown_words_are_refused(tmp_path: Path) -> None:
+    backend = byte_level(None, 600)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    with pytest.raises(ValueError, match="splits words in a way that no name"):
+        convert(wrap(backend, **BEGIN_END), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["hf"]
+
+
+def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
+    folder = save(make("llama"), tmp_path / "hf")
+    qcore.quantize_gguf(folder, tmp_path / "model.gguf", "F16", "rtn")
+    assert GgufFile(tmp_path / "model.gguf").metadata["tokenizer.ggml.model"] == "none"
+    with pytest.raises(
+        ValueError, match=r"model\.gguf: tokenizer\.ggml\.model: expected one of .* got 'none'"
+    ):
+        qcore.load_tokenizer(tmp_path / "model.gguf")
+
+
+def test_the_bundled_model(tmp_path: Path) -> None:
+    folder = REPOSITORY / "models" / "pydoc-llama-7m"
+    qcore.quantize_gguf(folder, tmp_path / "model.gguf", "F16", "rtn")
+    assert_same(qcore.load_tokenizer(tmp_path / "model.gguf"), AutoTokenizer.from_pretrained(folder))
+
+
+TOKENS = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.tokens": ["a", "b", "ab"],
+    "tokenizer.ggml.merges": ["a b"],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokenizer.ggml.model": "rwkv"}, "expected one of gpt2, llama, t5, got 'rwkv'"),
+        ({"tokenizer.ggml.tokens": None}, "tokens: expected a list of strings"),
+        ({"tokenizer.ggml.tokens": 5}, "tokens: expected a list of strings"),
+        ({"tokenizer.ggml.merges": None}, "merges: expected a list of strings"),
+        ({"tokenizer.ggml.merges": ["a x"]}, "tokenizer.ggml: "),
+        ({"tokenizer.ggml.merges": ["ab"]}, "tokenizer.ggml: "),
+        ({"tokenizer.ggml.pre": "klingon"}, "pre: expected one of gpt-2, .* got 'klingon'"),
+        ({"tokenizer.ggml.token_type": [1, 1]}, "token_type: expected 3 numbers"),
+        ({"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": "high"}, "scores: expected 3 numbers"),
+        ({HUGGING_FACE: "{}"}, "tokenizer.huggingface.json: "),
+    ],
+)
+def test_malformed_metadata(changes: dict[str, Any], message: str) -> None:
+    assert read_tokenizer(TOKENS)("ab")["input_ids"] == [2]
+    with pytest.raises(ValueError, match=message):
+        read_tokenizer({k: v for k, v in {**TOKENS, **changes}.items() if v is not None})
