@@ -62,8 +62,12 @@ std::vector<py::dict> list_formats() {
 std::vector<py::dict> list_block_formats() {
   std::vector<py::dict> result;
   for (const BlockFormat& format : block_formats()) {
+    py::list values;
+    for (int code = 0; code < format.codes; ++code) values.append(int{format.values[code]});
     result.push_back(py::dict("name"_a = format.name, "ggml_type"_a = format.ggml_type,
-                              "elements"_a = format.elements, "bytes"_a = format.bytes));
+                              "elements"_a = format.elements, "bytes"_a = format.bytes,
+                              "group"_a = format.group, "values"_a = values,
+                              "has_min"_a = format.has_min));
   }
   return result;
 }

@@ -1,5 +1,11 @@
-// torch.ops.qcore.kquant_dequantize: the elements of blocks as GGUF files hold them.
+// torch.ops.qcore.kquant_quantize, kquant_dequantize, kquant_split and kquant_join: blocks of GGUF
+// files made of elements, and what they hold, as elements or as codes and scales, and other codes
+// for them.
+#include <algorithm>
+#include <cstring>
+#include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "executor.h"
@@ -7,9 +13,12 @@
 namespace qcore::binding {
 namespace {
 
+constexpr const char* kQuantize = "kquant_quantize";
 constexpr const char* kDequantize = "kquant_dequantize";
+constexpr const char* kSplit = "kquant_split";
+constexpr const char* kJoin = "kquant_join";
 
-const BlockFormat& find_type(const std::string& type) {
+const BlockFormat& find_type(const char* op, const std::string& type) {
   const BlockFormat* format = find_block_format(type);
   if (!format) {
     std::string names;
@@ -17,28 +26,64 @@ const BlockFormat& find_type(const std::string& type) {
       names += names.empty() ? "" : ", ";
       names += known.name;
     }
-    check(false, kDequantize, "type must be one of ", names, ", got ", type);
+    check(false, op, "type must be one of ", names, ", got ", type);
   }
   return *format;
 }
 
-Tensor dequantize(const Tensor& blocks, const std::string& type, int64_t k, ScalarType dtype) {
-  const BlockFormat& format = find_type(type);
-  check(k > 0 && k % format.elements == 0, kDequantize, "k must be a positive multiple of ",
-        format.elements, ", the elements of a block of ", type, ", got ", k);
-  check(is_float(dtype), kDequantize, "dtype must be float32, float16 or bfloat16, got ",
-        type_name(dtype));
-  const int64_t per_row = k / format.elements;
+// The format of the type, if rows of k elements are whole blocks of it.
+const BlockFormat& find_format(const char* op, const std::string& type, int64_t k) {
+  const BlockFormat& format = find_type(op, type);
+  check(k > 0 && k % format.elements == 0, op, "k must be a positive multiple of ", format.elements,
+        ", the elements of a block of ", type, ", got ", k);
+  return format;
+}
+
+void check_blocks(const char* op, const BlockFormat& format, int64_t k, const Tensor& blocks) {
   // A row may have so many elements that its bytes overflow; a tensor cannot.
   check(blocks.scalar_type() == ScalarType::Byte && blocks.dim() >= 1 &&
-            blocks.size(-1) % format.bytes == 0 && blocks.size(-1) / format.bytes == per_row,
-        kDequantize, "blocks must be uint8 [..., k / ", format.elements, " * ", format.bytes,
-        "] for type=", type, " k=", k, ", got ", describe(blocks));
+            blocks.size(-1) % format.bytes == 0 &&
+            blocks.size(-1) / format.bytes == k / format.elements,
+        op, "blocks must be uint8 [..., k / ", format.elements, " * ", format.bytes,
+        "] for type=", format.name, " k=", k, ", got ", describe(blocks));
+}
+
+// An uninitialised tensor like `rows` [..., x], of [..., columns].
+Tensor new_rows(const Tensor& rows, int64_t columns, ScalarType dtype) {
+  std::vector<int64_t> out(sizes(rows).begin(), sizes(rows).end());
+  out.back() = columns;
+  return torch::stable::new_empty(rows, out, dtype);
+}
+
+Tensor quantize(const Tensor& w, const std::string& type, const std::optional<Tensor>& importance) {
+  check(is_float(w) && w.dim() >= 1, kQuantize,
+        "w must be float32, float16 or bfloat16 [..., k], got ", describe(w));
+  const int64_t k = w.size(-1);
+  const BlockFormat& format = find_format(kQuantize, type, k);
+  if (importance) {
+    check(importance->scalar_type() == ScalarType::Float && has_sizes(*importance, {k}), kQuantize,
+          "importance must be float32 [", k, "], got ", describe(*importance));
+    check_same_device(kQuantize, "importance", *importance, "w", w);
+  }
+
+  const Place place(kQuantize, w);
+  const Tensor blocks = new_rows(w, k / format.elements * format.bytes, ScalarType::Byte);
+  const Tensor dense_w = dense(w), weight_of = importance ? dense(*importance) : w;
+  check(encode_blocks(format, to_dtype(w.scalar_type()), dense_w.const_data_ptr(), w.numel() / k, k,
+                      importance ? static_cast<const float*>(weight_of.const_data_ptr()) : nullptr,
+                      blocks.mutable_data_ptr(), place.executor().parallel),
+        kQuantize);
+  return blocks;
+}
+
+Tensor dequantize(const Tensor& blocks, const std::string& type, int64_t k, ScalarType dtype) {
+  const BlockFormat& format = find_format(kDequantize, type, k);
+  check(is_float(dtype), kDequantize, "dtype must be float32, float16 or bfloat16, got ",
+        type_name(dtype));
+  check_blocks(kDequantize, format, k, blocks);
 
   const Place place(kDequantize, blocks);
-  std::vector<int64_t> out_sizes(sizes(blocks).begin(), sizes(blocks).end());
-  out_sizes.back() = k;
-  const Tensor out = torch::stable::new_empty(blocks, out_sizes, dtype);
+  const Tensor out = new_rows(blocks, k, dtype);
   const Tensor dense_blocks = dense_aligned(blocks);
   check(decode_blocks(format, dense_blocks.const_data_ptr(), blocks.numel() / format.bytes,
                       to_dtype(dtype), out.mutable_data_ptr(), place.executor()),
@@ -46,14 +91,63 @@ Tensor dequantize(const Tensor& blocks, const std::string& type, int64_t k, Scal
   return out;
 }
 
+std::tuple<Tensor, Tensor, Tensor> split(const Tensor& blocks, const std::string& type, int64_t k) {
+  const BlockFormat& format = find_format(kSplit, type, k);
+  check_blocks(kSplit, format, k, blocks);
+
+  const Place place(kSplit, blocks);
+  const Tensor codes = new_rows(blocks, k, ScalarType::Byte);
+  const Tensor scales = new_rows(blocks, k / format.group, ScalarType::Float);
+  const Tensor mins = new_rows(blocks, k / format.group, ScalarType::Float);
+  const Tensor dense_blocks = dense(blocks);
+  check(split_blocks(format, dense_blocks.const_data_ptr(), blocks.numel() / format.bytes,
+                     static_cast<uint8_t*>(codes.mutable_data_ptr()),
+                     static_cast<float*>(scales.mutable_data_ptr()),
+                     static_cast<float*>(mins.mutable_data_ptr()), place.executor().parallel),
+        kSplit);
+  return {codes, scales, mins};
+}
+
+Tensor join(const Tensor& blocks, const std::string& type, int64_t k, const Tensor& codes) {
+  const BlockFormat& format = find_format(kJoin, type, k);
+  check_blocks(kJoin, format, k, blocks);
+  std::vector<int64_t> expected(sizes(blocks).begin(), sizes(blocks).end());
+  expected.back() = k;
+  check(codes.scalar_type() == ScalarType::Byte && std::ranges::equal(sizes(codes), expected),
+        kJoin, "codes must be uint8 [..., k], with the rows of blocks, for k=", k, ", got ",
+        describe(codes));
+  check_same_device(kJoin, "codes", codes, "blocks", blocks);
+
+  const Place place(kJoin, blocks);
+  const Tensor dense_codes = dense(codes), dense_blocks = dense(blocks);
+  const auto* code = static_cast<const uint8_t*>(dense_codes.const_data_ptr());
+  check(std::all_of(code, code + codes.numel(), [&](int each) { return each < format.codes; }),
+        kJoin, "codes must be below ", format.codes, " for type=", type);
+  const Tensor out = new_rows(blocks, blocks.size(-1), ScalarType::Byte);
+  if (blocks.numel() != 0) {
+    std::memcpy(out.mutable_data_ptr(), dense_blocks.const_data_ptr(),
+                static_cast<size_t>(blocks.numel()));
+  }
+  check(join_blocks(format, out.mutable_data_ptr(), blocks.numel() / format.bytes, code,
+                    place.executor().parallel),
+        kJoin);
+  return out;
+}
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
+  m.def("kquant_quantize(Tensor w, str type, Tensor? importance=None) -> Tensor");
   m.def("kquant_dequantize(Tensor blocks, str type, int k, ScalarType dtype) -> Tensor");
+  m.def("kquant_split(Tensor blocks, str type, int k) -> (Tensor, Tensor, Tensor)");
+  m.def("kquant_join(Tensor blocks, str type, int k, Tensor codes) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
+  m.impl("kquant_quantize", TORCH_BOX(&quantize));
   m.impl("kquant_dequantize", TORCH_BOX(&dequantize));
+  m.impl("kquant_split", TORCH_BOX(&split));
+  m.impl("kquant_join", TORCH_BOX(&join));
 }
 
 // In every build: one without CUDA kernels says so.

@@ -11,6 +11,9 @@ class BlockFormatInfo(TypedDict):
     ggml_type: int
     elements: int
     bytes: int
+    group: int
+    values: list[int]
+    has_min: bool
 
 class KernelInfo(TypedDict):
     name: str

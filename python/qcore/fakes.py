@@ -205,11 +205,9 @@ def _fake_gemm(
     return x.new_empty(*x.shape[:-1], n)
 
 
-@torch.library.register_fake("qcore::kquant_dequantize")
-def _fake_kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype) -> Tensor:
-    op = "kquant_dequantize"
+def _block_format(op: str, type: str, k: int) -> _C.BlockFormatInfo:
     torch._check(type in _BLOCKS, lambda: f"qcore.{op}: type must be one of {', '.join(_BLOCKS)}, got {type}")
-    elements, size = _BLOCKS[type]["elements"], _BLOCKS[type]["bytes"]
+    elements = _BLOCKS[type]["elements"]
     torch._check(
         k > 0 and k % elements == 0,
         lambda: (
@@ -217,20 +215,74 @@ def _fake_kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtyp
             f"got {k}"
         ),
     )
+    return _BLOCKS[type]
+
+
+def _check_blocks(op: str, format: _C.BlockFormatInfo, k: int, blocks: Tensor) -> None:
+    elements, size = format["elements"], format["bytes"]
+    _expect(
+        blocks.dtype == torch.uint8 and blocks.dim() >= 1 and blocks.shape[-1] == k // elements * size,
+        op,
+        "blocks",
+        f"uint8 [..., k / {elements} * {size}] for type={format['name']} k={k}",
+        blocks,
+    )
+
+
+@torch.library.register_fake("qcore::kquant_quantize")
+def _fake_kquant_quantize(w: Tensor, type: str, importance: Tensor | None = None) -> Tensor:
+    op = "kquant_quantize"
+    _expect(w.dtype in _FLOATS and w.dim() >= 1, op, "w", "float32, float16 or bfloat16 [..., k]", w)
+    k = w.shape[-1]
+    format = _block_format(op, type, k)
+    if importance is not None:
+        _expect(
+            importance.dtype == torch.float32 and importance.shape == (k,),
+            op,
+            "importance",
+            f"float32 [{k}]",
+            importance,
+        )
+        _expect_same_device(op, "importance", importance, "w", w)
+    return w.new_empty(*w.shape[:-1], k // format["elements"] * format["bytes"], dtype=torch.uint8)
+
+
+@torch.library.register_fake("qcore::kquant_dequantize")
+def _fake_kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype) -> Tensor:
+    op = "kquant_dequantize"
+    format = _block_format(op, type, k)
     torch._check(
         dtype in _FLOATS,
         lambda: (
             f"qcore.{op}: dtype must be float32, float16 or bfloat16, got {str(dtype).removeprefix('torch.')}"
         ),
     )
-    _expect(
-        blocks.dtype == torch.uint8 and blocks.dim() >= 1 and blocks.shape[-1] == k // elements * size,
-        op,
-        "blocks",
-        f"uint8 [..., k / {elements} * {size}] for type={type} k={k}",
-        blocks,
-    )
+    _check_blocks(op, format, k, blocks)
     return blocks.new_empty(*blocks.shape[:-1], k, dtype=dtype)
+
+
+@torch.library.register_fake("qcore::kquant_split")
+def _fake_kquant_split(blocks: Tensor, type: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    op = "kquant_split"
+    format = _block_format(op, type, k)
+    _check_blocks(op, format, k, blocks)
+    rows, groups = blocks.shape[:-1], k // format["group"]
+    scales, mins = (blocks.new_empty(*rows, groups, dtype=torch.float32) for _ in range(2))
+    return blocks.new_empty(*rows, k), scales, mins
+
+
+@torch.library.register_fake("qcore::kquant_join")
+def _fake_kquant_join(blocks: Tensor, type: str, k: int, codes: Tensor) -> Tensor:
+    op = "kquant_join"
+    _check_blocks(op, _block_format(op, type, k), k, blocks)
+    _expect(
+        codes.dtype == torch.uint8 and codes.shape == (*blocks.shape[:-1], k),
+        op,
+        "codes",
+        f"uint8 [..., k], with the rows of blocks, for k={k}",
+        codes,
+    )
+    return blocks.new_empty(blocks.shape)
 
 
 # Gradients of w4a16_gemm: dx = dy @ weight in float32, scattered through perm; dbias = sum of dy.

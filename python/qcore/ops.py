@@ -27,6 +27,9 @@ __all__ = [
     "block_formats",
     "kernels",
     "kquant_dequantize",
+    "kquant_join",
+    "kquant_quantize",
+    "kquant_split",
     "layouts",
     "w4a16_gemm",
     "w4a16_pack",
@@ -61,7 +64,8 @@ def kernels() -> list[_C.KernelInfo]:
 
 
 def block_formats() -> list[_C.BlockFormatInfo]:
-    """The block formats of GGUF files: name and number there, elements and bytes of a block."""
+    """The block formats of GGUF files: name and number there, elements and bytes of a block, elements that
+    share a scale, the integers that codes stand for, and whether a minimum is subtracted."""
     return _C.block_formats()
 
 
@@ -175,6 +179,25 @@ def w4a16_gemm(
     return y
 
 
+def kquant_quantize(w: Tensor, type: str, importance: Tensor | None = None) -> Tensor:
+    """Rows of blocks, byte for byte of the layout of llama.cpp, whose elements are close to those of w.
+
+    Scales and codes are searched for the least weighted squared error. The rows do not depend on each other,
+    nor on the number of threads or the machine.
+
+    Args:
+        w: float32, float16 or bfloat16 [..., k], finite, any strides, on the CPU.
+        type: the name of one of :func:`block_formats`; k is a multiple of the elements of its blocks.
+        importance: float32 [k], how much an error in each column counts, not negative; None: as
+            much in all.
+
+    Returns:
+        uint8 [..., k / elements * bytes].
+    """
+    blocks: Tensor = torch.ops.qcore.kquant_quantize(w, type, importance)
+    return blocks
+
+
 def kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """The elements of rows of blocks, laid out byte for byte as in llama.cpp and its GGUF files.
 
@@ -194,3 +217,36 @@ def kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype = to
     """
     values: Tensor = torch.ops.qcore.kquant_dequantize(blocks, type, k, dtype)
     return values
+
+
+def kquant_split(blocks: Tensor, type: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The codes, scales and minima of rows of blocks.
+
+    Element i is ``scales[g] * values[codes[i]] - mins[g]`` in float32, bit for bit as
+    :func:`kquant_dequantize` gives it, with the ``values`` of the type in :func:`block_formats` and
+    ``g = i // group``.
+
+    Args:
+        blocks: see :func:`kquant_dequantize`; on the CPU.
+        type: see there.
+        k: see there.
+
+    Returns:
+        Codes uint8 [..., k], scales and minima float32 [..., k / group]. Minima are 0 in a format
+        without them.
+    """
+    codes, scales, mins = torch.ops.qcore.kquant_split(blocks, type, k)
+    return codes, scales, mins
+
+
+def kquant_join(blocks: Tensor, type: str, k: int, codes: Tensor) -> Tensor:
+    """Blocks with the scales of the given ones and other codes.
+
+    Args:
+        blocks: see :func:`kquant_dequantize`; on the CPU.
+        type: see there.
+        k: see there.
+        codes: uint8 [..., k], each below the number of ``values`` of the type.
+    """
+    joined: Tensor = torch.ops.qcore.kquant_join(blocks, type, k, codes)
+    return joined
