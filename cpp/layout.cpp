@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "checks.h"
 #include "cpu/block16.h"
 #include "cpu/panel16.h"
 #include "formats/code_order.h"
@@ -21,10 +22,6 @@ const L* find(std::span<const L* const> list, int64_t number) {
     if (layout->number == number) return layout;
   }
   return nullptr;
-}
-
-Status missing(const char* argument) {
-  return Status::invalid(std::string(argument) + ": expected a pointer, got null");
 }
 
 Status no_layout(int number) {

@@ -21,6 +21,7 @@ Rows collect() {
   append(rows, w4a16_cuda_rows());
 #endif
   append(rows, w4a16_cpu_rows());
+  append(rows, kquant_cpu_rows());
   return rows;
 }
 

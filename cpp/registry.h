@@ -5,11 +5,13 @@
 #include <span>
 
 #include "qcore/kernel.h"
+#include "qcore/kquant.h"
 #include "qcore/w4a16.h"
 
 namespace qcore {
 
 std::span<const Row<W4A16>> w4a16_cpu_rows();
+std::span<const Row<Kquant>> kquant_cpu_rows();
 #if QCORE_HAVE_CUDA
 // Defined in cuda/rows.cpp.
 std::span<const Row<W4A16>> w4a16_cuda_rows();

@@ -59,6 +59,9 @@ TEST(Registry, EveryRowReadsAListedLayout) {
     if (row_of<W4A16>(*row)) {
       EXPECT_EQ(find_int_group_layout(row->layout->number), row->layout);
     }
+    if (row_of<Kquant>(*row)) {
+      EXPECT_EQ(find_block_layout(row->layout->number), row->layout);
+    }
   }
   EXPECT_EQ(find_layout(999), nullptr);
 }

@@ -12,6 +12,7 @@
 #include "qcore/executor.h"
 #include "qcore/formats.h"
 #include "qcore/kernel.h"
+#include "qcore/kquant.h"
 #include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"

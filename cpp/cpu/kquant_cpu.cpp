@@ -1,0 +1,31 @@
+#include "cpu/kquant_cpu.h"
+
+#include "cpu/block16.h"
+#include "registry.h"
+
+namespace qcore {
+namespace {
+
+Status takes_every_problem(const Kquant::Problem& problem) {
+  return problem.weight.check();
+}
+
+constexpr Row<Kquant> row(const char* name, Isa isa,
+                          Status (*gemm)(const KquantArgs&, const Executor&)) {
+  return {{.name = name, .op = Kquant::kName, .isa = isa, .layout = &block16::layout},
+          takes_every_problem,
+          nullptr,
+          gemm};
+}
+
+constexpr Row<Kquant> kRows[] = {
+    row("kquant_reference", Isa::scalar, reference::kquant_gemm),
+};
+
+}  // namespace
+
+std::span<const Row<Kquant>> kquant_cpu_rows() {
+  return kRows;
+}
+
+}  // namespace qcore
