@@ -50,7 +50,7 @@ class Problem {
     });
   }
   std::vector<char> multiply_by_reference() {
-    return run(0, [&] { return marlin::run_reference(args, Emulator({})); });
+    return run(0, [&] { return marlin::run_reference(args, Emulator()); });
   }
 
   void compare(const std::vector<char>& y, const std::string& how) const {
@@ -343,7 +343,7 @@ TEST(MarlinPack, DeviceReportsBadCodesZerosAndColumns) {
     ASSERT_TRUE(
         marlin::run_pack(
             view, {qweight.data<char>(), packed_scales.data<char>(), packed_zeros.data<uint8_t>()},
-            bad.data<uint32_t>(), Emulator({}))
+            bad.data<uint32_t>(), Emulator())
             .ok());
     EXPECT_EQ(bad.values<uint32_t>(), (std::vector<uint32_t>{fault == 1 || fault == 3, fault == 2}))
         << fault;
