@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -213,6 +214,17 @@ void decode_range(const BlockFormat& format, const void* blocks, int64_t begin, 
   }
 }
 
+// The first of n numbers that is infinite or none, or n.
+int64_t first_not_finite(const float* values, int64_t n) {
+  constexpr uint32_t kMagnitude = 0x7fffffffu, kInfinity = 0x7f800000u;
+  uint32_t largest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    largest = std::max(largest, std::bit_cast<uint32_t>(values[i]) & kMagnitude);
+  }
+  if (largest < kInfinity) return n;
+  return std::find_if(values, values + n, [](float v) { return !std::isfinite(v); }) - values;
+}
+
 // Encodes blocks begin .. end - 1 of a matrix with rows of k elements. The first element that is
 // not finite, or -1.
 int64_t encode_range(const BlockFormat& format, DType dtype, const void* w, int64_t k,
@@ -221,14 +233,12 @@ int64_t encode_range(const BlockFormat& format, DType dtype, const void* w, int6
   for (int64_t block = begin; block < end; block += kMaxFits) {
     const int64_t count = std::min<int64_t>(kMaxFits, end - block);
     const int64_t first = block * format.elements, n = count * format.elements;
-    bool finite = true;
-    for (int64_t i = 0; i < n; ++i) {
-      values[i] = load_scalar(dtype, w, first + i);
-      finite &= std::abs(values[i]) <= std::numeric_limits<float>::max();
+    if (dtype == DType::f32) {
+      std::memcpy(values, static_cast<const float*>(w) + first, static_cast<size_t>(n) * 4);
+    } else {
+      for (int64_t i = 0; i < n; ++i) values[i] = load_scalar(dtype, w, first + i);
     }
-    for (int64_t i = 0; !finite && i < n; ++i) {
-      if (!(std::abs(values[i]) <= std::numeric_limits<float>::max())) return first + i;
-    }
+    if (const int64_t i = first_not_finite(values, n); i < n) return first + i;
     for (int64_t i = 0; importance && i < n; i += format.elements) {
       std::memcpy(weights + i, importance + (first + i) % k,
                   static_cast<size_t>(format.elements) * sizeof(float));

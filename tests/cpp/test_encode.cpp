@@ -245,8 +245,8 @@ double least_error(const BlockFormat& format, const float* x, const float* p, in
     }
   } else {
     const double largest = std::max(high, -low), most = std::max(last, -first);
-    for (int i = 0; i < 250; ++i) {
-      const double scale = largest / most * (0.9 + 0.004 * i * (format.codes <= 4 ? 0.4 : 1));
+    for (int i = 0; i < 380; ++i) {
+      const double scale = largest / most * (0.4 + 0.004 * i);
       for (const double sign : {1, -1}) turns(sign * scale, 0);
     }
     if (format.codes <= 4) {
@@ -259,9 +259,9 @@ double least_error(const BlockFormat& format, const float* x, const float* p, in
 // How much above the least error of groups whose scales and minima are free. Formats of integer
 // scales cannot reach it; nor can a power of two.
 const std::map<std::string, double> kAbove = {
-    {"Q4_0", 1.06},  {"Q4_1", 1.06},  {"Q5_0", 1.1},   {"Q5_1", 1.2},  {"Q8_0", 1.25},
-    {"Q2_K", 1.1},   {"Q3_K", 1.05},  {"Q4_K", 1.1},   {"Q5_K", 1.2},  {"Q6_K", 1.1},
-    {"IQ4_NL", 1.1}, {"IQ4_XS", 1.1}, {"TQ1_0", 1.01}, {"TQ2_0", 1.01}};
+    {"Q4_0", 1.015},   {"Q4_1", 1.04},    {"Q5_0", 1.01},   {"Q5_1", 1.1},   {"Q8_0", 1.25},
+    {"Q2_K", 1.08},    {"Q3_K", 1.02},    {"Q4_K", 1.06},   {"Q5_K", 1.15},  {"Q6_K", 1.07},
+    {"IQ4_NL", 1.015}, {"IQ4_XS", 1.035}, {"TQ1_0", 1.005}, {"TQ2_0", 1.005}};
 
 TEST(Encode, ErrorIsCloseToTheLeastOfFreeScales) {
   const size_t n = 256 * 8;

@@ -121,7 +121,7 @@ struct Codec {
   static constexpr int kElements = Elements, kGroup = Group, kCodes = CodeCount;
   static constexpr bool kHasMin = HasMin;
   static constexpr int kMaxScale =
-      1;  // of a group; the least is 0 with minima, else -kMaxScale - 1
+      1;  // of a group; the least is 0, or -kMaxScale - 1 without minima
 
   static constexpr int value(int code) { return code + FirstValue; }
   constexpr int code(int i) const { return self().codes.get(i); }

@@ -117,6 +117,14 @@ void write_fits(const Lanes& in, const Fit<B>& fit, int lanes, BlockFit* fits) {
 
 // ---- the nearest of what can be stored ----
 
+// What no block may exceed: the error of zeros.
+template <int n, bool W>
+QCORE_INLINE F error_of_zero(const F* x, const F* p) {
+  F error = splat(0);
+  for (int i = 0; i < n; ++i) error = error + weighted<W>(p, i, x[i]) * x[i];
+  return error;
+}
+
 // The nearest half of a * unit, in the unit of a; never infinite.
 QCORE_INLINE F nearest_half(const Lanes& in, F a) {
   const F value = clamp(a * in.unit, splat(-65504.0f), splat(65504.0f));
@@ -201,23 +209,16 @@ QCORE_INLINE Sums sums_of(const F* x, const F* p, F inverse_scale) {
   return s;
 }
 
-// The same and the error of scale * v.
-struct ErrorSums {
-  F error, vx, vv;
-};
+// The error of scale * v.
 template <class B, int n, bool W>
-QCORE_INLINE ErrorSums error_of(const F* x, const F* p, F scale) {
+QCORE_INLINE F error_of(const F* x, const F* p, F scale) {
   const F inverse = quotient(splat(1), scale);
-  ErrorSums s{splat(0), splat(0), splat(0)};
+  F error = splat(0);
   for (int i = 0; i < n; ++i) {
-    const F v = nearest_value<B>(x[i] * inverse);
-    const F r = x[i] - scale * v;
-    const F pv = weighted<W>(p, i, v);
-    s.error = s.error + weighted<W>(p, i, r) * r;
-    s.vx = s.vx + pv * x[i];
-    s.vv = s.vv + pv * v;
+    const F r = x[i] - scale * nearest_value<B>(x[i] * inverse);
+    error = error + weighted<W>(p, i, r) * r;
   }
-  return s;
+  return error;
 }
 
 template <class B, int n>
@@ -254,24 +255,15 @@ QCORE_INLINE MinSums min_sums_of(const F* x, const F* p, F inverse_scale, F min)
 }
 
 // The error of scale * c - min.
-struct MinErrorSums {
-  F error;
-  MinSums sums;
-};
 template <class B, int n, bool W>
-QCORE_INLINE MinErrorSums min_error_of(const F* x, const F* p, F scale, F min) {
+QCORE_INLINE F min_error_of(const F* x, const F* p, F scale, F min) {
   const F inverse = quotient(splat(1), scale);
-  MinErrorSums s{splat(0), {splat(0), splat(0), splat(0)}};
+  F error = splat(0);
   for (int i = 0; i < n; ++i) {
-    const F c = nearest_code<B>(x[i], inverse, min);
-    const F r = x[i] - (scale * c - min);
-    const F pc = weighted<W>(p, i, c);
-    s.error = s.error + weighted<W>(p, i, r) * r;
-    s.sums.c = s.sums.c + pc;
-    s.sums.cc = s.sums.cc + pc * c;
-    s.sums.cx = s.sums.cx + pc * x[i];
+    const F r = (x[i] + min) - scale * nearest_code<B>(x[i], inverse, min);
+    error = error + weighted<W>(p, i, r) * r;
   }
-  return s;
+  return error;
 }
 
 template <class B, int n>

@@ -4,24 +4,37 @@
 
 #include "formats/encode/lanes_common.h"
 
-// A start is what the element of largest magnitude is divided into.
-template <class B>
+// What the element of largest magnitude is made, as a part of the least and of the largest value.
+// If it matters little, it may lie far out.
+template <class B, bool W>
+constexpr auto parts() {
+  if constexpr (B::kCodes <= 16 && W) {
+    return std::array{1.8f, 1.5f, 1.3f, 1.18f, 1.1f, 1.03f, 0.97f, 0.91f, 0.85f};
+  } else if constexpr (B::kCodes <= 16) {
+    return std::array{1.12f, 1.05f, 0.99f, 0.93f, 0.87f, 0.81f};
+  } else if constexpr (W) {
+    return std::array{1.2f, 1.1f, 1.05f, 1.02f, 0.99f, 0.96f, 0.93f, 0.9f, 0.87f, 0.84f, 0.8f};
+  } else {
+    return std::array{1.03f, 1.01f, 0.99f, 0.97f, 0.95f, 0.93f, 0.91f, 0.89f, 0.86f};
+  }
+}
+
+template <class B, bool W>
 struct Starts {
   static constexpr auto kStarts = [] {
-    constexpr float kLow = low_value<B>(), kHigh = high_value<B>();
-    std::array<float, 2 * 10> starts{};
-    for (int i = 0; i < 10; ++i) {
-      const float less = -0.4f + 0.25f * static_cast<float>(i);
-      starts[static_cast<size_t>(2 * i)] = kLow + less * -kLow / 8;
-      starts[static_cast<size_t>(2 * i + 1)] = kHigh - less * kHigh / 8;
+    constexpr auto kParts = parts<B, W>();
+    std::array<float, 2 * kParts.size()> starts{};
+    for (size_t i = 0; i < kParts.size(); ++i) {
+      starts[2 * i] = low_value<B>() * kParts[i];
+      starts[2 * i + 1] = high_value<B>() * kParts[i];
     }
     return starts;
   }();
 };
 // Three values: what is halfway to 1 may be a small part of the largest element.
-template <class B>
+template <class B, bool W>
   requires(high_value<B>() == 1)
-struct Starts<B> {
+struct Starts<B, W> {
   static constexpr std::array<float, 14> kStarts = {1,    1.2f, 1.4f, 1.6f, 1.8f, 2,    2.3f,
                                                     2.6f, 3,    3.5f, 4.2f, 5.5f, 7.5f, 12};
 };
@@ -48,7 +61,7 @@ ScaleFit best_scale(const F* x, const F* p) {
     fit.curvature = if_less(best, gain, s.vv, fit.curvature);
     best = max(best, gain);
   };
-  for (const float start : Starts<B>::kStarts) {
+  for (const float start : Starts<B, W>::kStarts) {
     keep(sums_of<B, n, W>(x, p, splat(start) * inverse));
   }
   for (int turn = 0; turn < 3; ++turn) {
@@ -60,9 +73,9 @@ ScaleFit best_scale(const F* x, const F* p) {
 template <class B, bool W>
 void fit_one_scale(const Lanes& in, Fit<B>& out) {
   constexpr int n = B::kElements;
-  F d = splat(0), best = splat(0x1p126f);
+  F d = splat(0), best = error_of_zero<n, W>(in.x, in.p);
   const auto keep = [&](F candidate) {
-    const F error = error_of<B, n, W>(in.x, in.p, candidate).error;
+    const F error = error_of<B, n, W>(in.x, in.p, candidate);
     d = if_less(error, best, candidate, d);
     best = min(error, best);
   };

@@ -35,8 +35,10 @@ QCORE_INLINE void solve(const MinSums& s, const Totals& t, F& scale, F& min, F& 
   gain = scale * s.cx - min * t.px;
 }
 
-// How much of a step to leave out at either end.
-inline constexpr float kShrinks[] = {-0.1f, 0.15f, 0.4f, 0.7f, 1.0f};
+// How much of a step to leave out at either end. What matters little may lie far out.
+template <bool W>
+constexpr std::array<float, 6> kShrinks = W ? std::array{-0.2f, 0.1f, 0.4f, 0.8f, 1.3f, 2.2f}
+                                            : std::array{-0.2f, 0.05f, 0.3f, 0.55f, 0.8f, 1.2f};
 
 template <class B, int n, bool W, bool Positive>
 PairFit best_pair(const F* x, const F* p, const Totals& totals) {
@@ -63,15 +65,15 @@ PairFit best_pair(const F* x, const F* p, const Totals& totals) {
     put(fit.sums.cx, s.cx);
     best = max(best, gain);
   };
-  for (const float a : kShrinks) {
+  for (const float a : kShrinks<W>) {
     F least = step * splat(a) + low;
     if constexpr (Positive) least = min(least, splat(0));
-    for (const float b : kShrinks) {
+    for (const float b : kShrinks<W>) {
       const F most = high - step * splat(b);
       keep((most - least) * splat(1.0f / (B::kCodes - 1)), splat(0) - least);
     }
   }
-  for (int turn = 0; turn < 4; ++turn) keep(fit.scale, fit.min);
+  for (int turn = 0; turn < 2; ++turn) keep(fit.scale, fit.min);
   return fit;
 }
 
@@ -80,16 +82,17 @@ void fit_scale_and_min(const Lanes& in, Fit<B>& out) {
   constexpr int n = B::kElements;
   const Totals totals = totals_of<n, W>(in.x, in.p);
   PairFit fit = best_pair<B, n, W, false>(in.x, in.p, totals);
-  F best = splat(0x1p126f);
+  F best = error_of_zero<n, W>(in.x, in.p);
   out.d = out.dmin = splat(0);
   for (int turn = 0; turn < 3; ++turn) {
     const F d = nearest_half(in, fit.scale), dmin = nearest_half(in, fit.min);
-    const MinErrorSums e = min_error_of<B, n, W>(in.x, in.p, d, dmin);
-    out.d = if_less(e.error, best, d, out.d);
-    out.dmin = if_less(e.error, best, dmin, out.dmin);
-    best = min(e.error, best);
+    const F error = min_error_of<B, n, W>(in.x, in.p, d, dmin);
+    out.d = if_less(error, best, d, out.d);
+    out.dmin = if_less(error, best, dmin, out.dmin);
+    best = min(error, best);
     F gain;
-    solve<false>(e.sums, totals, fit.scale, fit.min, gain);
+    solve<false>(min_sums_of<B, n, W>(in.x, in.p, quotient(splat(1), d), dmin), totals, fit.scale,
+                 fit.min, gain);
   }
   out.scales[0] = out.mins[0] = splat(1);
   write_min_codes<B, n>(in.x, out.d, out.dmin, out.codes);
