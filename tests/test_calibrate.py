@@ -177,7 +177,7 @@ def test_masked_tokens_do_not_count() -> None:
     assert set(counts) == {4 * 17}
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq", "awq+gptq"])
+@pytest.mark.parametrize("method", ["imatrix", "gptq", "awq", "awq+gptq"])
 def test_activations_that_are_no_numbers(method: str) -> None:
     model = tiny.make_model("llama", torch.bfloat16).train()
     model.model.layers[1].eval()
@@ -208,7 +208,7 @@ def test_every_architecture_is_a_chain(name: str, recwarn: pytest.WarningsRecord
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
-@pytest.mark.parametrize("method", ["rtn", "gptq", "awq", "awq+gptq"])
+@pytest.mark.parametrize("method", ["rtn", "imatrix", "gptq", "awq", "awq+gptq"])
 def test_every_architecture(name: str, method: str) -> None:
     model = tiny.make_model(name)
     expected = tiny.logits(model)

@@ -1,4 +1,4 @@
-"""RTN, GPTQ and AWQ: the invariants that hold for any weight and any calibration data."""
+"""RTN, imatrix, GPTQ and AWQ: the invariants that hold for any weight and any calibration data."""
 
 from __future__ import annotations
 
@@ -8,18 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from qcore.formats import IntGroup
-from qcore.methods import METHODS, Awq, Gptq, InputStats, Rtn, resolve_method
+from qcore.formats import BlockFormat, Format, IntGroup
+from qcore.methods import METHODS, Awq, Gptq, Imatrix, InputStats, Method, Rtn, resolve_method
 from qcore.methods.gptq import inverse_factor
 from qcore.qweight import QWeight
 
 N, K = 24, 160
-FORMATS = [
+INT_GROUPS: list[Format] = [
     IntGroup(bits, symmetric, group_size)
     for bits in (2, 3, 4)
     for symmetric in (True, False)
     for group_size in (32, -1)
 ]
+# With and without minima, even and uneven values, small and large blocks.
+BLOCKS: list[Format] = [
+    BlockFormat(name) for name in ("Q4_0", "IQ4_NL", "MXFP4", "Q2_K", "Q3_K", "Q4_K", "IQ4_XS", "TQ2_0")
+]
+FORMATS = INT_GROUPS + BLOCKS
+
+
+def columns(format: Format) -> int:
+    return K if format.supports(K) else 256
 
 
 def make_weight(seed: int = 0, n: int = N, k: int = K) -> Tensor:
@@ -44,7 +53,7 @@ def from_hessian(hessian: Tensor) -> InputStats:
     return stats
 
 
-def quantize(method: Rtn | Gptq | Awq, w: Tensor, stats: InputStats, format: IntGroup) -> QWeight:
+def quantize(method: Method, w: Tensor, stats: InputStats, format: Format) -> QWeight:
     return method.quantize(w, stats, format, torch.bfloat16)
 
 
@@ -60,9 +69,10 @@ def same(a: QWeight, b: QWeight) -> bool:
 @pytest.mark.parametrize("act_order", [True, False])
 @pytest.mark.parametrize("c", [1.0, 0.37, 1e6])
 def test_gptq_with_a_multiple_of_the_identity_is_rtn(
-    format: IntGroup, search: bool, act_order: bool, c: float
+    format: Format, search: bool, act_order: bool, c: float
 ) -> None:
-    w, stats = make_weight(), from_hessian(c * torch.eye(K))
+    k = columns(format)
+    w, stats = make_weight(k=k), from_hessian(c * torch.eye(k))
     gptq = quantize(Gptq(search=search, act_order=act_order), w, stats, format)
     assert same(gptq, quantize(Rtn(search=search), w, stats, format))
 
@@ -70,38 +80,45 @@ def test_gptq_with_a_multiple_of_the_identity_is_rtn(
 # Invariant 2: what the sweep adds up, column by column, is the layer's output error.
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("act_order", [True, False])
-def test_gptq_error_identity(format: IntGroup, act_order: bool) -> None:
-    w, stats, damping = make_weight(), make_stats(), 0.01
-    q = quantize(Gptq(damping=damping, act_order=act_order), w, stats, format)
+def test_gptq_error_identity(format: Format, act_order: bool) -> None:
+    k = columns(format)
+    w, stats, damping = make_weight(k=k), make_stats(k=k), 0.01
+    q = quantize(Gptq(damping=damping, act_order=act_order, sweeps=0), w, stats, format)
     # Replay the sweep on the codes that came out, in its own order, and add up (w - q)^2 / d^2.
     hessian = stats.hessian
     diagonal = hessian.diagonal()
-    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(K)
+    order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(k)
     mean = diagonal.mean()
     upper = inverse_factor(hessian[order][:, order], damping)
     values, work, total = q.dequantize().double()[:, order], w.double()[:, order], 0.0
-    for i in range(K):
+    for i in range(k):
         error = (work[:, i] - values[:, i]) / upper[i, i]
-        work -= torch.outer(error, upper[i]) * (torch.arange(K) > i)
+        work -= torch.outer(error, upper[i]) * (torch.arange(k) > i)
         total += float((error**2).sum())
-    damped = hessian / mean + damping * torch.eye(K, dtype=torch.float64)
+    damped = hessian / mean + damping * torch.eye(k, dtype=torch.float64)
     delta = w.double() - q.dequantize().double()
     trace = float(torch.einsum("nk,kl,nl->", delta, damped, delta))
     assert abs(total - trace) <= 1e-13 * trace
     # And the codes are those that rounding the updated columns gives: the replay is the sweep.
-    points = format.fit(w, torch.bfloat16, diagonal, search=True).points(order)
+    points = format.fit(w, torch.bfloat16, diagonal.sqrt(), search=True).points(order)
     work = w.double()[:, order]
-    for i in range(K):
-        code, value = points.round(work[:, i].float(), i)
-        assert torch.equal(code, q.tensors["codes"][:, order[i]])
+    for i in range(k):
+        _, value = points.round(work[:, i].float(), i)
+        assert torch.equal(value.double(), values[:, i])
         error = (work[:, i] - value.double()) / upper[i, i]
-        work -= torch.outer(error, upper[i]) * (torch.arange(K) > i)
+        work -= torch.outer(error, upper[i]) * (torch.arange(k) > i)
 
 
 # Invariant 3.
+@pytest.mark.parametrize(
+    "format", [IntGroup(3, False, 32), BlockFormat("IQ4_NL"), BlockFormat("Q2_K")], ids=str
+)
 @pytest.mark.parametrize("act_order", [True, False])
-def test_gptq_codes_do_not_depend_on_how_it_is_computed(act_order: bool, torch_threads: None) -> None:
-    format, w, stats = IntGroup(3, False, 32), make_weight(), make_stats()
+def test_gptq_codes_do_not_depend_on_how_it_is_computed(
+    format: Format, act_order: bool, torch_threads: None
+) -> None:
+    k = K if format.supports(K) else 512
+    w, stats = make_weight(k=k), make_stats(k=k)
     method = Gptq(act_order=act_order)
     expected = quantize(method, w, stats, format)
     for block in (1, 7, 32, 1000):
@@ -110,10 +127,10 @@ def test_gptq_codes_do_not_depend_on_how_it_is_computed(act_order: bool, torch_t
         assert same(expected, quantize(method, w, from_hessian(c * stats.hessian), format))
     for row in range(N):
         alone = quantize(method, w[row : row + 1], stats, format)
-        assert torch.equal(alone.tensors["codes"][0], expected.tensors["codes"][row])
+        assert torch.equal(alone.dequantize()[0], expected.dequantize()[row])
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        assert same(expected, quantize(method, w, make_stats(), format))
+        assert same(expected, quantize(method, w, make_stats(k=k), format))
 
 
 def test_statistics_do_not_depend_on_the_batches() -> None:
@@ -130,19 +147,45 @@ def test_statistics_do_not_depend_on_the_batches() -> None:
 # Invariant 4.
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("search", [True, False])
-def test_gptq_output_error_is_below_rtn_on_the_same_grid(format: IntGroup, search: bool) -> None:
+def test_gptq_output_error_is_below_rtn_on_the_same_grid(format: Format, search: bool) -> None:
+    k = columns(format)
     for seed in range(3):
-        w, stats = make_weight(seed), make_stats(seed + 10)
-        rtn = quantize(Rtn(search=search), w, stats, format)
-        gptq = quantize(Gptq(search=search), w, stats, format)
-        assert torch.equal(rtn.tensors["scales"], gptq.tensors["scales"])
-        assert stats.output_error(w - gptq.dequantize()) < stats.output_error(w - rtn.dequantize())
+        w, stats = make_weight(seed, k=k), make_stats(seed + 10, k=k)
+        grid = format.fit(w, torch.bfloat16, stats.second_moment.sqrt(), search)
+        rtn = QWeight(format, (N, k), grid.store(grid.round(w)))
+        gptq = quantize(Gptq(search=search, sweeps=0), w, stats, format)
+        descended = quantize(Gptq(search=search), w, stats, format)
+        for q in (gptq, descended):  # no value is off the grid
+            assert torch.equal(format.dequantize(grid.store(grid.round(q.dequantize()))), q.dequantize())
+        errors = [stats.output_error(w - q.dequantize()) for q in (descended, gptq, rtn)]
+        assert errors[0] < errors[1] < errors[2]
+
+
+@pytest.mark.parametrize(
+    "format", [IntGroup(3, False, 32), BlockFormat("IQ4_NL"), BlockFormat("Q3_K")], ids=str
+)
+def test_no_single_code_is_better_than_where_the_descent_ends(format: Format) -> None:
+    k, damping = columns(format), 0.01
+    w, stats = make_weight(n=4, k=k), make_stats(k=k)
+    q = quantize(Gptq(damping=damping, sweeps=100), w, stats, format)
+    hessian = stats.hessian / stats.hessian.diagonal().mean() + damping * torch.eye(k, dtype=torch.float64)
+    grid = format.fit(w, torch.bfloat16, stats.second_moment.sqrt(), search=True)
+    delta = q.dequantize().double() - w.double()
+    slope = delta @ hessian
+    step = grid.points(torch.arange(k))
+    for shift in (-1, 1):  # the points around each value, by rounding what is off by about a step
+        for scale in (0.5, 1, 2):
+            width = scale * w.abs().amax() / 8
+            other = step.round((q.dequantize() + shift * width).T.contiguous(), slice(None))[1].T
+            move = other.double() - q.dequantize().double()
+            change = 2 * move * slope + move.square() * hessian.diagonal()
+            assert change.min() >= -1e-7
 
 
 # Invariant 5.
-@pytest.mark.parametrize("format", FORMATS, ids=str)
+@pytest.mark.parametrize("format", [*INT_GROUPS, BlockFormat("IQ4_NL")], ids=str)
 @pytest.mark.parametrize("inner", [Rtn(), Rtn(search=True), Gptq()], ids=str)
-def test_awq_is_never_worse_than_no_scale_on_its_own_objective(format: IntGroup, inner: Rtn | Gptq) -> None:
+def test_awq_is_never_worse_than_no_scale_on_its_own_objective(format: Format, inner: Rtn | Gptq) -> None:
     w, stats = make_weight(), make_stats()
     awq = Awq(inner=inner, least_gain=0)
     s = awq.input_scale([w], stats, format, torch.bfloat16)
@@ -194,7 +237,7 @@ def test_channels_that_are_always_zero() -> None:
     stats = InputStats(K)
     stats.add(x)
     w, format = make_weight(), IntGroup(4, False, 32)
-    for method in (Gptq(), Awq(), Awq(inner=Gptq(), steps=3)):
+    for method in (Imatrix(), Gptq(), Awq(), Awq(inner=Gptq(), steps=3)):
         s = (
             method.input_scale([w], stats, format, torch.float32)
             if isinstance(method, Awq)
@@ -212,14 +255,29 @@ def test_channels_that_are_always_zero() -> None:
     )
 
 
-def test_no_calibration_is_an_error() -> None:
+@pytest.mark.parametrize("method", [Gptq(), Imatrix()], ids=str)
+def test_no_calibration_is_an_error(method: Method) -> None:
     for stats in (None, InputStats(K)):
         with pytest.raises(ValueError, match="saw no token"):
-            Gptq().quantize(make_weight(), stats, IntGroup(), torch.float32)
+            method.quantize(make_weight(), stats, IntGroup(), torch.float32)
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_imatrix_lowers_the_error_that_it_weighs(format: Format) -> None:
+    k = columns(format)
+    w, stats = make_weight(k=k), make_stats(k=k)
+
+    def error(method: Method) -> float:
+        delta = quantize(method, w, stats, format).dequantize().double() - w
+        return float((delta.square() * stats.second_moment).sum())
+
+    assert error(Imatrix()) < error(Rtn())
 
 
 def test_methods_by_name() -> None:
     for name in METHODS:
         assert resolve_method(name).name == name
-    with pytest.raises(ValueError, match="method: expected one of rtn, gptq, awq, awq\\+gptq, got 'x'"):
+    with pytest.raises(
+        ValueError, match="method: expected one of rtn, imatrix, gptq, awq, awq\\+gptq, got 'x'"
+    ):
         resolve_method("x")

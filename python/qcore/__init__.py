@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
 
 from qcore import ops, repack
-from qcore.formats import Format, IntGroup
+from qcore.formats import BlockFormat, Format, IntGroup
 from qcore.ops import kernels
 from qcore.qweight import QWeight
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qcore.folder import load, quantize_folder, save
     from qcore.gguf_export import quantize_gguf
     from qcore.linear import QLinear
-    from qcore.methods import Awq, Gptq, Rtn
+    from qcore.methods import Awq, Gptq, Imatrix, Rtn
     from qcore.patch import quantize
     from qcore.schemes import SCHEMES
     from qcore.text import load_tokenizer
@@ -32,9 +32,11 @@ __version__ = _version("qcore")
 __all__ = [
     "SCHEMES",
     "Awq",
+    "BlockFormat",
     "Evaluation",
     "Format",
     "Gptq",
+    "Imatrix",
     "IntGroup",
     "QLinear",
     "QWeight",
@@ -57,6 +59,7 @@ _LAZY = {
     "Awq": "qcore.methods",
     "Evaluation": "qcore.evaluation",
     "Gptq": "qcore.methods",
+    "Imatrix": "qcore.methods",
     "QLinear": "qcore.linear",
     "Rtn": "qcore.methods",
     "evaluate": "qcore.evaluation",

@@ -255,12 +255,13 @@ def _refuse(wrong: bool, options: dict[str, object], where: str) -> None:
 
 
 def _method(name: str, damping: float, act_order: bool, search: bool):  # type: ignore[no-untyped-def]
-    from qcore.methods import Awq, Gptq, Rtn
+    from qcore.methods import Awq, Gptq, Imatrix, Rtn
 
     gptq = Gptq(damping=damping, act_order=act_order, search=search)
     # A folder must load everywhere, so AWQ only scales what an earlier module can absorb.
     return {
         "rtn": Rtn(),
+        "imatrix": Imatrix(),
         "gptq": gptq,
         "awq": Awq(inner=Rtn(search=search), act_scale=False),
         "awq+gptq": Awq(inner=gptq, act_scale=False),

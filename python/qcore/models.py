@@ -16,7 +16,7 @@ from transformers.core_model_loading import WeightRenaming, rename_source_key
 from qcore.blocks import find_blocks
 from qcore.formats import Format
 from qcore.io.checkpoint import Checkpoint
-from qcore.schemes import Layer, Scheme
+from qcore.schemes import Layer, Scheme, storable
 
 __all__ = [
     "choose_formats",
@@ -52,6 +52,9 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
 def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> dict[str, Format]:
     """The format of each layer to quantize: of all linear layers but those ignored, what the scheme says.
 
+    A layer whose rows are no whole blocks of its format gets a format of narrower blocks; if those do not fit
+    either, it stays as it is.
+
     "lm_head" in `ignore` stands for the layer that makes the logits, whatever its name.
     """
     names = linear_names(model)
@@ -65,6 +68,7 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> d
         assert isinstance(linear, nn.Linear)
         block = next((i for i, prefix in enumerate(blocks) if name.startswith(prefix + ".")), None)
         format = scheme(Layer(name, (linear.out_features, linear.in_features), block, len(blocks)))
+        format = None if format is None else storable(format, linear.in_features)
         if format is not None:
             chosen[name] = format
     if not chosen:

@@ -32,13 +32,14 @@ def quantize(
 
     Args:
         model: any module made of `nn.Linear`; transformers models are calibrated block by block.
-        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points), a format, or a function that
-            gives each layer its own (`qcore.schemes.Scheme`).
-        method: rtn, gptq, awq, awq+gptq, or a method object with options of its own.
+        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points); a block format of GGUF, as
+            Q4_K; a format; or a function that gives each layer its own (`qcore.schemes.Scheme`).
+        method: rtn, imatrix, gptq, awq, awq+gptq, or a method object with options of its own.
         calibration: token ids int64 [sequences, T], or an iterable of such tensors or of keyword
             arguments of the model's forward. Not needed for rtn.
         ignore: layers to leave as they are: names, last parts of names, or "re:" and an expression.
-        group_size: columns per scale, -1 for one scale per row; by default the scheme's, 128.
+        group_size: columns per scale, -1 for one scale per row; by default the scheme's, 128. Block
+            formats have their own.
         sequential: calibrate each layer behind the already quantized layers of its own block too.
 
     Raises:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from qcore.formats import Format, IntGroup
+from qcore.formats import BLOCK_FORMATS, BlockFormat, Format, IntGroup
 
-__all__ = ["SCHEMES", "Layer", "Scheme", "resolve_scheme"]
+__all__ = ["SCHEMES", "Layer", "Scheme", "resolve_scheme", "storable"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,27 @@ class Layer:
 # The format of a layer's weight; None leaves the layer as it is.
 Scheme = Callable[[Layer], Format | None]
 
-# Weight-only integer schemes, e.g. W4A16 (symmetric) and W4A16_ASYM (with zero points).
+# Weight-only integer schemes, e.g. W4A16 (symmetric) and W4A16_ASYM (with zero points), and the block formats
+# of GGUF.
 SCHEMES: dict[str, Format] = {
-    f"W{bits}A16{suffix}": IntGroup(bits=bits, symmetric=not suffix)
-    for bits in (2, 3, 4, 8)
-    for suffix in ("", "_ASYM")
+    **{
+        f"W{bits}A16{suffix}": IntGroup(bits=bits, symmetric=not suffix)
+        for bits in (2, 3, 4, 8)
+        for suffix in ("", "_ASYM")
+    },
+    **BLOCK_FORMATS,
+}
+
+# What stores rows that are no whole blocks of 256, with at least as many bits, in blocks of 32.
+_NARROWER = {
+    "Q2_K": "IQ4_NL",
+    "Q3_K": "IQ4_NL",
+    "IQ4_XS": "IQ4_NL",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
 }
 
 
@@ -56,6 +72,13 @@ def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None)
         return scheme
     format = scheme
     return lambda layer: format
+
+
+def storable(format: Format, k: int) -> Format | None:
+    """The format if it can store rows of K columns, else the one in its stead; None if there is none."""
+    if not format.supports(k) and isinstance(format, BlockFormat) and format.name in _NARROWER:
+        format = BLOCK_FORMATS[_NARROWER[format.name]]
+    return format if format.supports(k) else None
 
 
 def _name(scheme: Format | Scheme) -> str:

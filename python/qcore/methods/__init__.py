@@ -7,13 +7,15 @@ from collections.abc import Callable
 from qcore.methods.awq import Awq
 from qcore.methods.base import InputStats, Method
 from qcore.methods.gptq import Gptq
+from qcore.methods.imatrix import Imatrix
 from qcore.methods.rtn import Rtn
 
-__all__ = ["METHODS", "Awq", "Gptq", "InputStats", "Method", "Rtn", "resolve_method"]
+__all__ = ["METHODS", "Awq", "Gptq", "Imatrix", "InputStats", "Method", "Rtn", "resolve_method"]
 
 # What a user may type; the value builds the method with its defaults.
 METHODS: dict[str, Callable[[], Method]] = {
     "rtn": Rtn,
+    "imatrix": Imatrix,
     "gptq": Gptq,
     "awq": Awq,
     "awq+gptq": lambda: Awq(inner=Gptq()),
