@@ -16,6 +16,8 @@ from qcore import _C, ops
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 ISAS = ("scalar", "avx2", "avxvnni", "avx512")  # weakest first, as in qcore/types.h
 
+INT_GROUP_LAYOUTS = [row["number"] for row in ops.layouts() if row["format"] == "int_group"]
+
 # Half a unit in the last place, relative: the one rounding that the result may suffer at the end.
 HALF_ULP = {torch.float32: 2.0**-24, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}
 # Of a float32 sum, relative to the sum of magnitudes.

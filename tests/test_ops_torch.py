@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from cases import DTYPES, WEIGHT_CASES, WeightCase, by_name, make_weight, make_x
+from cases import DTYPES, INT_GROUP_LAYOUTS, WEIGHT_CASES, WeightCase, by_name, make_weight, make_x
 from qcore import ops
 
 WEIGHT = make_weight(WeightCase(48, 300, 64, asymmetric=True))
@@ -38,7 +38,7 @@ def test_opcheck_pack_and_unpack(arguments: tuple[object, ...]) -> None:
     torch.library.opcheck(torch.ops.qcore.w4a16_unpack.default, packed)
 
 
-@pytest.mark.parametrize("layout", [row["number"] for row in ops.layouts()])
+@pytest.mark.parametrize("layout", INT_GROUP_LAYOUTS)
 def test_opcheck_of_every_layout(layout: int) -> None:
     for arguments in pack_arguments():
         torch.library.opcheck(torch.ops.qcore.w4a16_pack.default, (*arguments, layout))

@@ -10,11 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import assert_gemm, make_x
+from cases import INT_GROUP_LAYOUTS, assert_gemm, make_x
 from qcore import ops, repack
 
 BITS = (2, 3, 4, 8)
-LAYOUTS = [row["number"] for row in ops.layouts()]
 
 
 def bit_stream(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -246,7 +245,7 @@ def test_compressed_tensors_own_packer(bits: int) -> None:
     check(layer, packed, perm, symmetric=False)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", INT_GROUP_LAYOUTS)
 @pytest.mark.parametrize("bits", BITS)
 def test_every_layout_gets_the_bytes_of_pack(bits: int, layout: int) -> None:
     layer = make_layer(40, 200, 64, bits)

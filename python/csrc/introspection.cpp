@@ -2,6 +2,7 @@
 
 #include <stdexcept>
 
+#include "kquant_blocks.h"
 #include "qcore/qcore.h"
 #include "w4a16_packed.h"
 
@@ -39,10 +40,32 @@ IntGroup make_weight(int64_t n, int64_t k, int64_t group_size, int bits, bool ha
   return weight;
 }
 
-auto select_or_throw(const W4A16::Problem& problem) {
-  auto choice = select<W4A16>(problem);
+template <class Op>
+auto select_or_throw(const typename Op::Problem& problem) {
+  auto choice = select<Op>(problem);
   if (!choice.row) throw std::invalid_argument(choice.status.message());
   return choice;
+}
+
+using Explanation = std::pair<std::string, std::vector<std::pair<std::string, std::string>>>;
+
+template <class Op>
+Explanation explain_choice(const typename Op::Problem& problem) {
+  const auto choice = select_or_throw<Op>(problem);
+  Explanation result{choice.row->name, {}};
+  for (const Rejection& rejection : choice.rejected) {
+    result.second.emplace_back(rejection.kernel, rejection.reason);
+  }
+  return result;
+}
+
+BlockShape make_blocks(const std::string& type, int64_t n, int64_t k) {
+  const BlockShape shape{find_block_format(type), n, k};
+  if (!shape.format) throw std::invalid_argument("type must be a block format, got " + type);
+  if (const Status status = shape.check(); !status.ok()) {
+    throw std::invalid_argument(status.message());
+  }
+  return shape;
 }
 
 void check_op(const std::string& op) {
@@ -111,12 +134,27 @@ std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain
   problem.m = m;
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, problem.dtype);
   problem.layout = layout;
-  const auto choice = select_or_throw(problem);
-  std::vector<std::pair<std::string, std::string>> rejected;
-  for (const Rejection& rejection : choice.rejected) {
-    rejected.emplace_back(rejection.kernel, rejection.reason);
+  return explain_choice<W4A16>(problem);
+}
+
+Explanation explain_kquant(const std::string& type, int64_t m, int64_t n, int64_t k,
+                           const std::string& dtype, const std::string& device, int layout) {
+  return explain_choice<Kquant>({.device = parse_device(device),
+                                 .dtype = parse_dtype(dtype),
+                                 .m = m,
+                                 .weight = make_blocks(type, n, k),
+                                 .layout = layout});
+}
+
+std::vector<py::dict> packed_blocks(const std::string& type, int64_t n, int64_t k) {
+  const BlockShape shape = make_blocks(type, n, k);
+  std::vector<py::dict> result;
+  for (const BlockLayout* layout : block_layouts()) {
+    result.push_back(py::dict("layout"_a = layout->number, "name"_a = layout->name,
+                              "device"_a = name(layout->device),
+                              "elements"_a = packed_elements(*layout, shape)));
   }
-  return {choice.row->name, std::move(rejected)};
+  return result;
 }
 
 std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, int64_t n, int64_t k,
@@ -128,8 +166,8 @@ std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, i
   W4A16::Problem problem;
   problem.device = parse_device(device);
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, parse_dtype(scale_dtype));
-  const IntGroupLayout* chosen =
-      layout ? find_int_group_layout(layout) : &select_or_throw(problem).row->weight_layout();
+  const IntGroupLayout* chosen = layout ? find_int_group_layout(layout)
+                                        : &select_or_throw<W4A16>(problem).row->weight_layout();
   if (!chosen) {
     throw std::invalid_argument("layout must be 0 or one of " + all_layouts() + ", got " +
                                 std::to_string(layout));

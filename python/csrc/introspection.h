@@ -24,6 +24,15 @@ std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain
     const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size, int bits,
     bool has_zeros, const std::string& dtype, const std::string& device, int layout);
 
+// The same for op "kquant" and a weight in a block format.
+std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain_kquant(
+    const std::string& type, int64_t m, int64_t n, int64_t k, const std::string& dtype,
+    const std::string& device, int layout);
+
+// What kquant_pack gives in each layout, the first one of a device being its default: layout, name,
+// device, elements.
+std::vector<pybind11::dict> packed_blocks(const std::string& type, int64_t n, int64_t k);
+
 // (layout, bytes of qweight, elements of scales, bytes of zeros) that packing would give: for fake
 // kernels. `layout` 0: the one of the kernel that would be chosen on the device.
 std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, int64_t n, int64_t k,

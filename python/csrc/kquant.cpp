@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "executor.h"
+#include "kquant_blocks.h"
 
 namespace qcore::binding {
 namespace {
@@ -17,43 +18,6 @@ constexpr const char* kQuantize = "kquant_quantize";
 constexpr const char* kDequantize = "kquant_dequantize";
 constexpr const char* kSplit = "kquant_split";
 constexpr const char* kJoin = "kquant_join";
-
-const BlockFormat& find_type(const char* op, const std::string& type) {
-  const BlockFormat* format = find_block_format(type);
-  if (!format) {
-    std::string names;
-    for (const BlockFormat& known : block_formats()) {
-      names += names.empty() ? "" : ", ";
-      names += known.name;
-    }
-    check(false, op, "type must be one of ", names, ", got ", type);
-  }
-  return *format;
-}
-
-// The format of the type, if rows of k elements are whole blocks of it.
-const BlockFormat& find_format(const char* op, const std::string& type, int64_t k) {
-  const BlockFormat& format = find_type(op, type);
-  check(k > 0 && k % format.elements == 0, op, "k must be a positive multiple of ", format.elements,
-        ", the elements of a block of ", type, ", got ", k);
-  return format;
-}
-
-void check_blocks(const char* op, const BlockFormat& format, int64_t k, const Tensor& blocks) {
-  // A row may have so many elements that its bytes overflow; a tensor cannot.
-  check(blocks.scalar_type() == ScalarType::Byte && blocks.dim() >= 1 &&
-            blocks.size(-1) % format.bytes == 0 &&
-            blocks.size(-1) / format.bytes == k / format.elements,
-        op, "blocks must be uint8 [..., k / ", format.elements, " * ", format.bytes,
-        "] for type=", format.name, " k=", k, ", got ", describe(blocks));
-}
-
-// An uninitialised tensor like `rows` [..., x], of [..., columns].
-Tensor new_rows(const Tensor& rows, int64_t columns, ScalarType dtype) {
-  std::vector<int64_t> out(sizes(rows).begin(), sizes(rows).end());
-  out.back() = columns;
-  return torch::stable::new_empty(rows, out, dtype);
-}
 
 Tensor quantize(const Tensor& w, const std::string& type, const std::optional<Tensor>& importance) {
   check(is_float(w) && w.dim() >= 1, kQuantize,

@@ -23,6 +23,9 @@ PYBIND11_MODULE(_C, m) {
   m.def("explain", &qcore::binding::explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a,
         "bits"_a = 4, "has_zeros"_a = false, "dtype"_a = "float32", "device"_a = "cpu",
         "layout"_a = 0);
+  m.def("explain_kquant", &qcore::binding::explain_kquant, "type"_a, "m"_a, "n"_a, "k"_a,
+        "dtype"_a = "float32", "device"_a = "cpu", "layout"_a = 0);
+  m.def("packed_blocks", &qcore::binding::packed_blocks, "type"_a, "n"_a, "k"_a);
   m.def("packed_sizes", &qcore::binding::packed_sizes, "op"_a, "n"_a, "k"_a, "group_size"_a,
         "bits"_a, "has_zeros"_a, "scale_dtype"_a, "device"_a, "layout"_a = 0);
 }

@@ -85,6 +85,30 @@ Tensor dense_aligned(const Tensor& tensor) {
   return aligned || result.is_cpu() ? result : torch::stable::clone(result);
 }
 
+void check_x(const char* op, const Tensor& x, int64_t k) {
+  check(is_float(x), op, "x must be float32, float16 or bfloat16, got ", describe(x));
+  check(x.dim() >= 1 && x.size(x.dim() - 1) == k, op, "x must have the sizes [..., ", k, "], got ",
+        describe(x));
+}
+
+std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bias, int64_t n,
+                                 const Tensor& x) {
+  if (!bias) return std::nullopt;
+  check(is_float(*bias) && has_sizes(*bias, {n}), op, "bias must be float32, float16 or bfloat16 [",
+        n, "], got ", describe(*bias));
+  check_same_device(op, "bias", *bias, "x", x);
+  return dense(bias->scalar_type() == x.scalar_type() ? *bias
+                                                      : torch::stable::to(*bias, x.scalar_type()));
+}
+
+Rows as_rows(const Tensor& x, int64_t k) {
+  const int64_t count = x.numel() / k;
+  if (x.dim() == 2 && count > 1 && x.stride(1) == 1) {
+    return {x, count, x.stride(0)};
+  }
+  return {dense(x), count, k};
+}
+
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
   return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);
 }

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <sstream>
 #include <stdexcept>
@@ -64,6 +65,19 @@ Tensor dense(const Tensor& tensor);
 // The same, and on a GPU, whose kernels load 16 bytes at once, it starts at a multiple of 16 bytes.
 // torch's own allocations do; a view may not.
 Tensor dense_aligned(const Tensor& tensor);
+
+// Activations [..., k] of a gemm.
+void check_x(const char* op, const Tensor& x, int64_t k);
+// The bias [n] contiguous, in the dtype of x and on its device.
+std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bias, int64_t n,
+                                 const Tensor& x);
+// x as rows of k contiguous elements: its own memory where the strides allow that, else a copy.
+struct Rows {
+  Tensor tensor;
+  int64_t count, stride;
+};
+Rows as_rows(const Tensor& x, int64_t k);
+
 // An uninitialised tensor on the device of `like`.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type);
 

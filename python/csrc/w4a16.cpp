@@ -10,20 +10,6 @@ namespace {
 
 constexpr const char* kGemm = "w4a16_gemm";
 
-// x as rows of K contiguous elements: its own memory where the strides allow that, else a copy.
-struct Rows {
-  Tensor tensor;
-  int64_t count, stride;
-};
-
-Rows as_rows(const Tensor& x, int64_t k) {
-  const int64_t count = x.numel() / k;
-  if (x.dim() == 2 && count > 1 && x.stride(1) == 1) {
-    return {x, count, x.stride(0)};
-  }
-  return {dense(x), count, k};
-}
-
 // What the call works in besides its arguments; null if it needs nothing. torch gives freed memory
 // only to later work of the same stream, so the tensor need not outlive the call.
 std::optional<Tensor> make_workspace(const W4A16Args& args, const Place& place, const Tensor& x) {
@@ -39,22 +25,14 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
             const std::optional<Tensor>& bias, bool batch_invariant) {
   const PackedWeight packed = check_packed(kGemm, qweight, scales, zeros, shape);
   const int64_t n = packed.view.shape.n, k = packed.view.shape.k;
-  check(is_float(x), kGemm, "x must be float32, float16 or bfloat16, got ", describe(x));
-  check(x.dim() >= 1 && x.size(x.dim() - 1) == k, kGemm, "x must have the sizes [..., ", k,
-        "], got ", describe(x));
+  check_x(kGemm, x, k);
   check(packed.layout->device == device_of(x), kGemm, "the weight is packed for ",
         name(packed.layout->device), " (layout ", packed.layout->name, "), x is on ",
         device_name(x), ": move it with QLinear.to or pack it again on ", name(device_of(x)));
   check_same_device(kGemm, "qweight", qweight, "x", x);
-  std::optional<Tensor> index, addend;
+  std::optional<Tensor> index;
   if (perm) index = check_perm(kGemm, *perm, k, "x", x);
-  if (bias) {
-    check(is_float(*bias) && has_sizes(*bias, {n}), kGemm,
-          "bias must be float32, float16 or bfloat16 [", n, "], got ", describe(*bias));
-    check_same_device(kGemm, "bias", *bias, "x", x);
-    addend = dense(
-        bias->scalar_type() == x.scalar_type() ? *bias : torch::stable::to(*bias, x.scalar_type()));
-  }
+  const std::optional<Tensor> addend = check_bias(kGemm, bias, n, x);
 
   const Place place(kGemm, x);
   std::vector<int64_t> y_sizes(sizes(x).begin(), sizes(x).end());

@@ -24,6 +24,12 @@ class KernelInfo(TypedDict):
     sm: int
     layout: int
 
+class PackedBlocksInfo(TypedDict):
+    layout: int
+    name: str
+    device: str
+    elements: int
+
 class LayoutInfo(TypedDict):
     number: int
     name: str
@@ -50,6 +56,16 @@ def explain(
     device: str = "cpu",
     layout: int = 0,
 ) -> tuple[str, list[tuple[str, str]]]: ...
+def explain_kquant(
+    type: str,
+    m: int,
+    n: int,
+    k: int,
+    dtype: str = "float32",
+    device: str = "cpu",
+    layout: int = 0,
+) -> tuple[str, list[tuple[str, str]]]: ...
+def packed_blocks(type: str, n: int, k: int) -> list[PackedBlocksInfo]: ...
 def packed_sizes(
     op: str,
     n: int,

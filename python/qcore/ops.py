@@ -6,8 +6,8 @@ G = ceil(K / group_size) groups per row. The integer codes b of a row's group st
 
 Every operator takes its tensors on one device, CPU or CUDA, and raises
 :class:`RuntimeError` with a message that names the argument, what was expected and what came. All work
-under ``torch.compile(fullgraph=True)``. On CUDA they run on torch's current stream; :func:`w4a16_gemm`
-never waits for it and can be captured into a CUDA graph, packing waits.
+under ``torch.compile(fullgraph=True)``. On CUDA they run on torch's current stream; :func:`w4a16_gemm` and
+:func:`kquant_gemm` never wait for it and can be captured into a CUDA graph, :func:`w4a16_pack` waits.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ __all__ = [
     "block_formats",
     "kernels",
     "kquant_dequantize",
+    "kquant_gemm",
     "kquant_join",
+    "kquant_pack",
     "kquant_quantize",
     "kquant_split",
+    "kquant_unpack",
     "layouts",
     "w4a16_gemm",
     "w4a16_pack",
@@ -250,3 +253,75 @@ def kquant_join(blocks: Tensor, type: str, k: int, codes: Tensor) -> Tensor:
     """
     joined: Tensor = torch.ops.qcore.kquant_join(blocks, type, k, codes)
     return joined
+
+
+def kquant_pack(blocks: Tensor, type: str, k: int, layout: int = 0) -> Tensor:
+    """A weight of blocks in the memory layout of the kernels that will read it.
+
+    The layout belongs to the device: save the blocks (:func:`kquant_unpack`), not this.
+
+    Args:
+        blocks: uint8 [N, k / elements * bytes], see :func:`kquant_dequantize`.
+        type: the name of one of :func:`block_formats`.
+        k: elements per row.
+        layout: 0 for the one of the device of `blocks`, or the number of one of :func:`layouts`. On CPU
+            tensors any may be asked for.
+
+    Returns:
+        uint8, one dimension: the bytes of the blocks in another order, rows padded to a multiple of 16 with
+        zeros. A few more bytes at the end make the size tell in which layout they are.
+    """
+    packed: Tensor = torch.ops.qcore.kquant_pack(blocks, type, k, layout)
+    return packed
+
+
+def kquant_unpack(packed: Tensor, type: str, n: int, k: int) -> Tensor:
+    """The blocks that went into :func:`kquant_pack`, byte for byte.
+
+    Args:
+        packed: from :func:`kquant_pack`. On the CPU it may be in the layout of any device.
+        type: as given there.
+        n: rows of the weight.
+        k: as given there.
+
+    Returns:
+        uint8 [n, k / elements * bytes].
+    """
+    blocks: Tensor = torch.ops.qcore.kquant_unpack(packed, type, n, k)
+    return blocks
+
+
+def kquant_gemm(
+    x: Tensor,
+    packed: Tensor,
+    type: str,
+    n: int,
+    k: int,
+    bias: Tensor | None = None,
+    float_activations: bool = False,
+) -> Tensor:
+    """``x @ weight.T + bias`` with a weight of blocks.
+
+    On the CPU x is quantized inside the call, as llama.cpp does: each row by itself, each block of columns
+    (of as many as a block of the weight has) by itself, to 8 bits with a float32 scale. What a block adds is
+    then computed in integers, and the sum over the blocks in float32 in the order of K. A row of x that holds
+    an infinity or NaN gives a row of NaN. The result of a row depends neither on the number of threads, nor
+    on the instruction set, nor on the other rows of x. On CUDA activations stay as they are.
+
+    Gradients flow to x, as if it had not been quantized, and to bias; not to the weight.
+
+    Args:
+        x: float32, float16 or bfloat16 [..., k], any strides.
+        packed: the weight [n, k], from :func:`kquant_pack` on the device of x.
+        type: the name of one of :func:`block_formats`.
+        n: rows of the weight.
+        k: columns of the weight.
+        bias: float32, float16 or bfloat16 [n]; rounded to the dtype of x.
+        float_activations: do not quantize x: multiply it in float32 with the elements that
+            :func:`kquant_dequantize` gives, in the order of K. Slower.
+
+    Returns:
+        [..., n] in the dtype of x.
+    """
+    y: Tensor = torch.ops.qcore.kquant_gemm(x, packed, type, n, k, bias, float_activations)
+    return y

@@ -1,7 +1,4 @@
-"""Fake kernels of the operators, for tracing, and their gradients. Importing this registers them.
-
-A fake gives shapes, dtypes and devices, and makes the checks that need no data.
-"""
+"""Fake kernels of ``w4a16_*``, and the gradient of ``w4a16_gemm``."""
 
 from __future__ import annotations
 
@@ -11,37 +8,16 @@ import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
 from qcore import _C
+from qcore.fakes.checks import FLOATS, expect, expect_bias, expect_same_device
 
 _LAYOUTS = {layout["number"]: layout for layout in _C.layouts() if layout["format"] == "int_group"}
-_BLOCKS = {block["name"]: block for block in _C.block_formats()}
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _expect(ok: bool, op: str, name: str, expected: str, got: Tensor) -> None:
-    torch._check(
-        ok,
-        lambda: f"qcore.{op}: {name} must be {expected}, got {_text(got)}",
-    )
-
-
-def _text(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
-
-
-def _expect_same_device(op: str, name: str, tensor: Tensor, with_name: str, with_: Tensor) -> None:
-    """Meta tensors stand for those of any device."""
-    got, expected = tensor.device, with_.device
-    torch._check(
-        got == expected or "meta" in (got.type, expected.type),
-        lambda: f"qcore.{op}: {name} must be on {expected} like {with_name}, got {_text(tensor)} on {got}",
-    )
 
 
 def _described(
     op: str, qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor
 ) -> tuple[int, int, int, bool]:
     """N, K, group_size and has_zeros of a packed weight."""
-    _expect(
+    expect(
         shape.dtype == torch.uint8 and shape.dim() == 7 and shape.shape[0] == 0 and shape.shape[6] <= 1,
         op,
         "shape",
@@ -53,18 +29,18 @@ def _described(
         number in _LAYOUTS,
         lambda: f"qcore.{op}: shape names layout {number}, expected one of {[*_LAYOUTS]}",
     )
-    _expect(qweight.dtype == torch.uint8, op, "qweight", "uint8", qweight)
-    _expect(scales.dtype in _FLOATS, op, "scales", "float32, float16 or bfloat16", scales)
+    expect(qweight.dtype == torch.uint8, op, "qweight", "uint8", qweight)
+    expect(scales.dtype in FLOATS, op, "scales", "float32, float16 or bfloat16", scales)
     expected = scales.numel() if has_zeros else 0
-    _expect(
+    expect(
         zeros.dtype == torch.uint8 and zeros.numel() == expected,
         op,
         "zeros",
         f"uint8 of {expected} elements, because the weight is {'a' if has_zeros else ''}symmetric",
         zeros,
     )
-    _expect_same_device(op, "scales", scales, "qweight", qweight)
-    _expect_same_device(op, "zeros", zeros, "qweight", qweight)
+    expect_same_device(op, "scales", scales, "qweight", qweight)
+    expect_same_device(op, "zeros", zeros, "qweight", qweight)
     return n, k, group_size, bool(has_zeros)
 
 
@@ -84,18 +60,18 @@ def _fake_packed(
     width = k if group_size == -1 else group_size
     torch._check(0 < width <= k, lambda: f"qcore.{op}: group_size: expected 1 .. k ({k}), got {group_size}")
     grid = (n, (k + width - 1) // width)
-    _expect(
-        scales.dtype in _FLOATS and scales.shape == grid,
+    expect(
+        scales.dtype in FLOATS and scales.shape == grid,
         op,
         "scales",
         f"float32, float16 or bfloat16 {list(grid)}",
         scales,
     )
-    _expect_same_device(op, "scales", scales, name, codes)
+    expect_same_device(op, "scales", scales, name, codes)
     if zeros is not None:
         ok = zeros.dtype == torch.uint8 and zeros.shape == grid
-        _expect(ok, op, "zeros", f"uint8 {list(grid)}", zeros)
-        _expect_same_device(op, "zeros", zeros, name, codes)
+        expect(ok, op, "zeros", f"uint8 {list(grid)}", zeros)
+        expect_same_device(op, "zeros", zeros, name, codes)
     device = "cpu" if codes.device.type == "meta" else codes.device.type
     dtype = str(scales.dtype).removeprefix("torch.")
     number, n_qweight, n_scales, n_zeros = _C.packed_sizes(
@@ -115,7 +91,7 @@ def _fake_pack(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     op = "w4a16_pack"
     ok = codes.dtype == torch.uint8 and codes.dim() == 2 and codes.shape[1] > 0
-    _expect(ok, op, "codes", "uint8 [N, K] with K > 0", codes)
+    expect(ok, op, "codes", "uint8 [N, K] with K > 0", codes)
     sizes = int(codes.shape[0]), int(codes.shape[1])
     return _fake_packed(op, ("codes", codes), scales, zeros, sizes, group_size, bits, layout)
 
@@ -138,7 +114,7 @@ def _fake_repack(
     words = {"gptq": (along_k, n), "awq": (k, n // 8), "compressed_tensors": (n, along_k)}
     torch._check(order in words, lambda: f"qcore.{op}: order must be one of {[*words]}, got {order}")
     ok = qweight.dtype == torch.int32 and qweight.shape == words[order]
-    _expect(ok, op, "qweight", f"int32 {list(words[order])}", qweight)
+    expect(ok, op, "qweight", f"int32 {list(words[order])}", qweight)
     _expect_perm(op, perm, k, "qweight", qweight)
     return _fake_packed(op, ("qweight", qweight), scales, zeros, (n, k), group_size, bits, layout)
 
@@ -146,8 +122,8 @@ def _fake_repack(
 def _expect_perm(op: str, perm: Tensor | None, k: int, with_name: str, with_: Tensor) -> None:
     if perm is not None:
         ok = perm.dtype in (torch.int32, torch.int64) and perm.shape == (k,)
-        _expect(ok, op, "perm", f"int32 or int64 [{k}]", perm)
-        _expect_same_device(op, "perm", perm, with_name, with_)
+        expect(ok, op, "perm", f"int32 or int64 [{k}]", perm)
+        expect_same_device(op, "perm", perm, with_name, with_)
 
 
 @torch.library.register_fake("qcore::w4a16_unpack")
@@ -176,8 +152,8 @@ def _fake_gemm(
 ) -> Tensor:
     op = "w4a16_gemm"
     n, k, _, _ = _described(op, qweight, scales, zeros, shape)
-    _expect(
-        x.dtype in _FLOATS and x.dim() >= 1 and x.shape[-1] == k,
+    expect(
+        x.dtype in FLOATS and x.dim() >= 1 and x.shape[-1] == k,
         op,
         "x",
         f"float32, float16 or bfloat16 [..., {k}]",
@@ -191,98 +167,10 @@ def _fake_gemm(
             f"{x.device}: move it with QLinear.to or pack it again on {device}"
         ),
     )
-    _expect_same_device(op, "qweight", qweight, "x", x)
+    expect_same_device(op, "qweight", qweight, "x", x)
     _expect_perm(op, perm, k, "x", x)
-    if bias is not None:
-        _expect(
-            bias.dtype in _FLOATS and bias.shape == (n,),
-            op,
-            "bias",
-            f"float32, float16 or bfloat16 [{n}]",
-            bias,
-        )
-        _expect_same_device(op, "bias", bias, "x", x)
+    expect_bias(op, bias, n, x)
     return x.new_empty(*x.shape[:-1], n)
-
-
-def _block_format(op: str, type: str, k: int) -> _C.BlockFormatInfo:
-    torch._check(type in _BLOCKS, lambda: f"qcore.{op}: type must be one of {', '.join(_BLOCKS)}, got {type}")
-    elements = _BLOCKS[type]["elements"]
-    torch._check(
-        k > 0 and k % elements == 0,
-        lambda: (
-            f"qcore.{op}: k must be a positive multiple of {elements}, the elements of a block of {type}, "
-            f"got {k}"
-        ),
-    )
-    return _BLOCKS[type]
-
-
-def _check_blocks(op: str, format: _C.BlockFormatInfo, k: int, blocks: Tensor) -> None:
-    elements, size = format["elements"], format["bytes"]
-    _expect(
-        blocks.dtype == torch.uint8 and blocks.dim() >= 1 and blocks.shape[-1] == k // elements * size,
-        op,
-        "blocks",
-        f"uint8 [..., k / {elements} * {size}] for type={format['name']} k={k}",
-        blocks,
-    )
-
-
-@torch.library.register_fake("qcore::kquant_quantize")
-def _fake_kquant_quantize(w: Tensor, type: str, importance: Tensor | None = None) -> Tensor:
-    op = "kquant_quantize"
-    _expect(w.dtype in _FLOATS and w.dim() >= 1, op, "w", "float32, float16 or bfloat16 [..., k]", w)
-    k = w.shape[-1]
-    format = _block_format(op, type, k)
-    if importance is not None:
-        _expect(
-            importance.dtype == torch.float32 and importance.shape == (k,),
-            op,
-            "importance",
-            f"float32 [{k}]",
-            importance,
-        )
-        _expect_same_device(op, "importance", importance, "w", w)
-    return w.new_empty(*w.shape[:-1], k // format["elements"] * format["bytes"], dtype=torch.uint8)
-
-
-@torch.library.register_fake("qcore::kquant_dequantize")
-def _fake_kquant_dequantize(blocks: Tensor, type: str, k: int, dtype: torch.dtype) -> Tensor:
-    op = "kquant_dequantize"
-    format = _block_format(op, type, k)
-    torch._check(
-        dtype in _FLOATS,
-        lambda: (
-            f"qcore.{op}: dtype must be float32, float16 or bfloat16, got {str(dtype).removeprefix('torch.')}"
-        ),
-    )
-    _check_blocks(op, format, k, blocks)
-    return blocks.new_empty(*blocks.shape[:-1], k, dtype=dtype)
-
-
-@torch.library.register_fake("qcore::kquant_split")
-def _fake_kquant_split(blocks: Tensor, type: str, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    op = "kquant_split"
-    format = _block_format(op, type, k)
-    _check_blocks(op, format, k, blocks)
-    rows, groups = blocks.shape[:-1], k // format["group"]
-    scales, mins = (blocks.new_empty(*rows, groups, dtype=torch.float32) for _ in range(2))
-    return blocks.new_empty(*rows, k), scales, mins
-
-
-@torch.library.register_fake("qcore::kquant_join")
-def _fake_kquant_join(blocks: Tensor, type: str, k: int, codes: Tensor) -> Tensor:
-    op = "kquant_join"
-    _check_blocks(op, _block_format(op, type, k), k, blocks)
-    _expect(
-        codes.dtype == torch.uint8 and codes.shape == (*blocks.shape[:-1], k),
-        op,
-        "codes",
-        f"uint8 [..., k], with the rows of blocks, for k={k}",
-        codes,
-    )
-    return blocks.new_empty(blocks.shape)
 
 
 # Gradients of w4a16_gemm: dx = dy @ weight in float32, scattered through perm; dbias = sum of dy.

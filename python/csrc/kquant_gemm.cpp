@@ -1,0 +1,158 @@
+// torch.ops.qcore.kquant_pack, kquant_unpack and kquant_gemm: a weight of blocks in the layout of a
+// kernel family, back again, and its product with activations.
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "executor.h"
+#include "kquant_blocks.h"
+
+namespace qcore::binding {
+namespace {
+
+constexpr const char* kPack = "kquant_pack";
+constexpr const char* kUnpack = "kquant_unpack";
+constexpr const char* kGemm = "kquant_gemm";
+
+std::string all_block_layouts() {
+  std::string text;
+  for (const BlockLayout* layout : block_layouts()) {
+    text += (text.empty() ? "" : ", ") + std::to_string(layout->number) + " (" + layout->name + ")";
+  }
+  return text;
+}
+
+// `number` 0: the layout of the fastest kernel on the device.
+const BlockLayout& choose_layout(const BlockShape& shape, int64_t number, Device device) {
+  if (number == 0) {
+    const auto choice = select<Kquant>({.device = device, .weight = shape});
+    if (!choice.row) check(choice.status, kPack);
+    return choice.row->weight_layout();
+  }
+  const BlockLayout* layout = find_block_layout(number);
+  check(layout != nullptr, kPack, "layout must be 0, for the one of ", name(device), ", or one of ",
+        all_block_layouts(), ", got ", number);
+  check(device == Device::cpu || layout->device == device, kPack, "layout ", number, " (",
+        layout->name, ") is for ", name(layout->device), " and is packed there, blocks are on ",
+        name(device));
+  return *layout;
+}
+
+struct PackedWeight {
+  PackedBlocks view;
+  const BlockLayout* layout;
+  Tensor data;  // what `view` points into
+};
+
+PackedWeight check_packed(const char* op, const Tensor& packed, const std::string& type, int64_t n,
+                          int64_t k) {
+  const BlockShape shape{&find_format(op, type, k), n, k};
+  check(shape.check(), op);
+  std::string expected;
+  for (const BlockLayout* layout : block_layouts()) {
+    const int64_t elements = packed_elements(*layout, shape);
+    if (packed.scalar_type() == ScalarType::Byte && has_sizes(packed, {elements})) {
+      const Tensor data = dense_aligned(packed);
+      return {{shape, layout->number, data.const_data_ptr()}, layout, data};
+    }
+    expected += (expected.empty() ? "" : " or ") + std::to_string(elements) + " (on " +
+                name(layout->device) + ")";
+  }
+  check(false, op, "packed must be what kquant_pack returned for type=", type, " n=", n, " k=", k,
+        ", uint8 of size ", expected, ", got ", describe(packed));
+  return {{}, nullptr, packed};  // not reached
+}
+
+Tensor pack(const Tensor& blocks, const std::string& type, int64_t k, int64_t layout_number) {
+  const BlockFormat& format = find_format(kPack, type, k);
+  check_blocks(kPack, format, k, blocks);
+  check(blocks.dim() == 2, kPack,
+        "blocks must have two dimensions, one row for each of the weight, got ", describe(blocks));
+  const BlockShape shape{&format, blocks.size(0), k};
+  check(shape.check(), kPack);
+
+  const Place place(kPack, blocks);
+  const BlockLayout& layout = choose_layout(shape, layout_number, device_of(blocks));
+  Tensor packed = new_tensor(blocks, {packed_elements(layout, shape)}, ScalarType::Byte);
+  const Tensor dense_blocks = dense_aligned(blocks);
+  check(qcore::pack(layout, shape, dense_blocks.const_data_ptr(), packed.mutable_data_ptr(),
+                    place.executor()),
+        kPack);
+  Tensor tail = torch::stable::narrow(packed, 0, packed.numel() - layout.number, layout.number);
+  torch::stable::zero_(tail);
+  return packed;
+}
+
+Tensor unpack(const Tensor& packed, const std::string& type, int64_t n, int64_t k) {
+  const PackedWeight weight = check_packed(kUnpack, packed, type, n, k);
+  check(packed.is_cpu() || weight.layout->device == device_of(packed), kUnpack,
+        "the weight is packed for ", name(weight.layout->device), " (layout ", weight.layout->name,
+        "), packed is on ", device_name(packed), ": unpack it on ", name(weight.layout->device));
+  const BlockFormat& format = *weight.view.shape.format;
+
+  const Place place(kUnpack, packed);
+  const Tensor blocks =
+      new_tensor(packed, {n, k / format.elements * format.bytes}, ScalarType::Byte);
+  check(qcore::unpack(weight.view, blocks.mutable_data_ptr(), place.executor()), kUnpack);
+  return blocks;
+}
+
+Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int64_t n, int64_t k,
+            const std::optional<Tensor>& bias, bool float_activations) {
+  const PackedWeight weight = check_packed(kGemm, packed, type, n, k);
+  check_x(kGemm, x, k);
+  check(weight.layout->device == device_of(x), kGemm, "the weight is packed for ",
+        name(weight.layout->device), " (layout ", weight.layout->name, "), x is on ",
+        device_name(x), ": move it with QLinear.to or pack it again on ", name(device_of(x)));
+  check_same_device(kGemm, "packed", packed, "x", x);
+  const std::optional<Tensor> addend = check_bias(kGemm, bias, n, x);
+
+  const Place place(kGemm, x);
+  const Tensor y = new_rows(x, n, x.scalar_type());
+  const Rows rows = as_rows(x, k);
+  KquantArgs args;
+  args.m = rows.count;
+  args.dtype = to_dtype(x.scalar_type());
+  args.x = rows.tensor.const_data_ptr();
+  args.x_stride = rows.stride;
+  args.weight = weight.view;
+  args.bias = addend ? addend->const_data_ptr() : nullptr;
+  args.y = y.mutable_data_ptr();
+  args.float_activations = float_activations;
+  if (args.empty()) return y;
+  std::optional<Tensor> workspace;
+  if (!x.is_cpu()) {  // CPU rows need none
+    int64_t bytes = 0;
+    check(kquant_workspace_bytes(args, place.executor(), bytes), kGemm);
+    // torch gives freed memory only to later work of the same stream.
+    if (bytes > 0) workspace = new_tensor(x, {bytes}, ScalarType::Byte);
+    if (workspace) args.workspace = workspace->mutable_data_ptr();
+  }
+  check(qcore::kquant_gemm(args, place.executor()), kGemm);
+  return y;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
+  m.def("kquant_pack(Tensor blocks, str type, int k, int layout=0) -> Tensor");
+  m.def("kquant_unpack(Tensor packed, str type, int n, int k) -> Tensor");
+  m.def(
+      "kquant_gemm(Tensor x, Tensor packed, str type, int n, int k, Tensor? bias=None, "
+      "bool float_activations=False) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
+  m.impl("kquant_pack", TORCH_BOX(&pack));
+  m.impl("kquant_unpack", TORCH_BOX(&unpack));
+  m.impl("kquant_gemm", TORCH_BOX(&gemm));
+}
+
+// In every build: one without CUDA kernels says so.
+STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
+  m.impl("kquant_pack", TORCH_BOX(&pack));
+  m.impl("kquant_unpack", TORCH_BOX(&unpack));
+  m.impl("kquant_gemm", TORCH_BOX(&gemm));
+}
+
+}  // namespace qcore::binding
