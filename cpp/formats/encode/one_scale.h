@@ -84,9 +84,12 @@ void fit_one_scale(const Lanes& in, Fit<B>& out) {
     // each try another chance.
     F largest = absolute(in.x[0]);
     for (int i = 1; i < n; ++i) largest = max(largest, absolute(in.x[i]));
-    for (int i = 0; i < 12; ++i) {
-      keep(nearest_half(in, largest * splat(1 / (127.4f - 0.4f * static_cast<float>(i)))));
+    for (int i = 0; i < (W ? 20 : 12); ++i) {
+      keep(nearest_half(in,
+                        largest * splat(1 / (127.4f - (W ? 0.7f : 0.4f) * static_cast<float>(i)))));
     }
+    const Sums s = sums_of<B, n, W>(in.x, in.p, quotient(splat(1), d));
+    keep(nearest_half(in, quotient(s.vx, s.vv)));
   } else {
     const F scale = best_scale<B, n, W>(in.x, in.p).scale;
     for (const float factor : {1.0f, 1 - 0x1p-11f, 1 + 0x1p-11f}) {
