@@ -19,6 +19,11 @@ constexpr Row<Kquant> row(const char* name, Isa isa,
 }
 
 constexpr Row<Kquant> kRows[] = {
+#if QCORE_X86
+    row("kquant_avx512", Isa::avx512, avx512::kquant::kquant_gemm),
+    row("kquant_avxvnni", Isa::avxvnni, avxvnni::kquant::kquant_gemm),
+    row("kquant_avx2", Isa::avx2, avx2::kquant::kquant_gemm),
+#endif
     row("kquant_reference", Isa::scalar, reference::kquant_gemm),
 };
 

@@ -18,5 +18,14 @@ inline constexpr float kLeastAmax = 0x1p-118f;
 namespace reference {
 Status kquant_gemm(const KquantArgs& args, const Executor& executor);
 }
+namespace avx2::kquant {
+Status kquant_gemm(const KquantArgs& args, const Executor& executor);
+}
+namespace avxvnni::kquant {
+Status kquant_gemm(const KquantArgs& args, const Executor& executor);
+}
+namespace avx512::kquant {
+Status kquant_gemm(const KquantArgs& args, const Executor& executor);
+}
 
 }  // namespace qcore
