@@ -83,7 +83,7 @@ class Run:
                 continue
             contenders: dict[str, Contender] = {}
             for name, make in makers_for(weight.type, self.ggml).items():
-                size = weight.blocks.numel() * (4 if name == "torch bfloat16" else 1)
+                size = weight.n * weight.k * 2 if name == "torch bfloat16" else weight.blocks.numel()
                 copies = 1 if rows[0] > ROTATED_ROWS else timing.copies_wanted(size, 1 << 40)
                 try:
                     contenders[name] = make(weight, copies)

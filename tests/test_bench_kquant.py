@@ -101,7 +101,7 @@ def test_probes_say_what_they_did(threads: int) -> None:
 
 
 @pytest.mark.usefixtures("torch_threads")
-@pytest.mark.parametrize("maker", ["torch_bf16", "torch_int4", "b32", "b128"])
+@pytest.mark.parametrize("maker", ["qcore", "torch_bf16", "torch_int4", "b32", "b128"])
 def test_contenders_multiply_by_what_they_say_they_hold(maker: str) -> None:
     weight = cpu_peers.Weight("Q4_K", 1024, 512)
     try:
