@@ -125,7 +125,7 @@ def test_gptq_codes_do_not_depend_on_how_it_is_computed(
         assert same(expected, quantize(replace(method, block=block), w, stats, format))
     for c in (0.5, 3.7, 1e8):
         assert same(expected, quantize(method, w, from_hessian(c * stats.hessian), format))
-    for row in range(N):
+    for row in range(0, N, 5):
         alone = quantize(method, w[row : row + 1], stats, format)
         assert torch.equal(alone.dequantize()[0], expected.dequantize()[row])
     for threads in (1, 2, 3):

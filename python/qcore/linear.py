@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qcore import ops
-from qcore.formats import Format, IntGroup
+from qcore.formats import BlockFormat, Format, IntGroup
 from qcore.qweight import QWeight
 
 __all__ = ["QLinear"]
@@ -34,6 +34,9 @@ class QLinear(nn.Module):
     batch_invariant: bool = False
     """Set to True to get the same bits for a row of x whatever the number of rows, where kernels for CUDA
     would otherwise choose by it (see `qcore.ops.w4a16_gemm`). Not part of the state dict."""
+    float_activations: bool = False
+    """Set to True to multiply x as it is with a weight of a block format, where it would otherwise be rounded
+    to 8 bits per block (see `qcore.ops.kquant_gemm`): slower, exact. Not part of the state dict."""
 
     def __init__(self, weight: QWeight, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -50,7 +53,8 @@ class QLinear(nn.Module):
 
     @property
     def packed(self) -> Any:
-        """What the op of the format takes after x: `qcore.ops.w4a16_gemm` for `IntGroup`."""
+        """What the op of the format takes after x: `qcore.ops.w4a16_gemm` for `IntGroup`, `kquant_gemm` for
+        `BlockFormat`."""
         return self._kernels.packed(self._tensors())
 
     def _tensors(self) -> _Tensors:
@@ -128,6 +132,8 @@ class _Kernels(Protocol):
 def _kernels(format: Format, shape: tuple[int, int]) -> _Kernels:
     if isinstance(format, IntGroup):
         return _W4A16(format, shape[1])
+    if isinstance(format, BlockFormat):
+        return _KQuant(format, *shape)
     raise TypeError(f"weight: no kernel multiplies by the format {format.name}")
 
 
@@ -161,3 +167,26 @@ class _W4A16:
     def describe(self) -> str:
         kind = "symmetric" if self.format.symmetric else "asymmetric"
         return f"bits={self.format.bits}, {kind}, group_size={self.format.group_size}"
+
+
+@dataclass(frozen=True)
+class _KQuant:
+    format: BlockFormat
+    n: int
+    k: int
+
+    def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
+        return {"qweight": ops.kquant_pack(tensors["blocks"], self.format.name, self.k)}
+
+    def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
+        return {"blocks": ops.kquant_unpack(buffers["qweight"], self.format.name, self.n, self.k)}
+
+    def packed(self, buffers: _Tensors) -> tuple[Tensor, str, int, int]:
+        return buffers["qweight"], self.format.name, self.n, self.k
+
+    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+        packed = self.packed(layer._tensors())
+        return ops.kquant_gemm(x, *packed, bias=layer.bias, float_activations=layer.float_activations)
+
+    def describe(self) -> str:
+        return self.format.name
