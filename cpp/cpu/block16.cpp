@@ -139,8 +139,9 @@ Fields fields_of(const BlockFormat& format) {
       append(fields, {Run{96, 3}, Run{0, 8}, Run{32, 16}});
       fields.rest_offset = format.bytes - 2;
       break;
-    case kGgmlQ6_K:  // scales, then low and high bits of each half of the block
-      append(fields, {Run{192, 4}, Run{0, 16}, Run{128, 8}, Run{64, 16}, Run{160, 8}});
+    case kGgmlQ6_K:  // scales; then of each half of the block low, high and again low bits
+      append(fields, {Run{192, 4}, Run{0, 8}, Run{128, 8}, Run{32, 8}, Run{64, 8}, Run{160, 8},
+                      Run{96, 8}});
       fields.rest_offset = format.bytes - 2;
       break;
     default:

@@ -9,10 +9,6 @@ struct Call {
   const int32_t* x;
 };
 
-// Tiles of so many rows ask for the weights in advance. With fewer the hardware prefetcher keeps up
-// alone, and is faster if left alone.
-constexpr int kPrefetchRows = 4;
-
 // The blocks of one strip, along K.
 template <class D>
 struct Strips {
@@ -30,10 +26,6 @@ struct Strips {
   QCORE_INLINE void next() {
     strip.dwords += kDwordBytes;
     strip.rest += kRestBytes;
-  }
-  // 2 KiB ahead.
-  QCORE_INLINE void prefetch_ahead() const {
-    for (int64_t line = 0; line < kDwordBytes; line += 64) prefetch(strip.dwords + 2048 + line);
   }
 
   Strip strip;

@@ -307,8 +307,8 @@ struct Decoder<blocks::Q6_K> : SixteenGroups {
   template <int part>
   QCORE_INLINE static Ints codes(const Strip& s, int chunk) {
     constexpr int j = part / 8;  // 32 elements each: low nibbles of both halves, then high ones
-    const Ints low = nibbles<j / 2>(s.dword(4 + 24 * chunk + part % 16));
-    return add(low, two_bits<2 * j, 4>(s.dword(20 + 24 * chunk + part % 8)));
+    const Ints low = nibbles<j / 2>(s.dword(4 + 24 * chunk + j % 2 * 16 + part % 8));
+    return add(low, two_bits<2 * j, 4>(s.dword(12 + 24 * chunk + part % 8)));
   }
   QCORE_INLINE static void scales(const Strip& s, int32_t* out) {
     for (int quad = 0; quad < 4; ++quad) {
