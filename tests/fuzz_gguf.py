@@ -44,17 +44,19 @@ EDGES = [
 def seeds(folder: Path) -> list[bytes]:
     """Whole files of several architectures, types and tokenizers."""
     tokenizers: dict[str, Tokenizer] = {"llama": sentence_piece(True, 300), "qwen2": byte_level(None, 300)}
-    cases = [
-        ("llama", "Q8_0"),
-        ("qwen2", "F16"),
-        ("gemma3", "Q8_0"),
-        ("llama-tied", "Q8_0"),
-        ("gemma2", "BF16"),
+    wide = {"hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
+    cases: list[tuple[str, str, dict[str, int]]] = [
+        ("llama", "Q8_0", {}),
+        ("qwen2", "F16", {}),
+        ("gemma3", "Q4_0", {}),
+        ("llama-tied", "Q2_K", wide),
+        ("gemma2", "BF16", {}),
+        ("mistral", "Q4_K_M", wide),
     ]
     found = []
-    for index, (name, scheme) in enumerate(cases):
+    for index, (name, scheme, changes) in enumerate(cases):
         tokenizer = tokenizers.get(name)
-        model = make(name, vocab_size=64 if tokenizer is None else 360, num_hidden_layers=1)
+        model = make(name, vocab_size=64 if tokenizer is None else 360, num_hidden_layers=1, **changes)
         source = save(model, folder / f"hf{index}", tokenizer and wrap(tokenizer))
         qcore.quantize_gguf(source, folder / f"{index}.gguf", scheme, "rtn")
         found.append((folder / f"{index}.gguf").read_bytes())
@@ -93,6 +95,13 @@ def damage(data: bytes, random: random.Random) -> bytes:
     return bytes(changed)
 
 
+def run(path: Path) -> None:
+    """Loads a model and runs it; what comes out may be anything."""
+    model = qcore.load(path)
+    with torch.no_grad():
+        model(input_ids=torch.zeros(1, 3, dtype=torch.int64))
+
+
 def check_names(error: ValueError, path: Path) -> None:
     if str(path) not in str(error):
         raise AssertionError(f"the message does not name the file: {error}") from error
@@ -108,7 +117,7 @@ def try_file(path: Path) -> str:
         check_names(error, path)
         return "refused by the reader"
     outcome = []
-    for what, read in (("tokenizer", qcore.load_tokenizer), ("model", qcore.load)):
+    for what, read in (("tokenizer", qcore.load_tokenizer), ("model", run)):
         try:
             read(path)
             outcome.append(f"{what} loaded")

@@ -16,6 +16,7 @@ from torch import nn
 
 import tiny
 from conftest import REPOSITORY
+from qcore.io.gguf import GgufFile
 
 CORPUS = (REPOSITORY / "models" / "pydoc-llama-7m" / "calibration.txt").read_text(encoding="utf-8")[:60_000]
 TEXTS = (
@@ -48,15 +49,20 @@ ROPES: dict[str, dict[str, Any]] = {
 
 
 def byte_level(
-    pattern: str | None, size: int = 400, digits: bool = False, nfc: bool = False, whole_words: bool = False
+    pattern: str | None,
+    size: int = 400,
+    digits: bool = False,
+    nfc: bool = False,
+    whole_words: bool = False,
+    split: Any = None,
 ) -> Tokenizer:
-    """A byte-level BPE, trained on the corpus."""
+    """A byte-level BPE, trained on the corpus; `split` is a pre-tokenizer instead of pattern and digits."""
     backend = Tokenizer(models.BPE(ignore_merges=whole_words))
     steps: list[Any] = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
     if pattern is not None:
         steps.append(pre_tokenizers.Split(Regex(pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=pattern is None))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    backend.pre_tokenizer = split or pre_tokenizers.Sequence(steps)
     if nfc:
         backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
@@ -133,6 +139,15 @@ def make(name: str, seed: int = 0, **changes: Any) -> nn.Module:
 def types_in(path: Path) -> dict[str, str]:
     """The type of each tensor of a file, by the reader of the package `gguf`."""
     return {tensor.name: tensor.tensor_type.name for tensor in GGUFReader(path).tensors}
+
+
+def plain_metadata(file: GgufFile) -> dict[str, Any]:
+    """What `write_gguf` takes, of a file."""
+    return {
+        key: value.tolist() if isinstance(value, np.ndarray) else value
+        for key, value in file.metadata.items()
+        if key != "general.architecture"
+    }
 
 
 def write_gguf(

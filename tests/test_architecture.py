@@ -23,7 +23,7 @@ LAYERS = (
     {"qweight", "schemes"},
     {"linear", "embedding", "methods", "io", "fold"},
     {"models", "calibrate", "inspection", "repack", "text"},
-    {"patch"},
+    {"patch", "streamed"},
     {"gguf_model", "gguf_export"},
     {"folder"},
     {"evaluation", "report"},

@@ -69,6 +69,24 @@ def test_schemes(scheme: str, tmp_path: Path) -> None:
     assert config["ignore"] == ["lm_head"]
 
 
+def test_gguf(tmp_path: Path) -> None:
+    out = tmp_path / "model.gguf"
+    override = ["--override", r"re:blk\.[01]\.ffn_down=Q8_0"]
+    result = run("quantize", MODEL, out, "--method", "imatrix", *SMALL, *override)
+    assert result.exit_code == 0, result.output
+    assert "model.gguf: Q4_K_M by imatrix, " in result.output
+    types = {row["tensor"]: row["format"] for row in json.loads(run("inspect", out, "--json").stdout)}
+    assert types["blk.1.ffn_down.weight"] == "Q8_0"
+    assert (types["blk.2.ffn_down.weight"], types["output.weight"]) == ("Q4_K", "Q6_K")
+    assert "Q4_K" in run("inspect", out).stdout
+    arguments = ("--text", MODEL / "eval.txt", "--chunks", 2, "--chunk", 128, "--reference", MODEL, "--json")
+    figures = json.loads(run("eval", out, *arguments).stdout)
+    assert figures["tokens"] == 2 * 127
+    assert 0 < figures["kl"] < 0.05
+    assert run("quantize", MODEL, out, "--method", "rtn").exit_code == 1
+    assert run("quantize", MODEL, out, "--method", "rtn", "--scheme", "q8_0", "--overwrite").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -79,6 +97,17 @@ def test_schemes(scheme: str, tmp_path: Path) -> None:
             ["quantize", MODEL, "OUT", "--method", "rtn", "--group-size", "100"],
             "group_size 100 does not divide",
         ),
+        (["quantize", MODEL, "GGUF", "--scheme", "W4A16"], "a GGUF file takes one of F32, F16"),
+        (
+            ["quantize", MODEL, "OUT", "--scheme", "Q4_K_M"],
+            "a folder (DST does not end in .gguf) takes one of W2",
+        ),
+        (["quantize", MODEL, "GGUF", "--group-size", "64"], "--group-size: is not for a GGUF file"),
+        (["quantize", MODEL, "GGUF", "--ignore", "q_proj"], "--ignore: is not for a GGUF file"),
+        (["quantize", MODEL, "OUT", "--override", "a=Q8_0"], "--override: is not for a folder"),
+        (["quantize", MODEL, "GGUF", "--method", "rtn", "--override", "x"], "expected PATTERN=TYPE, got 'x'"),
+        (["inspect", "BAD"], "bad.gguf: is no GGUF file: it starts with b'too '"),
+        (["eval", "BAD", "--text", "SHORT"], "bad.gguf: is no GGUF file"),
         (["eval", MODEL, "--text", "missing.txt"], "missing.txt: no such file"),
         (["eval", MODEL, "--text", "SHORT"], "expected at least 512 tokens, got"),
         (["inspect", "nowhere"], "nowhere: no such folder"),
@@ -87,13 +116,15 @@ def test_schemes(scheme: str, tmp_path: Path) -> None:
 def test_errors_are_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
     short = tmp_path / "short.txt"
     short.write_text("too short")
-    places = {"OUT": tmp_path / "out", "SHORT": short}
+    bad = tmp_path / "bad.gguf"
+    bad.write_text("too short to be a file of that format")
+    places = {"OUT": tmp_path / "out", "SHORT": short, "GGUF": tmp_path / "out.gguf", "BAD": bad}
     result = run(*(places.get(str(a), a) for a in arguments))
     assert result.exit_code == 1
     assert message in result.stderr
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["short.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bad.gguf", "short.txt"]
 
 
 @pytest.mark.parametrize("arguments", [["--scheme", "W5A16"], ["--method", "magic"]])

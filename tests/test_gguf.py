@@ -13,7 +13,7 @@ from gguf import GGUFReader
 
 import qcore
 import tiny
-from gguf_cases import ROPES, byte_level, make, save, types_in, wrap
+from gguf_cases import ROPES, byte_level, make, plain_metadata, save, types_in, wrap, write_gguf
 from qcore.io.gguf import GgufFile
 
 NAMES = ("llama", "llama-tied", "llama-bias", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
@@ -21,9 +21,15 @@ NAMES = ("llama", "llama-tied", "llama-bias", "qwen2", "qwen3", "mistral", "gemm
 IDS = tiny.tokens(2, 40, seed=5)
 
 
-def convert(model: torch.nn.Module, tmp_path: Path, scheme: str, **options: Any) -> Path:
+KINDS = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output"}
+KINDS |= {f"{part}_proj": f"ffn_{part}" for part in ("gate", "up", "down")}
+# Wide enough for blocks of 256.
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+
+
+def convert(model: torch.nn.Module, tmp_path: Path, scheme: str, method: str = "rtn", **options: Any) -> Path:
     save(model, tmp_path / "hf")
-    qcore.quantize_gguf(tmp_path / "hf", tmp_path / "model.gguf", scheme, "rtn", **options)
+    qcore.quantize_gguf(tmp_path / "hf", tmp_path / "model.gguf", scheme, method, **options)
     return tmp_path / "model.gguf"
 
 
@@ -40,6 +46,96 @@ def test_quantized_files_stay_close(name: str, tmp_path: Path) -> None:
     model = make(name)
     loaded = qcore.load(convert(model, tmp_path, "Q8_0"))
     assert 0 < tiny.distance(tiny.logits(loaded, IDS), tiny.logits(model, IDS)) < 0.03
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_files_hold_what_quantizing_the_weights_gives(name: str, tmp_path: Path) -> None:
+    """The model of a file is the original with each weight rounded to the type that the file has it in."""
+    model = make(name, **{**WIDE, **({"query_pre_attn_scalar": 64} if name in ("gemma2", "gemma3") else {})})
+    path = convert(model, tmp_path, "Q3_K_M")
+    loaded, types = qcore.load(path), types_in(path)
+    assert len(set(types.values())) >= 4, types  # F32, the base, that of the head, and one that a rule chose
+    for module in loaded.modules():
+        if isinstance(module, qcore.QLinear):
+            module.float_activations = True
+    with torch.no_grad():
+        for layer, block in enumerate(model.get_submodule("model.layers")):
+            for part, module in block.named_modules():
+                if isinstance(module, torch.nn.Linear):
+                    type = types[f"blk.{layer}.{KINDS[part.rpartition('.')[2]]}.weight"]
+                    chosen = qcore.Rtn().quantize(module.weight, None, qcore.BlockFormat(type), torch.float32)
+                    module.weight.copy_(chosen.dequantize())
+        head = model.get_output_embeddings().weight
+        table = model.get_input_embeddings().weight
+        if "output.weight" in types:
+            head.copy_(rounded(head, types["output.weight"]))
+        table.copy_(rounded(table, types["token_embd.weight"]))
+    assert tiny.distance(tiny.logits(loaded, IDS), tiny.logits(model, IDS)) < 1e-5
+
+
+def rounded(w: torch.Tensor, type: str) -> torch.Tensor:
+    return qcore.ops.kquant_dequantize(qcore.ops.kquant_quantize(w, type), type, w.shape[1])
+
+
+@pytest.mark.parametrize("method", ["imatrix", "gptq", "awq"])
+def test_methods(method: str, tmp_path: Path) -> None:
+    """Streamed through a file, each layer gets the very codes that quantizing in memory gives it."""
+    model = make("llama", **WIDE)
+    ids = tiny.tokens(8, 32, seed=7)
+    path = convert(model, tmp_path, "Q3_K_M", method, calibration=ids)
+    loaded, types = qcore.load(path), types_in(path)
+
+    def scheme(layer: qcore.schemes.Layer) -> qcore.BlockFormat:
+        part = KINDS[layer.name.rpartition(".")[2]]
+        return qcore.BlockFormat(types[f"blk.{layer.block}.{part}.weight"])
+
+    chosen = qcore.Awq(act_scale=False) if method == "awq" else method
+    qcore.quantize(model, scheme, chosen, ids)
+    compared = 0
+    for name, module in model.named_modules():
+        if isinstance(module, qcore.QLinear):
+            other = loaded.get_submodule(name).to_qweight()
+            assert other.format == module.format
+            assert torch.equal(other.tensors["blocks"], module.to_qweight().tensors["blocks"]), name
+            compared += 1
+    assert compared == 14
+    norms = [n for n, _ in model.named_parameters() if n.endswith("layernorm.weight")]
+    for name in norms:  # into which awq moves scales
+        assert torch.equal(loaded.get_parameter(name), model.get_parameter(name))
+
+
+def test_calibration_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="calibration: this method needs token ids"):
+        convert(make("llama"), tmp_path, "Q4_0", "gptq")
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
+def test_overrides(tmp_path: Path) -> None:
+    overrides = [r"re:blk\.1\.ffn_(up|gate)=f16", "ffn_=Q5_K", "output=Q8_0"]
+    path = convert(make("llama", **WIDE), tmp_path, "Q4_K_S", overrides=overrides)
+    types = types_in(path)
+    assert types["blk.1.ffn_up.weight"] == types["blk.1.ffn_gate.weight"] == "F16"
+    assert types["blk.0.ffn_up.weight"] == types["blk.1.ffn_down.weight"] == "Q5_K"
+    assert types["output.weight"] == types["blk.0.attn_output.weight"] == "Q8_0"
+    assert types["blk.0.attn_q.weight"] == "Q4_K"
+    qcore.load(path)(IDS)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("ffn_up", "override: expected PATTERN=TYPE, got 'ffn_up'"),
+        ("=Q4_K", "override: expected PATTERN=TYPE"),
+        ("ffn_up=Q9_K", "expected one of F32, F16, .*, got 'Q9_K'"),
+        ("ffn_(=Q4_K", "no regular expression"),
+        ("attn_norm=F16", "override attn_norm: fits no matrix"),
+        ("ffn_down=Q4_K", r"blk\.0\.ffn_down\.weight has rows of 96, no multiple of 256"),
+    ],
+)
+def test_wrong_overrides(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        convert(make("llama"), tmp_path, "Q8_0", overrides=[override])
+    assert [path.name for path in tmp_path.iterdir()] == ["hf"]
 
 
 @pytest.mark.parametrize("rope", ROPES)
@@ -63,6 +159,20 @@ def test_layers_with_and_without_windows(window: int | None, tmp_path: Path) -> 
     loaded = qcore.load(convert(model, tmp_path, "F32"))
     assert loaded.config.layer_types == kinds
     assert tiny.distance(tiny.logits(loaded, IDS), tiny.logits(model, IDS)) < 1e-6
+
+
+def test_a_file_without_windows(tmp_path: Path) -> None:
+    kinds = ["full_attention"] * 2
+    path = convert(make("gemma3", layer_types=kinds), tmp_path, "F32")
+    expected = tiny.logits(qcore.load(path), IDS)
+    metadata = plain_metadata(GgufFile(path))
+    for key in ("gemma3.attention.sliding_window", "gemma3.attention.sliding_window_pattern"):
+        del metadata[key]
+    tensors = {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in GGUFReader(path).tensors}
+    path.unlink()
+    loaded = qcore.load(write_gguf(path, metadata, tensors, "gemma3"))
+    assert loaded.config.layer_types == kinds
+    assert torch.equal(tiny.logits(loaded, IDS), expected)
 
 
 def test_the_package_gguf_reads_the_same_tensors(tmp_path: Path) -> None:
@@ -114,6 +224,9 @@ def test_dtypes(tmp_path: Path) -> None:
     half = qcore.load(path, dtype=torch.float16)
     assert half(IDS).logits.dtype == torch.float16
     full = qcore.load(path)
+    for module in (*half.modules(), *full.modules()):
+        if isinstance(module, qcore.QLinear):
+            module.float_activations = True  # rounded to 8 bits, small differences become large ones
     assert tiny.distance(tiny.logits(half, IDS), tiny.logits(full, IDS)) < 0.01
 
 

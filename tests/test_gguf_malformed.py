@@ -9,13 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import qcore
 from conftest import REPOSITORY
-from gguf_cases import byte_level, make, save, wrap, write_gguf
+from gguf_cases import byte_level, make, plain_metadata, save, wrap, write_gguf
 from qcore.inspection import inspect_checkpoint
 from qcore.io.gguf import GgufFile
 
@@ -153,13 +152,7 @@ def rebuilt(
     """The whole file in float32 with something changed in its metadata or tensors."""
     path.write_bytes(whole)
     source = GgufFile(path)
-    metadata = {
-        key: value.tolist() if isinstance(value, np.ndarray) else value
-        for key, value in source.metadata.items()
-        if key != "general.architecture"
-    }
-    model = qcore.load(path)
-    del model
+    metadata = plain_metadata(source)
     tensors = {
         name: torch.zeros(t.shape) if t.type.name == "Q8_0" else source.data(name).clone().view(torch.float32)
         for name, t in source.tensors.items()

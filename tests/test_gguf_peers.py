@@ -14,8 +14,20 @@ import torch
 import qcore
 import tiny
 from conftest import REPOSITORY
-from gguf_cases import LLAMA3, QWEN2, ROPES, TEXTS, byte_level, make, save, sentence_piece, types_in, wrap
-from qcore.io.gguf import GGUF_SCHEMES
+from gguf_cases import (
+    ROPES,
+    TEXTS,
+    byte_level,
+    make,
+    plain_metadata,
+    save,
+    sentence_piece,
+    types_in,
+    wrap,
+    write_gguf,
+)
+from qcore.io.gguf import GGUF_SCHEMES, GgufFile
+from qcore.io.gguf.pre_tokenizers import PRE_TOKENIZERS, splitter
 from qcore.text import token_chunks
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
@@ -70,10 +82,26 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def chunks() -> torch.Tensor:
-    return token_chunks(MODEL, MODEL / "eval.txt", 512, 8)
+    return token_chunks(MODEL, MODEL / "eval.txt", 512, 6)
 
 
-@pytest.mark.parametrize("scheme", ["F16", "BF16", "Q8_0"])
+OURS = (
+    "BF16",
+    "Q8_0",
+    "Q4_0",
+    "Q5_1",
+    "Q2_K",
+    "Q3_K_M",
+    "Q4_K_M",
+    "Q5_K_S",
+    "Q6_K",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+)
+
+
+@pytest.mark.parametrize("scheme", OURS)
 def test_perplexity_of_our_files(scheme: str, chunks: torch.Tensor, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     qcore.quantize_gguf(MODEL, path, scheme, "rtn")
@@ -81,7 +109,10 @@ def test_perplexity_of_our_files(scheme: str, chunks: torch.Tensor, tmp_path: Pa
     assert ours == pytest.approx(llama_perplexity(path, chunks), rel=0.005)
 
 
-@pytest.mark.parametrize("scheme", ["Q8_0", "Q4_0", "Q2_K", "Q3_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS"])
+THEIRS = ("Q8_0", "Q4_0", "Q4_1", "Q2_K", "Q3_K_S", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_XS")
+
+
+@pytest.mark.parametrize("scheme", THEIRS)
 def test_perplexity_of_their_files(scheme: str, bundled: Path, chunks: torch.Tensor, tmp_path: Path) -> None:
     path = llama_quantize(bundled, tmp_path / "model.gguf", scheme)
     ours = qcore.evaluate(qcore.load(path), chunks).perplexity
@@ -139,24 +170,27 @@ def test_architectures(name: str, rope: str | None, tmp_path: Path) -> None:
     assert tiny.distance(theirs, tiny.logits(model, ids)[0]) < 2e-3
 
 
-@pytest.mark.parametrize("kind", ["gpt-2", "smollm", "llama-bpe", "qwen2", "spm", "spm-prefix"])
+@pytest.mark.parametrize("kind", [*PRE_TOKENIZERS, "spm", "spm-prefix"])
 def test_tokens(kind: str, tmp_path: Path) -> None:
-    tokenizers: dict[str, Any] = {
-        "gpt-2": lambda: byte_level(None, 600),
-        "smollm": lambda: byte_level(None, 600, digits=True),
-        "llama-bpe": lambda: byte_level(LLAMA3, 600, whole_words=True),
-        "qwen2": lambda: byte_level(QWEN2, 600),
-        "spm": lambda: sentence_piece(False),
-        "spm-prefix": lambda: sentence_piece(True),
-    }
-    special = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
-    tokenizer = wrap(tokenizers[kind](), **(special if "spm" in kind else {"eos_token": "<|end|>"}))
+    if kind in PRE_TOKENIZERS:
+        pre = PRE_TOKENIZERS[kind]
+        backend = byte_level(None, 600, whole_words=pre.whole_words, split=splitter(pre))
+        tokenizer = wrap(backend, eos_token="<|end|>")
+    else:
+        special = {"eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+        tokenizer = wrap(sentence_piece(kind == "spm-prefix"), **special)
     folder = save(make("llama", vocab_size=640), tmp_path / "hf", tokenizer)
     qcore.quantize_gguf(folder, tmp_path / "model.gguf", "F16", "rtn")
+    if kind in PRE_TOKENIZERS:  # names of the same rules are written as the first of them
+        metadata = plain_metadata(GgufFile(tmp_path / "model.gguf"))
+        write_gguf(tmp_path / "model.gguf", {**metadata, "tokenizer.ggml.pre": kind}, {})
     model = llama_cpp.Llama(str(tmp_path / "model.gguf"), vocab_only=True, verbose=False)
+    ours = qcore.load_tokenizer(tmp_path / "model.gguf")
     for text in TEXTS:
-        expected = tokenizer(text, add_special_tokens=False)["input_ids"]
+        expected = ours(text, add_special_tokens=False)["input_ids"]
         assert model.tokenize(text.encode(), add_bos=False, special=True) == expected, text
+        if kind not in PRE_TOKENIZERS or not PRE_TOKENIZERS[kind].nfc:
+            assert tokenizer(text, add_special_tokens=False)["input_ids"] == expected, text
 
 
 def test_tokens_of_the_bundled_model(bundled: Path) -> None:

@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from qcore.formats import IntGroup
 from qcore.io.gguf import GGUF_SCHEMES
 from qcore.methods import METHODS
 from qcore.schemes import SCHEMES
@@ -45,7 +46,7 @@ destination that ends in .gguf becomes a file for llama.cpp instead:
 )
 
 # typer turns the members into the choices that it shows and accepts.
-SchemeName = Enum("SchemeName", {name: name for name in [*SCHEMES, *GGUF_SCHEMES]})  # type: ignore[misc]
+SchemeName = Enum("SchemeName", {name: name for name in {**SCHEMES, **GGUF_SCHEMES}})  # type: ignore[misc]
 MethodName = Enum("MethodName", {name: name for name in METHODS})  # type: ignore[misc]
 
 
@@ -71,14 +72,14 @@ def quantize(
     method: Annotated[
         MethodName,
         typer.Option(
-            help="rtn rounds to nearest (no calibration, seconds); gptq corrects each rounding error in "
-            "the columns still to come; awq scales up the channels that matter; awq+gptq does both, "
-            "and takes longest."
+            help="rtn rounds to nearest (no calibration, seconds); imatrix fits the grid where inputs are "
+            "large; gptq corrects each rounding error in the columns still to come; awq scales up the "
+            "channels that matter; awq+gptq does both, and takes longest."
         ),
     ] = MethodName["gptq"],
     calibration: Annotated[
         Path | None,
-        typer.Option(help="A UTF-8 text like what the model will see. Needed by gptq and awq."),
+        typer.Option(help="A UTF-8 text like what the model will see. Needed by all but rtn."),
     ] = None,
     group_size: Annotated[
         int | None,
@@ -239,7 +240,7 @@ def inspect(
 
 def _scheme(scheme: SchemeName | None, to_gguf: bool) -> str:
     """The scheme's name, which must be one for this kind of destination."""
-    known = list(GGUF_SCHEMES if to_gguf else SCHEMES)
+    known = list(GGUF_SCHEMES) if to_gguf else [n for n, f in SCHEMES.items() if isinstance(f, IntGroup)]
     if scheme is None:
         return "Q4_K_M" if to_gguf else "W4A16"
     if scheme.value not in known:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qcore.blocks import Weights
 from qcore.calibrate import calibrate
 from qcore.formats import Format
 from qcore.gguf_model import load_gguf
@@ -40,6 +39,7 @@ from qcore.patch import calibration_batches, replace_linear
 from qcore.progress import track
 from qcore.qweight import QWeight
 from qcore.schemes import Scheme, resolve_scheme
+from qcore.streamed import StreamedWeights
 
 __all__ = ["load", "quantize_folder", "save"]
 
@@ -189,49 +189,18 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-class _Streamed(Weights):
-    """Weights that are read from a checkpoint when a part of the model is worked on, and handed to the
-    writer when it is done. In memory are one block, and what lies outside the blocks."""
+class _Streamed(StreamedWeights):
+    """Weights on their way from one folder to another."""
 
     def __init__(
         self, model: nn.Module, checkpoint: Checkpoint, writer: ShardWriter, stored: dict[str, str]
     ) -> None:
-        super().__init__(model)
-        self.checkpoint, self.writer = checkpoint, writer
-        self.stored, self.rename = stored, renamer(model)
+        super().__init__(model, checkpoint, stored)
+        self.writer, self.rename = writer, renamer(model)
         self.act_scale = False  # whether some layer kept an input scale
-        self.done: set[str] = set()  # tensors of the checkpoint that need not be copied any more
 
-    def prepare(self, blocks: Sequence[str]) -> None:
-        inside = tuple(f"{name}." for name in blocks)
-        buffers = {name for name, _ in self.model.named_buffers()}
-        for name in self.stored:
-            if name in buffers or not name.startswith(inside):
-                self._fill(name)
-        tie_weights(self.model)
-
-    def _fill(self, name: str) -> None:
-        set_tensor(self.model, name, self.checkpoint.tensor(self.stored[name]))
-
-    def load(self, prefix: str) -> None:
-        for name, parameter in self._parameters(prefix):
-            if parameter.is_meta:
-                self._fill(name)
-        super().load(prefix)
-
-    def release(self, prefix: str) -> None:
-        super().release(prefix)
-        for name, parameter in self._parameters(prefix):
-            key = self.stored[name]
-            if key not in self.done:
-                self.writer.add(key, parameter.data)
-                self.done.add(key)
-            set_tensor(self.model, name, None)
-
-    def _parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
-        dot = f"{prefix}." if prefix else ""
-        part = self.model.get_submodule(prefix)
-        return [(dot + n, p) for n, p in part.named_parameters(remove_duplicate=False)]
+    def keep(self, key: str, tensor: Tensor) -> None:
+        self.writer.add(key, tensor)
 
     def emit(self, name: str, weight: QWeight) -> None:
         key = self.stored[f"{name}.weight"]
@@ -242,12 +211,6 @@ class _Streamed(Weights):
         self.act_scale |= weight.act_scale is not None
         if own:
             self.done.add(key)
-
-    def copy_rest(self) -> None:
-        """Writes what calibration did not touch."""
-        for key in self.checkpoint:
-            if key not in self.done:
-                self.writer.add(key, self.checkpoint.tensor(key))
 
 
 def quantize_folder(

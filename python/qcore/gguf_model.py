@@ -12,11 +12,14 @@ from transformers import AutoConfig
 
 from qcore import ops
 from qcore.embedding import QEmbedding
+from qcore.formats import BLOCK_FORMATS
 from qcore.io.gguf import Architecture, GgufFile, GgufTensor
 from qcore.io.gguf.architectures import ROPE_FREQS
 from qcore.io.gguf.config_read import config_of
 from qcore.models import empty_model, head_name, linear_names, set_tensor, tie_weights
+from qcore.patch import replace_linear
 from qcore.progress import track
+from qcore.qweight import QWeight
 
 __all__ = ["load_gguf"]
 
@@ -54,7 +57,6 @@ class _Loader:
     def __init__(self, file: GgufFile, dtype: torch.dtype | None) -> None:
         self.file = file
         self.dtype = dtype or _common_dtype(file)
-        self.block_types = {format["name"] for format in ops.block_formats()}
 
     def load(self) -> nn.Module:
         if self.file.metadata.get("split.count", 1) != 1:
@@ -66,7 +68,7 @@ class _Loader:
             self.file.metadata, table.shape[0], self.file.tensors.__contains__
         )
         self._check_sizes(attributes)
-        if table.type.name in self.block_types:
+        if table.type.name in BLOCK_FORMATS:
             attributes["tie_word_embeddings"] = False  # the head is a QLinear, and no longer the embedding
         config = AutoConfig.for_model(**attributes)
         model = empty_model(config)
@@ -85,7 +87,7 @@ class _Loader:
                 continue
             self._check_shape(stored, tuple(model.get_parameter(name).shape))
             order = architecture.row_order(stored, config)
-            quantized = self._tensor(stored).type.name in self.block_types
+            quantized = self._tensor(stored).type.name in BLOCK_FORMATS
             if quantized and leaf == "weight" and module in linears:
                 self._place_linear(model, module, stored, order)
             elif quantized and stored == _EMBEDDING:
@@ -117,8 +119,10 @@ class _Loader:
         self._tensor(f"blk.{sizes['num_hidden_layers'] - 1}.attn_q.weight")
 
     def _place_linear(self, model: nn.Module, name: str, stored: str, order: Tensor | None) -> None:
-        w = self._decoded(stored)
-        set_tensor(model, f"{name}.weight", _unpermuted(w, order).to(self.dtype))
+        tensor = self._tensor(stored)
+        n, k = tensor.shape
+        blocks = _unpermuted(self.file.data(stored), order)
+        replace_linear(model, name, QWeight(BLOCK_FORMATS[tensor.type.name], (n, k), {"blocks": blocks}))
 
     def _place_embedding(self, model: nn.Module, name: str) -> None:
         old, tensor = model.get_submodule(name), self._tensor(_EMBEDDING)
@@ -139,7 +143,7 @@ class _Loader:
         kind = tensor.type.name
         if kind in _PLAIN:
             return data.clone().view(_PLAIN[kind]).view(tensor.shape)
-        if kind in self.block_types:
+        if kind in BLOCK_FORMATS:
             return ops.kquant_dequantize(data, kind, tensor.shape[-1])
         try:
             values = gguf.quants.dequantize(data.numpy(), tensor.type)

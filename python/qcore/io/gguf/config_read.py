@@ -38,8 +38,9 @@ def config_of(
     architecture = ARCHITECTURES[name]
     values = _Values(metadata, f"{name}.")
     config = _sizes(architecture, values) | {"vocab_size": vocabulary}
-    config |= _window(architecture, values, config["num_hidden_layers"])
-    config["rope_parameters"] = _rope(architecture, values, config["max_position_embeddings"])
+    layers, context = config["num_hidden_layers"], config["max_position_embeddings"]
+    config |= _window(architecture, values, layers, context)
+    config["rope_parameters"] = _rope(architecture, values, context)
     if architecture.window_period:
         config["query_pre_attn_scalar"] = attention_scalar(architecture, SimpleNamespace(**config))
     config["tie_word_embeddings"] = not has("output.weight")
@@ -117,7 +118,7 @@ def _sizes(architecture: Architecture, values: _Values) -> dict[str, Any]:
     return config
 
 
-def _window(architecture: Architecture, values: _Values, layers: int) -> dict[str, Any]:
+def _window(architecture: Architecture, values: _Values, layers: int, context: int) -> dict[str, Any]:
     window = values.integer("attention.sliding_window", 0, least=0)
     if architecture.name == "llama":
         return {"sliding_window": window} if window else {}
@@ -138,7 +139,7 @@ def _window(architecture: Architecture, values: _Values, layers: int) -> dict[st
     if not window:
         kinds = [False] * layers
     return {
-        "sliding_window": window or None,
+        "sliding_window": window or context,  # transformers makes its mask even where no layer looks at it
         "layer_types": ["sliding_attention" if kind else "full_attention" for kind in kinds],
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tokenizers import Regex
-from tokenizers.pre_tokenizers import ByteLevel, Digits, PreTokenizer, Sequence, Split
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, Sequence, Split
 
 __all__ = ["PRE_TOKENIZERS", "Pre", "name_of", "splitter"]
 
@@ -23,6 +23,7 @@ def _rules(*parts: str) -> str:
     return "|".join((*parts, _LINES))
 
 
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _LLAMA3 = _rules(_CONTRACTIONS, _WORDS, r"\p{N}{1,3}", r" ?[^\s\p{L}\p{N}]+[\r\n]*")
 _QWEN2 = _rules(_CONTRACTIONS, _WORDS, r"\p{N}", r" ?[^\s\p{L}\p{N}]+[\r\n]*")
 _QWEN35 = _rules(_CONTRACTIONS, _MARKED_WORDS, r"\p{N}", r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*")
@@ -35,44 +36,45 @@ class Pre:
     """One pre-tokenizer.
 
     Attributes:
-        pattern: the expression whose matches are words; None: GPT-2's.
-        digits: each digit is a word of its own, before anything else.
+        patterns: expressions; the matches of each, and what lies between them, are cut by the next ones.
         whole_words: a word that is in the vocabulary is taken whole, whatever the merges say.
         nfc: texts are normalized first (by Hugging Face's tokenizers, not by llama.cpp).
     """
 
-    pattern: str | None = None
-    digits: bool = False
+    patterns: tuple[str, ...]
     whole_words: bool = False
     nfc: bool = False
 
 
 # Where names share their rules, the first one is written.
 PRE_TOKENIZERS: dict[str, Pre] = {
-    "gpt-2": Pre(),
-    "llama-bpe": Pre(_LLAMA3, whole_words=True),
-    "dbrx": Pre(_LLAMA3),
-    "qwen2": Pre(_QWEN2, nfc=True),
-    "qwen35": Pre(_QWEN35, nfc=True),
-    "tekken": Pre(_TEKKEN, whole_words=True),
-    "gpt-4o": Pre(_GPT4O),
-    "smollm": Pre(digits=True),
-    # Read only.
-    "llama3": Pre(_LLAMA3, whole_words=True),
-    "llama-v3": Pre(_LLAMA3, whole_words=True),
-    "smaug-bpe": Pre(_LLAMA3),
-    "falcon3": Pre(_LLAMA3, whole_words=True),
-    "pixtral": Pre(_LLAMA3, whole_words=True),
-    "deepseek-r1-qwen": Pre(_QWEN2, nfc=True),
-    "megrez": Pre(_QWEN2, nfc=True),
-    "stablelm2": Pre(_QWEN2),
-    "llama4": Pre(_GPT4O),
-    "olmo": Pre(),
-    "mpt": Pre(),
-    "phi-2": Pre(),
-    "starcoder": Pre(digits=True),
-    "refact": Pre(digits=True),
-    "command-r": Pre(digits=True),
+    "gpt-2": Pre((_GPT2,)),
+    "llama-bpe": Pre((_LLAMA3,), whole_words=True),
+    "dbrx": Pre((_LLAMA3,)),
+    "qwen2": Pre((_QWEN2,), nfc=True),
+    "qwen35": Pre((_QWEN35,), nfc=True),
+    "tekken": Pre((_TEKKEN,), whole_words=True),
+    "gpt-4o": Pre((_GPT4O,)),
+    "smollm": Pre((r"\p{N}", _GPT2)),
+    "falcon": Pre((r"[\p{P}\$\+<=>\^~\|`]+", _GPT2, "[0-9][0-9][0-9]")),
+    "deepseek-coder": Pre(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-퟿]+", r"\p{N}")),
+    # Read only. The first is what llama.cpp does for a file that names none.
+    "default": Pre((r"[\p{P}\$\+<=>\^~\|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
+    "llama3": Pre((_LLAMA3,), whole_words=True),
+    "llama-v3": Pre((_LLAMA3,), whole_words=True),
+    "smaug-bpe": Pre((_LLAMA3,)),
+    "falcon3": Pre((_LLAMA3,), whole_words=True),
+    "pixtral": Pre((_LLAMA3,), whole_words=True),
+    "deepseek-r1-qwen": Pre((_QWEN2,), nfc=True),
+    "megrez": Pre((_QWEN2,), nfc=True),
+    "stablelm2": Pre((_QWEN2,)),
+    "llama4": Pre((_GPT4O,)),
+    "olmo": Pre((_GPT2,)),
+    "mpt": Pre((_GPT2,)),
+    "phi-2": Pre((_GPT2,)),
+    "starcoder": Pre((r"\p{N}", _GPT2)),
+    "refact": Pre((r"\p{N}", _GPT2)),
+    "command-r": Pre((r"\p{N}", _GPT2)),
 }
 
 # Words, numbers, spaces, line ends, scripts and signs in the combinations in which the rules differ.
@@ -87,11 +89,8 @@ PROBE = (
 
 def splitter(pre: Pre) -> PreTokenizer:
     """The pre-tokenizer, with bytes as characters at its end."""
-    steps: list[PreTokenizer] = [Digits(individual_digits=True)] if pre.digits else []
-    if pre.pattern is not None:
-        steps.append(Split(Regex(pre.pattern), "isolated"))
-    last = ByteLevel(add_prefix_space=False, use_regex=pre.pattern is None)
-    return Sequence([*steps, last]) if steps else last
+    steps: list[PreTokenizer] = [Split(Regex(pattern), "isolated") for pattern in pre.patterns]
+    return Sequence([*steps, ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def name_of(pre_tokenizer: PreTokenizer, whole_words: bool) -> str | None:

@@ -21,6 +21,9 @@ HUGGING_FACE = "tokenizer.huggingface.json"
 
 _SPACE = "▁"
 
+# A piece of this many characters is no word; to try all its cuts would cost the square of its length.
+_LONGEST_PIECE = 512
+
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
 
@@ -84,9 +87,9 @@ def _numbers(metadata: Mapping[str, Any], key: str, count: int, default: float) 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
     name = metadata.get("tokenizer.ggml.pre") or "default"
-    if name not in PRE_TOKENIZERS and name != "default":
+    if name not in PRE_TOKENIZERS:
         raise ValueError(f"tokenizer.ggml.pre: expected one of {', '.join(PRE_TOKENIZERS)}, got {name!r}")
-    pre = PRE_TOKENIZERS["gpt-2" if name == "default" else name]
+    pre = PRE_TOKENIZERS[name]
     lines = metadata.get("tokenizer.ggml.merges")
     if not isinstance(lines, list):
         raise ValueError("tokenizer.ggml.merges: expected a list of strings")
@@ -110,7 +113,7 @@ def _sentence_piece(metadata: Mapping[str, Any], tokens: list[str], types: list[
     vocab = {token: index for index, token in enumerate(tokens)}
     found: list[tuple[float, int, int, str, str]] = []
     for token, index in vocab.items():
-        if types[index] not in made:
+        if types[index] not in made or len(token) > _LONGEST_PIECE:
             continue
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
