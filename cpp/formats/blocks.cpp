@@ -321,6 +321,10 @@ Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int6
                              std::to_string(importance[i]) + " at " + std::to_string(i));
     }
   }
+  if (importance &&
+      std::all_of(importance, importance + k, [&](float p) { return p == *importance; })) {
+    importance = nullptr;  // what is equal says nothing
+  }
   constexpr int64_t kNone = std::numeric_limits<int64_t>::max();
   std::atomic<int64_t> wrong = kNone;  // the first element that is not finite
   parallel.for_range(

@@ -35,10 +35,18 @@ QCORE_INLINE void solve(const MinSums& s, const Totals& t, F& scale, F& min, F& 
   gain = scale * s.cx - min * t.px;
 }
 
-// How much of a step to leave out at either end. What matters little may lie far out.
-template <bool W>
-constexpr std::array<float, 6> kShrinks = W ? std::array{-0.2f, 0.1f, 0.4f, 0.8f, 1.3f, 2.2f}
-                                            : std::array{-0.2f, 0.05f, 0.3f, 0.55f, 0.8f, 1.2f};
+// How much of a step to leave out at either end; less than nothing leaves codes unused. What
+// matters little may lie far out.
+template <class B, bool W>
+constexpr std::array<float, 6> shrinks() {
+  if constexpr (B::kCodes <= 4) {
+    return W ? std::array{-0.2f, 0.1f, 0.4f, 0.8f, 1.3f, 2.2f}
+             : std::array{-0.2f, 0.05f, 0.3f, 0.55f, 0.8f, 1.2f};
+  } else {
+    return W ? std::array{-1.1f, -0.45f, 0.1f, 0.6f, 1.2f, 2.1f}
+             : std::array{-1.1f, -0.6f, -0.2f, 0.2f, 0.5f, 0.9f};
+  }
+}
 
 template <class B, int n, bool W, bool Positive>
 PairFit best_pair(const F* x, const F* p, const Totals& totals) {
@@ -65,10 +73,11 @@ PairFit best_pair(const F* x, const F* p, const Totals& totals) {
     put(fit.sums.cx, s.cx);
     best = max(best, gain);
   };
-  for (const float a : kShrinks<W>) {
+  static constexpr std::array<float, 6> kShrinks = shrinks<B, W>();
+  for (const float a : kShrinks) {
     F least = step * splat(a) + low;
     if constexpr (Positive) least = min(least, splat(0));
-    for (const float b : kShrinks<W>) {
+    for (const float b : kShrinks) {
       const F most = high - step * splat(b);
       keep((most - least) * splat(1.0f / (B::kCodes - 1)), splat(0) - least);
     }

@@ -57,9 +57,10 @@ struct BlockShape {
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Executor& executor);
 
-// Encodes w [rows, k], contiguous, with an importance for each column or null; blocks [rows,
-// k / elements]. Finite numbers; importance is not negative. A row gets the same bits whatever else
-// is in w, from any instruction set and on any number of threads.
+// Encodes w [rows, k], contiguous, with an importance for each column or null, which is the same as
+// an equal one for all; blocks [rows, k / elements]. Finite numbers; importance is not negative. A
+// row gets the same bits whatever else is in w, from any instruction set and on any number of
+// threads.
 Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int64_t rows, int64_t k,
                      const float* importance, void* blocks, const Parallel& parallel);
 
