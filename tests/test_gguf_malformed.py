@@ -223,6 +223,7 @@ def test_missing_files(tmp_path: Path) -> None:
             read(tmp_path / "none.gguf")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its memory by way of /proc")
 def test_a_little_fuzzing() -> None:
     """The fuzzer itself works, and finds nothing in a few seconds; CI gives it more."""
     program = REPOSITORY / "tests" / "fuzz_gguf.py"
