@@ -26,7 +26,7 @@ void append(Fields& fields, const Run (&runs)[N]) {
   }
 }
 
-constexpr int kGgmlQ2_K = 10, kGgmlQ3_K = 11, kGgmlQ6_K = 14;
+constexpr int kGgmlQ2_K = 10, kGgmlQ3_K = 11, kGgmlQ6_K = 14;  // as in blocks.def
 
 // What is worth the start of another thread.
 constexpr int64_t kGrainBytes = 1 << 17;

@@ -9,6 +9,9 @@
 #include <limits>
 #include <string>
 
+#include "checks.h"
+#include "cpu/features.h"
+#include "cpu/float_mode.h"
 #include "formats/blocks/blocks.h"
 #include "formats/encode/encode.h"
 #include "kquant/rows.h"
@@ -122,11 +125,11 @@ void write_block(const BlockFit& fit, void* to) {
 const FitBlocks* fit_blocks() {
   switch (active_isa()) {
 #if defined(QCORE_X86)
-    case Isa::avx512: return avx512::kFitBlocks;
+    case Isa::avx512: return avx512::encode::kFitBlocks;
     case Isa::avxvnni:
-    case Isa::avx2: return avx2::kFitBlocks;
+    case Isa::avx2: return avx2::encode::kFitBlocks;
 #endif
-    default: return reference::kFitBlocks;
+    default: return reference::encode::kFitBlocks;
   }
 }
 
@@ -182,24 +185,15 @@ constexpr int64_t kMaxBlocks = std::numeric_limits<int64_t>::max() / (kMaxBlockE
 constexpr int64_t kGrainElements = 16384;
 constexpr int64_t kGrainEncoded = 4096;
 
-Status missing(const char* argument) {
-  return Status::invalid(std::string(argument) + ": expected a pointer, got null");
-}
-
 Status check_count(int64_t count) {
   if (count >= 0 && count <= kMaxBlocks) return {};
   return Status::invalid("count: expected 0 .. " + std::to_string(kMaxBlocks) + ", got " +
                          std::to_string(count));
 }
 
-Status check_dtype(DType dtype) {
-  if (dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16) return {};
-  return Status::invalid("dtype: expected f32, f16 or bf16, got " +
-                         std::to_string(static_cast<int>(dtype)));
-}
-
 void decode_range(const BlockFormat& format, const void* blocks, int64_t begin, int64_t end,
                   DType dtype, void* out) {
+  const ExactSubnormals mode;  // MXFP4 has subnormal scales of normal elements
   const char* from = static_cast<const char*>(blocks) + begin * format.bytes;
   if (dtype == DType::f32) {
     format.decode(from, end - begin, static_cast<float*>(out) + begin * format.elements);
@@ -283,7 +277,7 @@ Status BlockShape::check() const {
 Status decode_blocks(const BlockFormat& format, const void* blocks, int64_t count, DType dtype,
                      void* out, const Executor& executor) {
   if (Status s = check_count(count); !s.ok()) return s;
-  if (Status s = check_dtype(dtype); !s.ok()) return s;
+  if (Status s = check_float("dtype", dtype); !s.ok()) return s;
   if (count == 0) return {};
   if (!blocks) return missing("blocks");
   if (!out) return missing("out");
@@ -311,7 +305,8 @@ Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int6
     return Status::invalid("rows: expected 0 .. " + std::to_string(kMaxBlocks / per_row) +
                            ", got " + std::to_string(rows));
   }
-  if (Status s = check_dtype(dtype); !s.ok()) return s;
+  if (Status s = check_float("dtype", dtype); !s.ok()) return s;
+  if (Status s = choose_isa().status; !s.ok()) return s;
   if (rows == 0) return {};
   if (!w) return missing("w");
   if (!blocks) return missing("blocks");
@@ -353,6 +348,7 @@ Status split_blocks(const BlockFormat& format, const void* blocks, int64_t count
   if (!mins) return missing("mins");
   const int64_t groups = format.elements / format.group;
   parallel.for_range(count, kGrainElements / format.elements, [&](int64_t begin, int64_t end) {
+    const ExactSubnormals mode;
     format.split(static_cast<const char*>(blocks) + begin * format.bytes, end - begin,
                  codes + begin * format.elements, scales + begin * groups, mins + begin * groups);
   });

@@ -1,5 +1,9 @@
 #include <gtest/gtest.h>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include <array>
 #include <bit>
 #include <cmath>
@@ -309,6 +313,29 @@ TEST(Blocks, WrongArgumentsOfSplitAndJoinAreNamed) {
   EXPECT_TRUE(split_blocks(format, nullptr, 0, nullptr, nullptr, nullptr, {}).ok());
   EXPECT_TRUE(join_blocks(format, nullptr, 0, nullptr, {}).ok());
 }
+
+#if defined(__x86_64__)
+// torch.set_flush_denormal holds for one thread; the scale of this block is subnormal, its elements
+// are not.
+TEST(DecodeBlocks, DoesNotDependOnTheFlushMode) {
+  const BlockFormat& format = *find_block_format("MXFP4");
+  std::vector<uint8_t> block(static_cast<size_t>(format.bytes), 0x77);
+  block[0] = 0;
+  std::vector<float> expected(32), flushed(32), scales(1), mins(1);
+  std::vector<uint8_t> codes(32);
+  ASSERT_TRUE(decode_blocks(format, block.data(), 1, DType::f32, expected.data(), {}).ok());
+  EXPECT_EQ(expected[0], 12 * 0x1p-128f);
+  const unsigned before = _mm_getcsr();
+  _mm_setcsr(before | 0x8040);
+  const Status decoded = decode_blocks(format, block.data(), 1, DType::f32, flushed.data(), {});
+  const Status split =
+      split_blocks(format, block.data(), 1, codes.data(), scales.data(), mins.data(), {});
+  _mm_setcsr(before);
+  ASSERT_TRUE(decoded.ok() && split.ok());
+  EXPECT_EQ(flushed, expected);
+  EXPECT_EQ(scales[0], 0x1p-128f);
+}
+#endif
 
 }  // namespace
 }  // namespace qcore

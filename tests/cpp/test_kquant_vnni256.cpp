@@ -2,12 +2,12 @@
 // same instructions in the encoding of AVX512VL.
 #include <gtest/gtest.h>
 
-#include "cpu/kquant/prelude.h"
 #include "kquant_cases.h"
 #include "output.h"
 #include "qcore/qcore.h"
 
 #if defined(__x86_64__)
+#include "cpu/kquant/prelude.h"
 
 #define QCORE_VNNI256 1
 #define QCORE_VNNI256_BYTES _mm256_dpbusd_epi32

@@ -1,5 +1,6 @@
 // One decoder per block format: how a vector of dwords of layout block16 becomes four codes in the
-// bytes of each lane, and where scales and minima lie. Included by loops.h.
+// bytes of each lane, and where scales and minima lie. Included by loops.h. Which dword is which is
+// decided by fields_of() of block16.cpp.
 //
 // A decoder has
 //   kElements         of a block;  kGroup: elements that share an integer scale, if kScaled
@@ -40,8 +41,11 @@ QCORE_INLINE Ints nibbles(Ints a) {
 template <int shift, int to>
 QCORE_INLINE Ints two_bits(Ints a) {
   const Ints mask = splat(0x03030303 << to);
-  if constexpr (shift >= to) return both(shift_right<shift - to>(a), mask);
-  return both(shift_left<to - shift>(a), mask);
+  if constexpr (shift >= to) {
+    return both(shift_right<shift - to>(a), mask);
+  } else {
+    return both(shift_left<to - shift>(a), mask);
+  }
 }
 template <int byte>
 QCORE_INLINE Ints unsigned_byte(Ints a) {
@@ -368,14 +372,19 @@ struct Decoder<blocks::TQ1_0> : Ternary {
   static constexpr int kChunks = 1, kParts = 64;
   template <int part>
   QCORE_INLINE static Ints codes(const Strip& s, int) {
-    if constexpr (part < 40) return trits<part / 8>(s.dword(part % 8));
-    if constexpr (part < 60) return trits<(part - 40) / 4>(s.dword(8 + part % 4));
-    return trits<part - 60>(s.dword(12));
+    if constexpr (part < 40) {
+      return trits<part / 8>(s.dword(part % 8));
+    } else if constexpr (part < 60) {
+      return trits<(part - 40) / 4>(s.dword(8 + part % 4));
+    } else {
+      return trits<part - 60>(s.dword(12));
+    }
   }
   // Digit n of bytes that hold floor(256 * 0.d0 d1 d2 d3 d4 in base 3), rounded up: shift n digits
   // to the left, keep the fraction, and read off what is before the point after a product with 3.
   template <int n>
   QCORE_INLINE static Ints trits(Ints a) {
+    static_assert(n >= 0 && n < 5);
     constexpr int kPower[] = {1, 3, 9, 27, 81};
     const Ints pairs = splat(0x00ff00ff);
     const Ints power = splat(kPower[n] * 0x10001), three = splat(0x30003);

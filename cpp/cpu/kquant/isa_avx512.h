@@ -35,15 +35,15 @@ QCORE_INLINE Ints multiply(Ints a, Ints b) {
 QCORE_INLINE Ints both(Ints a, Ints b) {
   return {_mm512_and_si512(a.v, b.v)};
 }
-template <int n>
+template <unsigned n>
 QCORE_INLINE Ints shift_right(Ints a) {
   return {_mm512_srli_epi32(a.v, n)};
 }
-template <int n>
+template <unsigned n>
 QCORE_INLINE Ints shift_right_signed(Ints a) {
   return {_mm512_srai_epi32(a.v, n)};
 }
-template <int n>
+template <unsigned n>
 QCORE_INLINE Ints shift_left(Ints a) {
   return {_mm512_slli_epi32(a.v, n)};
 }
@@ -66,14 +66,15 @@ QCORE_INLINE Ints lookup(const uint8_t* table, Ints bytes) {
 QCORE_INLINE Ints spread_four(Ints a, int u) {
   const __m512i nibble =
       _mm512_and_si512(_mm512_srlv_epi32(a.v, _mm512_set1_epi32(4 * u)), _mm512_set1_epi32(15));
-  // One product puts copies 7 bits apart: bit i of the nibble stands at bit 8i of copy i.
+  // One product puts copies 7 bits apart: bit i of the nibble stands at bit 8i + 4 of copy i.
   const __m512i copies = _mm512_mullo_epi32(nibble, _mm512_set1_epi32(0x02040810));
   return {_mm512_and_si512(copies, _mm512_set1_epi32(0x10101010))};
 }
 
 // acc + the product of four unsigned codes and four signed bytes, in each lane.
-template <bool wide>
+template <bool codes_are_signed>
 QCORE_INLINE Ints dot(Ints acc, Ints codes, const int32_t* x) {
+  static_assert(!codes_are_signed);
   // The broadcast belongs inside the instruction; compilers make a separate one of it.
   __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc.v) : "v"(codes.v), "m"(*x));
   return acc;
@@ -94,9 +95,6 @@ QCORE_INLINE Floats to_floats(Ints a) {
 QCORE_INLINE Floats as_floats(Ints a) {
   return {_mm512_castsi512_ps(a.v)};
 }
-QCORE_INLINE Ints as_ints(Floats a) {
-  return {_mm512_castps_si512(a.v)};
-}
 QCORE_INLINE Ints round_to_ints(Floats a) {
   return {_mm512_cvtps_epi32(a.v)};
 }
@@ -115,7 +113,7 @@ QCORE_INLINE Floats fma(Floats a, Floats b, Floats c) {
 QCORE_INLINE Floats negate(Floats a) {
   return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))};
 }
-// The larger; `a` where the lanes of `b` hold a NaN... see vmaxps: the second operand wins.
+// The larger; b if one of them is NaN.
 QCORE_INLINE Floats larger(Floats a, Floats b) {
   return {_mm512_max_ps(a.v, b.v)};
 }
@@ -191,9 +189,6 @@ QCORE_INLINE void store_brains(void* p, Floats a) {
 }
 QCORE_INLINE Ints shift_right_each(Ints a, Ints count) {
   return {_mm512_srlv_epi32(a.v, count.v)};
-}
-QCORE_INLINE Ints add_bytes(Ints a, Ints b) {
-  return {_mm512_add_epi8(a.v, b.v)};
 }
 QCORE_INLINE Ints sub_pairs(Ints a, Ints b) {
   return {_mm512_sub_epi16(a.v, b.v)};

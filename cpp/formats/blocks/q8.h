@@ -14,11 +14,11 @@ struct Q8_0 : Codec<Q8_0, 32, 32, 256, -128> {
     constexpr void set(int i, int code) {
       bytes[static_cast<size_t>(i)] = static_cast<int8_t>(code - 128);
     }
-    constexpr void get_all(uint8_t* codes) const {
-      for (int i = 0; i < 32; ++i) codes[i] = static_cast<uint8_t>(get(i));
+    constexpr void get_all(uint8_t* to) const {
+      for (int i = 0; i < 32; ++i) to[i] = static_cast<uint8_t>(get(i));
     }
-    constexpr void set_all(const uint8_t* codes) {
-      for (int i = 0; i < 32; ++i) set(i, codes[i]);
+    constexpr void set_all(const uint8_t* from) {
+      for (int i = 0; i < 32; ++i) set(i, from[i]);
     }
   };
 

@@ -20,14 +20,14 @@ using FitBlocks = void (*)(const float* w, const float* importance, int count, B
 
 // In the order of blocks.def.
 #if defined(QCORE_X86)
-namespace avx512 {
+namespace avx512::encode {
 extern const FitBlocks kFitBlocks[];
 }
-namespace avx2 {
+namespace avx2::encode {
 extern const FitBlocks kFitBlocks[];
 }
 #endif
-namespace reference {
+namespace reference::encode {
 extern const FitBlocks kFitBlocks[];
 }
 

@@ -9,10 +9,10 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
-namespace qcore::avx2 {
+namespace qcore::avx2::encode {
 #include "formats/encode/lanes_avx2.h"
 #include "formats/encode/loops.h"
-}  // namespace qcore::avx2
+}  // namespace qcore::avx2::encode
 
 #if defined(__clang__)
 #pragma clang attribute pop

@@ -11,10 +11,10 @@
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")
 #endif
 
-namespace qcore::avx512 {
+namespace qcore::avx512::encode {
 #include "formats/encode/lanes_avx512.h"
 #include "formats/encode/loops.h"
-}  // namespace qcore::avx512
+}  // namespace qcore::avx512::encode
 
 #if defined(__clang__)
 #pragma clang attribute pop

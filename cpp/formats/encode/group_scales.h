@@ -45,7 +45,7 @@ void fit_group_scales(const Lanes& in, Fit<B>& out) {
   constexpr int n = B::kGroup, kGroups = Fit<B>::kGroups;
   F scales[kGroups], curvatures[kGroups];
   for (int g = 0; g < kGroups; ++g) {
-    const ScaleFit fit = best_scale<B, n, W>(in.x + g * n, in.p + g * n);
+    const ScaleFit fit = best_scale<B, n, W>(in.x + g * n, W ? in.p + g * n : nullptr);
     scales[g] = fit.scale;
     curvatures[g] = fit.curvature;
   }
@@ -58,7 +58,7 @@ void fit_group_scales(const Lanes& in, Fit<B>& out) {
     const F inverse = quotient(splat(1), d);
     F integers[kGroups], total = splat(0), dx = splat(0), dd = splat(0);
     for (int g = 0; g < kGroups; ++g) {
-      const F *x = in.x + g * n, *p = in.p + g * n;
+      const F *x = in.x + g * n, *p = W ? in.p + g * n : nullptr;
       const F center = integer_scale<B>(scales[g] * inverse);
       F least = splat(0x1p126f);
       integers[g] = splat(0);

@@ -91,8 +91,8 @@ void fit_group_scales_and_mins(const Lanes& in, Fit<B>& out) {
   PairFit fits[kGroups];
   Totals totals[kGroups];
   for (int g = 0; g < kGroups; ++g) {
-    totals[g] = totals_of<n, W>(in.x + g * n, in.p + g * n);
-    fits[g] = best_pair<B, n, W, true>(in.x + g * n, in.p + g * n, totals[g]);
+    totals[g] = totals_of<n, W>(in.x + g * n, W ? in.p + g * n : nullptr);
+    fits[g] = best_pair<B, n, W, true>(in.x + g * n, W ? in.p + g * n : nullptr, totals[g]);
   }
   F d, dmin;
   choose_halves<B>(in, fits, totals, d, dmin);
@@ -105,7 +105,7 @@ void fit_group_scales_and_mins(const Lanes& in, Fit<B>& out) {
     F integers[kGroups], integer_mins[kGroups], total = splat(0);
     PairSums equations{splat(0), splat(0), splat(0), splat(0), splat(0)};
     for (int g = 0; g < kGroups; ++g) {
-      const F *x = in.x + g * n, *p = in.p + g * n;
+      const F *x = in.x + g * n, *p = W ? in.p + g * n : nullptr;
       PairFit& fit = fits[g];
       const Totals& t = totals[g];
       const F center = integer_of_pair<B>(fit.scale * inverse_d);

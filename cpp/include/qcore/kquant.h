@@ -18,7 +18,7 @@ namespace qcore {
 // bits with a float32 scale, max|x| / 127. What a block adds to y is then exact integers, two at
 // most (products with codes under the integer scales of groups, and with their minima), each times
 // two float32 factors; y is the float32 sum over the blocks in the order of K. A row of x that
-// holds an infinity or NaN has only NaN in y.
+// holds an infinity or NaN has only NaN in y; one whose |x| reaches 2^100 may overflow to them.
 //
 // With float_activations x stays as it is: elements of the weight as decode_blocks() gives them,
 // float32 fused multiply-adds in the order of K. On a GPU that is so always, in another order.
