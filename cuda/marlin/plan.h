@@ -2,7 +2,10 @@
 // prepared before and added up after. Plain host code: the choice is tested where no GPU is.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <span>
 
 #include "marlin/layout.h"
 #include "qcore/w4a16.h"
@@ -25,22 +28,34 @@ inline constexpr VariantKey kVariants[] = {
 #undef QCORE_MARLIN_VARIANT
 };
 
-// A variant for one kind of weight: the constants that the kernel is compiled with. Sums are
-// multiplied by their scale after every kFlush halves of K, which a group holds a whole number of.
-template <int kBits_, int kFlush_, int kTokenTiles_, int kWarpsK_>
-struct Variant {
-  static constexpr int kBits = kBits_, kFlushHalves = kFlush_;
+// The shape of a block of threads.
+template <int kTokenTiles_, int kWarpsK_>
+struct Shape {
   static constexpr int kTokenTiles = kTokenTiles_, kWarpsK = kWarpsK_;
   static constexpr int kWarpsN = kWarps / kWarpsK;
   static constexpr int kRows = kWarpsN * kWarpRows;
   static constexpr int kTokens = kTokenTiles * 8;
+  static constexpr int kMinBlocks = kTokenTiles == 8 ? 1 : 2;  // per multiprocessor
+  // The sums of a block: [part of K][token][row]. The padding spreads a warp's stores over all
+  // banks.
+  static constexpr int kSumStride = kRows + 4;
+  static constexpr int kSumBytes = kWarpsK * kTokens * kSumStride * 4;
+};
+
+// A variant for one kind of weight: the constants that the kernel is compiled with. Sums are
+// multiplied by their scale after every kFlush halves of K, which a group holds a whole number of.
+template <int kBits_, int kFlush_, int kTokenTiles_, int kWarpsK_>
+struct Variant : Shape<kTokenTiles_, kWarpsK_> {
+  using Shape = marlin::Shape<kTokenTiles_, kWarpsK_>;
+  static constexpr int kBits = kBits_, kFlushHalves = kFlush_;
+  static constexpr int kChunkColumns = chunk_columns(kBits);
   // Slots of the pipeline. Where activations fill them, fewer, so that two blocks fit a Hopper's
   // multiprocessor and 32 tokens any card.
-  static constexpr int kStages = kTokenTiles * kWarpsK < 8 && kTokenTiles < 4 ? 4 : 3;
+  static constexpr int kStages = kTokenTiles_ * kWarpsK_ < 8 && kTokenTiles_ < 4 ? 4 : 3;
   static constexpr int kWeightBytes = kWarps * kWarpRows / kTileRows * kTileBytes;
   // Activations of one part of K.
-  static constexpr int kPartBytes = kTokens * chunk_columns(kBits) * 2;
-  static constexpr int kActivationBytes = kWarpsK * kPartBytes;
+  static constexpr int kPartBytes = Shape::kTokens * kChunkColumns * 2;
+  static constexpr int kActivationBytes = kWarpsK_ * kPartBytes;
 
   // Scales and zero points of one warp's rows in one chunk.
   static constexpr int parameter_bytes(DType scale_dtype, bool has_zeros) {
@@ -51,14 +66,8 @@ struct Variant {
   static constexpr int stage_bytes(DType scale_dtype, bool has_zeros) {
     return kWeightBytes + kActivationBytes + kWarps * parameter_bytes(scale_dtype, has_zeros);
   }
-  // The sums of a block: [part of K][token][row]. The padding spreads a warp's stores over all
-  // banks.
-  static constexpr int kSumStride = kRows + 4;
-  static constexpr int kSumBytes = kWarpsK * kTokens * kSumStride * 4;
-
   static constexpr int shared_bytes(DType scale_dtype, bool has_zeros) {
-    const int pipeline = kStages * stage_bytes(scale_dtype, has_zeros);
-    return pipeline > kSumBytes ? pipeline : kSumBytes;
+    return std::max(kStages * stage_bytes(scale_dtype, has_zeros), Shape::kSumBytes);
   }
 };
 
@@ -110,13 +119,28 @@ struct Plan {
   int64_t workspace_bytes() const { return gathered_bytes + partial_bytes; }
 };
 
-// What the kernel cannot take (fp32 activations, sizes beyond its counters), with the reason.
-Status supports(const W4A16::Problem& problem);
+// One product as the planner sees it, whatever the format of its weight.
+struct Work {
+  int64_t m, n;
+  int64_t chunks;           // along the padded K
+  int chunk_columns, bits;  // bits: of a weight, about
+  bool gather, batch_invariant;
+  std::span<const VariantKey> variants;  // of equal tokens the widest first
+  std::function<int(VariantKey)> shared_bytes;
+};
 
-Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits);
-
+Plan choose_plan(const Work& work, const DeviceLimits& limits);
 // The plan with a given variant and number of splits, for tests and for tuning.
+Plan make_plan(const Work& work, VariantKey variant, int splits);
+
+// Copies of 16 bytes need aligned rows and places that 32 bits can count.
+bool activations_fit(const void* x, int64_t m, int64_t x_stride, int64_t k);
+
+// The same for a weight of int_group, and what its kernel cannot take (fp32 activations, sizes
+// beyond its counters), with the reason.
+Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits);
 Plan make_plan(const W4A16Args& args, VariantKey variant, int splits);
+Status supports(const W4A16::Problem& problem);
 
 inline constexpr int64_t kMostWorkspaceBytes = int64_t{64} << 20;  // of a pass, where it can be cut
 
