@@ -7,14 +7,16 @@
 #include "cpu/block16.h"
 #include "cpu/panel16.h"
 #include "formats/code_order.h"
+#include "kquant/packed.h"
 #include "packing.h"
 
 namespace qcore {
 namespace {
 
 constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &marlin::layout};
-constexpr const BlockLayout* kBlockLayouts[] = {&block16::layout};
-constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout, &block16::layout};
+constexpr const BlockLayout* kBlockLayouts[] = {&block16::layout, &kquant::layout};
+constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout, &block16::layout,
+                                      &kquant::layout};
 
 template <class L>
 const L* find(std::span<const L* const> list, int64_t number) {

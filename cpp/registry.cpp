@@ -19,6 +19,7 @@ Rows collect() {
   Rows rows;
 #if QCORE_HAVE_CUDA
   append(rows, w4a16_cuda_rows());
+  append(rows, kquant_cuda_rows());
 #endif
   append(rows, w4a16_cpu_rows());
   append(rows, kquant_cpu_rows());

@@ -15,6 +15,7 @@ std::span<const Row<Kquant>> kquant_cpu_rows();
 #if QCORE_HAVE_CUDA
 // Defined in cuda/rows.cpp.
 std::span<const Row<W4A16>> w4a16_cuda_rows();
+std::span<const Row<Kquant>> kquant_cuda_rows();
 Status cuda_sm(int index, int& sm);  // compute capability of a GPU
 #endif
 

@@ -32,6 +32,7 @@ using SharedAddress = uint32_t;
 #define QCORE_DEVICE inline
 #define QCORE_UNROLL
 #define QCORE_NO_UNROLL
+#define QCORE_UNROLL_BY(count)
 #include "simt/ptx.h"
 
 #else
@@ -41,6 +42,9 @@ using SharedAddress = uint32_t;
 #define QCORE_UNROLL _Pragma("unroll")
 // Before a loop whose rounds shall not overlap, because their registers would add up.
 #define QCORE_NO_UNROLL _Pragma("unroll 1")
+// Before one of which `count` rounds may: a name or a number.
+#define QCORE_UNROLL_BY(count) QCORE_PRAGMA(unroll count)
+#define QCORE_PRAGMA(text) _Pragma(#text)
 
 namespace qcore::ptx {
 
@@ -142,6 +146,19 @@ QCORE_DEVICE T load_global(const T* from) {
 template <class T>
 QCORE_DEVICE void store_global(T* to, T value) {
   *to = value;
+}
+// As shared_object.
+template <class T>
+QCORE_DEVICE const T& global_object(const void* at) {
+  static_assert(alignof(T) == 1);
+  return *static_cast<const T*>(at);
+}
+// Makes an object there: calls write(object), which writes all of its bytes, some maybe more than
+// once. Nobody else looks meanwhile.
+template <class T, class Write>
+QCORE_DEVICE void write_global_object(void* at, const Write& write) {
+  static_assert(alignof(T) == 1);
+  write(*static_cast<T*>(at));
 }
 template <>
 QCORE_DEVICE void store_global<Vec16>(Vec16* to, Vec16 v) {

@@ -2,13 +2,17 @@
 #include "marlin/rows.h"
 
 #include "device.h"
+#include "kquant/packed.h"
+#include "kquant/plan.h"
+#include "kquant/rows.h"
 #include "marlin/plan.h"
 #include "registry.h"
 
 namespace qcore {
 namespace {
 
-Status takes_every_problem(const W4A16::Problem& problem) {
+template <class Problem>
+Status takes_every_problem(const Problem& problem) {
   return problem.weight.check();
 }
 
@@ -18,15 +22,30 @@ const Row<W4A16> kW4A16[] = {
      marlin::workspace_bytes,
      marlin::gemm},
     {{.name = "w4a16_cuda_reference", .op = W4A16::kName, .sm = 80, .layout = &marlin::layout},
-     takes_every_problem,
+     takes_every_problem<W4A16::Problem>,
      nullptr,
      marlin::reference_gemm},
+};
+
+const Row<Kquant> kKquant[] = {
+    {{.name = "kquant_marlin_sm80", .op = Kquant::kName, .sm = 80, .layout = &kquant::layout},
+     kquant::supports,
+     kquant::workspace_bytes,
+     kquant::gemm},
+    {{.name = "kquant_cuda_reference", .op = Kquant::kName, .sm = 80, .layout = &kquant::layout},
+     takes_every_problem<Kquant::Problem>,
+     nullptr,
+     kquant::reference_gemm},
 };
 
 }  // namespace
 
 std::span<const Row<W4A16>> w4a16_cuda_rows() {
   return kW4A16;
+}
+
+std::span<const Row<Kquant>> kquant_cuda_rows() {
+  return kKquant;
 }
 
 Status cuda_sm(int index, int& sm) {

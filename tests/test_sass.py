@@ -38,6 +38,26 @@ def gemm(bits: str = r"\d", flush: str = r"\d", tiles: str = r"\d", warps_k: str
     return GEMM + ", ".join((bits, flush, tiles, warps_k)) + ">"
 
 
+def kquant(family: str = ".*", tiles: str = r"\d", warps_k: str = r"\d") -> str:
+    """The same for the block formats: what begins the template arguments of kquant::Family."""
+    family_of = r"kquant::Gemm<qcore::ptx::\w+, qcore::kquant::Variant<qcore::kquant::Family<"
+    return family_of + family + rf">, {tiles}, {warps_k}>"
+
+
+# Instructions in the loop of a family with at most 8 tokens, for 64 columns times 32 rows: 64 weights a lane.
+KQUANT_LOOPS = {
+    r"4, 0, 32, .*, false, false, 8": 190,  # Q4_0
+    r"4, 0, 32, .*, true, false, 0": 310,  # Q4_1, Q4_K
+    r"4, 0, 32, .*, false, true, 0": 400,  # IQ4_NL, IQ4_XS, MXFP4: values from a table
+    r"4, 1, 32, .*, 16": 260,  # Q5_0
+    r"4, 1, 32, .*, 0": 390,  # Q5_1, Q5_K
+    r"8, 0, 32, .*": 310,  # Q8_0
+    r"2, 0, 16, .*": 460,  # Q2_K
+    r"2, 1, 16, .*": 380,  # Q3_K
+    r"4, 2, 16, .*": 460,  # Q6_K
+    r"2, 0, 256, .*": 185,  # TQ1_0, TQ2_0
+}
+
 RULES = (
     # Two blocks of 256 threads on a multiprocessor leave 128 registers each, one block 255.
     Rule(gemm(tiles="[124]"), registers=128, must=PIPELINE, must_not=NO_SPILLS),
@@ -61,6 +81,15 @@ RULES = (
     Rule(r"marlin::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
     Rule(r"marlin::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
     Rule(r"marlin::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),
+    # The same for block formats. Q2_K with 32 tokens takes a multiprocessor for itself.
+    Rule(kquant(tiles="[12]"), registers=128, must=PIPELINE, must_not=NO_SPILLS),
+    Rule(kquant("(?!2, 0, 16).*", tiles="4"), registers=128, must=PIPELINE, must_not=NO_SPILLS),
+    Rule(kquant(tiles="[48]"), registers=255, must=PIPELINE, must_not=NO_SPILLS),
+    Rule(kquant("[48], .*"), must=(r"\bLDS\.128",)),
+    Rule(kquant("2, .*"), must=(r"\bLDS\.64",)),
+    Rule(kquant(), must_not=(r"\bLDG\.E\.U8", r"\bLDG\.E (?!.*U16)")),
+    *(Rule(kquant(family, "1"), loop=(r"\bHMMA", most)) for family, most in KQUANT_LOOPS.items()),
+    Rule(r"kquant::(Reference|(Unp|P)ack<)", must_not=NO_SPILLS),
     # Global memory is touched 16 bytes at a time; six blocks of 256 threads leave 40 registers each.
     Rule(
         r"kquant::Dequantize<",

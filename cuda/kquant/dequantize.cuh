@@ -38,7 +38,7 @@ struct Dequantize {
     ptx::sync_block();
 
     constexpr int kEights = Block::kElements / 8;
-    QCORE_UNROLL
+    QCORE_NO_UNROLL
     for (int i = 0; i < kTileElements / 8 / kThreads; ++i) {
       const int eight = i * kThreads + ptx::thread_index();
       const int block = eight / kEights;

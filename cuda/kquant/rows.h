@@ -2,6 +2,7 @@
 #pragma once
 
 #include "qcore/blocks.h"
+#include "qcore/kquant.h"
 
 namespace qcore::kquant {
 
@@ -15,5 +16,10 @@ struct DequantizeParams {
 // The checked call of decode_blocks() on a GPU.
 Status dequantize(const BlockFormat& format, const DequantizeParams& params,
                   const Executor& executor);
+
+// The rows of op "kquant".
+Status workspace_bytes(const KquantArgs& args, const Executor& executor, int64_t& bytes);
+Status gemm(const KquantArgs& args, const Executor& executor);
+Status reference_gemm(const KquantArgs& args, const Executor& executor);
 
 }  // namespace qcore::kquant

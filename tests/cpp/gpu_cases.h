@@ -38,9 +38,8 @@ inline Rng fresh_rng(uint64_t salt) {
 }
 
 // Every element of y is as near to the exact product as rounding allows.
-inline void expect_exact(const GemmData& data, const void* y, const std::string& how) {
-  const DType dtype = data.shape.dtype;
-  const std::vector<Exact> exact = exact_gemm(data);
+inline void expect_exact(const std::vector<Exact>& exact, DType dtype, const void* y,
+                         const std::string& what) {
   for (size_t i = 0; i < exact.size(); ++i) {
     const double got = load_scalar(dtype, y, static_cast<int64_t>(i));
     const double size = std::abs(exact[i].value);
@@ -49,9 +48,11 @@ inline void expect_exact(const GemmData& data, const void* y, const std::string&
                                                     : std::max(size * 0x1p-11, 0x1p-25);
     const double bound = 8 * 0x1p-23 * exact[i].magnitude + 1.01 * half_step;
     ASSERT_LE(std::abs(got - exact[i].value), bound)  // false for NaN
-        << describe(data.shape) << ", " << how << ", at " << i << ": expected " << exact[i].value
-        << ", got " << got;
+        << what << ", at " << i << ": expected " << exact[i].value << ", got " << got;
   }
+}
+inline void expect_exact(const GemmData& data, const void* y, const std::string& how) {
+  expect_exact(exact_gemm(data), data.shape.dtype, y, describe(data.shape) + ", " + how);
 }
 
 inline std::string describe(const marlin::Plan& plan) {

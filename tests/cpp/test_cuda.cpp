@@ -1,8 +1,6 @@
 // The CUDA rows on a GPU, through the public API alone. Skipped where there is none: there the
 // emulated tests (test_marlin) run the same kernels.
-#include <cuda_runtime_api.h>
-#include <gtest/gtest.h>
-
+#include "device_memory.h"
 #include "gpu_cases.h"
 
 namespace qcore {
@@ -10,55 +8,8 @@ namespace {
 
 using namespace testing;
 
-bool has_gpu() {
-  int count = 0;
-  return cudaGetDeviceCount(&count) == cudaSuccess && count > 0;
-}
-
-#define QCORE_CUDA_OK(call) ASSERT_EQ(call, cudaSuccess) << cudaGetErrorString(cudaGetLastError())
-
-// A copy of host memory on the GPU, or memory filled with 0xff (NaN).
-class DeviceMemory {
- public:
-  explicit DeviceMemory(size_t bytes) : bytes_(bytes) {
-    EXPECT_EQ(cudaMalloc(&data_, bytes + 1), cudaSuccess);
-    EXPECT_EQ(cudaMemset(data_, 0xff, bytes + 1), cudaSuccess);
-    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);  // the tests' stream does not wait for it
-  }
-  template <class T>
-  explicit DeviceMemory(const std::vector<T>& from) : DeviceMemory(from.size() * sizeof(T)) {
-    EXPECT_EQ(cudaMemcpy(data_, from.data(), bytes_, cudaMemcpyHostToDevice), cudaSuccess);
-    EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
-  }
-  ~DeviceMemory() { static_cast<void>(cudaFree(data_)); }
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-
-  template <class T>
-  T* data() const {
-    return static_cast<T*>(data_);
-  }
-  template <class T>
-  std::vector<T> values() const {
-    std::vector<T> host(bytes_ / sizeof(T));
-    EXPECT_EQ(cudaMemcpy(host.data(), data_, bytes_, cudaMemcpyDeviceToHost), cudaSuccess);
-    return host;
-  }
-
- private:
-  void* data_ = nullptr;
-  size_t bytes_;
-};
-
-class Cuda : public ::testing::TestWithParam<const Row<W4A16>*> {
+class Cuda : public OnStream<::testing::TestWithParam<const Row<W4A16>*>> {
  protected:
-  void SetUp() override {
-    if (!has_gpu()) GTEST_SKIP() << "no GPU";
-    QCORE_CUDA_OK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
-  }
-  void TearDown() override {
-    if (stream_) static_cast<void>(cudaStreamDestroy(stream_));
-  }
   Executor executor() const { return Executor(0, stream_); }
 
   std::vector<char> multiply(const GemmData& data, bool batch_invariant = false) {
@@ -88,9 +39,6 @@ class Cuda : public ::testing::TestWithParam<const Row<W4A16>*> {
     EXPECT_EQ(cudaStreamSynchronize(stream_), cudaSuccess) << describe(data.shape);
     return y.values<char>();
   }
-
- private:
-  cudaStream_t stream_ = nullptr;
 };
 
 TEST_P(Cuda, IsCloseToTheExactProduct) {

@@ -13,8 +13,9 @@ from torch import Tensor
 from cases import Weight, WeightCase, make_weight
 from qcore import _C, ops
 
-KERNELS = [row["name"] for row in ops.kernels() if row["device"] == "cuda"]
-LAYOUTS = [row["number"] for row in ops.layouts() if row["device"] == "cuda"]
+KERNELS = [row["name"] for row in ops.kernels() if row["device"] == "cuda" and row["op"] == "w4a16"]
+KQUANT_KERNELS = [row["name"] for row in ops.kernels() if row["device"] == "cuda" and row["op"] == "kquant"]
+LAYOUTS = [r["number"] for r in ops.layouts() if r["device"] == "cuda" and r["format"] == "int_group"]
 # tests/conftest.py skips what is marked gpu where there is none.
 MARKS = [
     pytest.mark.gpu,

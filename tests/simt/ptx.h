@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <source_location>
+#include <type_traits>
 
 #include "cpu/float16.h"
 #include "simt/arithmetic.h"
@@ -90,6 +91,24 @@ void store_global(T* to, T value, Where where = Where::current()) {
   simt::check_global_alignment(to, sizeof(T), "store_global", where);
   simt::check_global_store(to, sizeof(T), "store_global", where);
   std::memcpy(static_cast<void*>(to), &value, sizeof(T));
+}
+
+template <class T>
+T global_object(const void* at, Where where = Where::current()) {
+  static_assert(alignof(T) == 1 && std::is_trivially_copyable_v<T>);
+  simt::check_global_load(at, sizeof(T), "global_object", where);
+  T object;
+  std::memcpy(&object, at, sizeof(T));
+  return object;
+}
+template <class T, class Write>
+void write_global_object(void* at, const Write& write, Where where = Where::current()) {
+  static_assert(alignof(T) == 1 && std::is_trivially_copyable_v<T>);
+  T object;
+  std::memset(static_cast<void*>(&object), 0x5a, sizeof(T));
+  write(object);
+  simt::check_global_store(at, sizeof(T), "write_global_object", where);
+  std::memcpy(at, &object, sizeof(T));
 }
 
 // Global memory is read at once. Its bytes reach shared memory at the wait, the latest moment that

@@ -1,0 +1,54 @@
+#include "kquant/plan.h"
+
+#include <limits>
+
+#include "kquant/variant.h"
+
+namespace qcore::kquant {
+namespace {
+
+marlin::Work work_of(const KquantArgs& args) {
+  const BlockFormat& format = *args.weight.shape.format;
+  const Geometry g = geometry_of(args.weight.shape);
+  return {.m = args.m,
+          .n = g.n,
+          .chunks = g.chunks(),
+          .chunk_columns = g.traits.chunk_columns(),
+          .bits = static_cast<int>(ceil_div(format.bytes * 8, format.elements)),
+          .gather = !marlin::activations_fit(args.x, args.m, args.x_stride, g.k),
+          .batch_invariant = false,
+          .variants = kVariants,
+          .shared_bytes = [&format](marlin::VariantKey key) {
+            return with_block(format, [&]<class Block>() {
+              int bytes = std::numeric_limits<int>::max();
+              with_variant<Block>(key, [&]<class V>() { bytes = V::kSharedBytes; });
+              return bytes;
+            });
+          }};
+}
+
+}  // namespace
+
+marlin::Plan choose_plan(const KquantArgs& args, const marlin::DeviceLimits& limits) {
+  return marlin::choose_plan(work_of(args), limits);
+}
+
+marlin::Plan make_plan(const KquantArgs& args, marlin::VariantKey variant, int splits) {
+  return marlin::make_plan(work_of(args), variant, splits);
+}
+
+Status supports(const Kquant::Problem& problem) {
+  if (Status status = problem.weight.check(); !status.ok()) return status;
+  if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet
+    return Status::unsupported("multiplies fp16 and bf16 activations, these are fp32");
+  }
+  const Geometry g = geometry_of(problem.weight);
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  if (problem.m > kMost / 2 || g.padded_k() > kMost / 2 || g.bytes() / 16 > kMost ||
+      problem.m * (g.padded_k() / 8) > 2 * kMost) {
+    return Status::unsupported("counts in 32 bits, and this weight or batch is larger");
+  }
+  return {};
+}
+
+}  // namespace qcore::kquant
