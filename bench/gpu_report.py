@@ -138,13 +138,13 @@ def write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON has no NaN."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def write(
@@ -152,5 +152,5 @@ def write(
 ) -> None:
     """Writes w4a16.json and w4a16.md."""
     data = {"complete": complete, "machine": machine, "notes": notes, "rows": [asdict(row) for row in rows]}
-    write_atomically(folder / "w4a16.json", json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
+    write_atomically(folder / "w4a16.json", json.dumps(plain(data), indent=1, allow_nan=False) + "\n")
     write_atomically(folder / "w4a16.md", markdown(machine, rows, notes, complete))

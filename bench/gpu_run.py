@@ -154,13 +154,19 @@ def sanitize(state: Run) -> None:
         state.add(f"sanitize: {name}", *sanitizer_verdict(code, text))
 
 
+# Scripts that time something, with their share of the time that is left to them.
+TIMED = (("gpu_w4a16.py", 0.7), ("gpu_kquant.py", 1.0))
+
+
 def time_all(state: Run) -> None:
-    seconds = state.left("time") - 15  # what has begun ends, and the tables are written
-    command = [sys.executable, str(REPOSITORY / "bench" / "gpu_w4a16.py"), "--seconds", f"{seconds:.0f}"]
-    if state.arguments.out:
-        command += ["--out", str(state.arguments.out.absolute())]
-    code, _ = run([*command, *["--quick"] * state.arguments.quick], seconds + 20)
-    state.add("time", verdict(code), "stopped, out of time" if code == TIMED_OUT else "")
+    for script, share in TIMED:
+        seconds = state.left("time") * share - 15  # what has begun ends, and the tables are written
+        command = [sys.executable, str(REPOSITORY / "bench" / script), "--seconds", f"{seconds:.0f}"]
+        if state.arguments.out:
+            command += ["--out", str(state.arguments.out.absolute())]
+        code, _ = run([*command, *["--quick"] * state.arguments.quick], seconds + 20)
+        remark = "stopped, out of time" if code == TIMED_OUT else ""
+        state.add(f"time: {script.removeprefix('gpu_').removesuffix('.py')}", verdict(code), remark)
 
 
 ACTIONS: dict[str, Callable[[Run], None]] = {

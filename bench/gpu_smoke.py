@@ -60,6 +60,12 @@ def all_cases() -> tuple[WeightCase, ...]:
     )
 
 
+def all_types() -> tuple[str, ...]:
+    from qcore import ops
+
+    return tuple(block["name"] for block in ops.block_formats())
+
+
 @dataclass
 class Check:
     """Counts what was compared."""
@@ -138,6 +144,28 @@ class Check:
             right = all(torch.equal(a.cpu(), b) for a, b in zip(got, expected, strict=True))
             self.expect(right, f"repacked in the order of {order}, perm {index is not None}")
 
+    def blocks(self, type: str, sizes: tuple[int, ...]) -> None:
+        """A block format: decoding, packing and products. The second weight's K is cut, as above."""
+        from cases import make_x
+        from qcore import ops
+
+        for n, k in ((70, 512), (33, 4096)):
+            blocks = ops.kquant_quantize(make_x(n, k) * 0.05 + 0.01, type)
+            there = blocks.to(self.device)
+            dense = ops.kquant_dequantize(blocks, type, k)
+            same = torch.equal(ops.kquant_dequantize(there, type, k).cpu(), dense)
+            self.expect(same, f"{type}: elements that were decoded differ from those of the CPU")
+            packed = ops.kquant_pack(there, type, k)
+            same = torch.equal(ops.kquant_unpack(packed, type, n, k).cpu(), blocks)
+            self.expect(same, f"{type}: blocks that were unpacked are not what was packed")
+            for m, dtype in itertools.product(sizes, MOST_ERROR):
+                x = make_x(m, k, dtype=dtype)
+                expected = x.double() @ dense.double().T
+                y = ops.kquant_gemm(x.to(self.device), packed, type, n, k, float_activations=True).cpu()
+                error = float((y.double() - expected).norm() / expected.norm())
+                self.expect(error <= MOST_ERROR[dtype], f"{type}, M {m}, {dtype}: off by {error:.2e}")
+                self.worst = max(self.worst, error)
+
     def run(self) -> None:
         from cases import make_weight
 
@@ -145,6 +173,9 @@ class Check:
             weight = make_weight(case)
             self.products(weight, self.packing(weight), (1, 17, 70) if self.few else (1, 7, 16, 33, 130))
         self.repacking()
+        types = ("Q4_K", "Q6_K", "IQ4_XS", "Q8_0") if self.few else all_types()
+        for type in types:
+            self.blocks(type, (1, 17) if self.few else (1, 16, 33, 130))
 
 
 def main() -> int:

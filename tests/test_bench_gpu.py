@@ -24,6 +24,7 @@ sys.path.insert(0, str(REPOSITORY / "bench"))
 
 import gpu_build
 import gpu_check
+import gpu_kquant
 import gpu_limits
 import gpu_peers
 import gpu_report
@@ -61,7 +62,7 @@ def make_row(**changes: Any) -> Row:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("script", ["gpu", "gpu_w4a16.py", "gpu_smoke.py"])
+@pytest.mark.parametrize("script", ["gpu", "gpu_w4a16.py", "gpu_kquant.py", "gpu_smoke.py"])
 def test_without_a_gpu_one_line_and_exit_2(script: str) -> None:
     path = str(REPOSITORY / "bench" / script)
     command = ["env", f"PYTHON={sys.executable}", path] if script == "gpu" else [sys.executable, path]
@@ -318,6 +319,34 @@ def test_dry_run(tmp_path: Path) -> None:
     assert [row["m"] for row in data["rows"]] == [1, 1, 4, 4]
     assert "torchao" in data["notes"][0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["w4a16.json", "w4a16.md"]
+
+
+def test_dry_run_of_block_formats(tmp_path: Path) -> None:
+    bench = gpu_kquant.Bench(
+        tmp_path, {"gpu": "made up"}, H200, FakeClock(), device="cpu", rounds=3, rotate=4000
+    )
+    bench.run(("Q4_K", "Q8_0"), (256, 40), (1, 3))
+    assert bench.failures == []
+    assert [(row.type, row.what, row.m) for row in bench.rows] == [
+        (type, what, m)
+        for type in ("Q4_K", "Q8_0")
+        for what, m in (("gemm", 1), ("gemm", 3), ("dequantize", 0))
+    ]
+    assert bench.rows[0].microseconds == pytest.approx(1)
+    assert bench.rows[0].dense_us == pytest.approx(1)
+    assert bench.rows[0].kernel.startswith("kquant_")
+    data = json.loads((tmp_path / "kquant.json").read_text())
+    assert data["complete"]
+    assert data["rows"][2]["dense_us"] is None
+    assert (tmp_path / "kquant.md").read_text().count(" dequantize |") == 2
+
+
+def test_a_wrong_product_of_blocks_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_kquant.Weight, "product", lambda weight, x: x.float() @ weight.values.T + 1)
+    bench = gpu_kquant.Bench(tmp_path, {"gpu": "made up"}, H200, FakeClock(), device="cpu", rotate=4000)
+    bench.run(("Q4_K",), (256, 40), (1,))
+    assert len(bench.failures) == 1
+    assert [row.what for row in bench.rows] == ["dequantize"]
 
 
 def test_wrong_and_unwritten_results_are_not_timed(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_smoke_covers_what_a_sanitizer_should_see() -> None:
 def test_smoke_sees_wrong_results(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gemm, repack = ops.w4a16_gemm, ops.w4a16_repack
+    gemm, repack, of_blocks = ops.w4a16_gemm, ops.w4a16_repack, ops.kquant_gemm
 
     def broken_gemm(x: Tensor, *rest: Tensor, batch_invariant: bool, **options: Tensor) -> Tensor:
         y = gemm(x, *rest, **options)
@@ -172,12 +172,18 @@ def test_smoke_sees_wrong_results(
         packed = repack(*arguments)  # type: ignore[arg-type]
         return packed._replace(qweight=packed.qweight + 1) if len(arguments) == 9 else packed
 
+    def broken_kquant_gemm(x: Tensor, packed: Tensor, type: str, *rest: int, **options: bool) -> Tensor:
+        y = of_blocks(x, packed, type, *rest, **options)  # type: ignore[arg-type]
+        return y + y.abs().max() if type == "IQ4_XS" else y
+
     monkeypatch.setattr(ops, "w4a16_gemm", broken_gemm)
+    monkeypatch.setattr(ops, "kquant_gemm", broken_kquant_gemm)
     monkeypatch.setattr(ops, "w4a16_repack", broken_repack)
     check = gpu_smoke.Check("cpu", few=True)
     check.run()
     said = capsys.readouterr().out
-    assert check.failed == said.count("FAILED") == 4 * 3 + 6
+    assert check.failed == said.count("FAILED") == 4 * 3 + 6 + 2 * 2 * 3
+    assert said.count("FAILED: IQ4_XS, M") == 2 * 2 * 3
     assert said.count("batch_invariant True: off by 1.00e+00") == 12
     assert said.count("repacked in the order of") == 6
 
