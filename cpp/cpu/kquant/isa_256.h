@@ -9,7 +9,7 @@
 inline constexpr int kLanes = 8;
 inline constexpr bool kSignedDot = !QCORE_VNNI256;
 // A tile of 4 rows: three sums for each, of 16 registers.
-inline constexpr int kTileRows = 4;
+inline constexpr int kTileRows = tile_rows(4);
 
 struct Ints {
   __m256i v;

@@ -3,7 +3,7 @@
 
 inline constexpr int kLanes = 16;
 // A tile of 8 rows: three sums for each, of 32 registers.
-inline constexpr int kTileRows = 8;
+inline constexpr int kTileRows = tile_rows(8);
 // VPDPBUSD multiplies unsigned by signed bytes exactly, so signed codes are read with an offset.
 inline constexpr bool kSignedDot = false;
 
