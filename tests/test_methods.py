@@ -271,7 +271,23 @@ def test_imatrix_lowers_the_error_that_it_weighs(format: Format) -> None:
         delta = quantize(method, w, stats, format).dequantize().double() - w
         return float((delta.square() * stats.second_moment).sum())
 
-    assert error(Imatrix()) < error(Rtn())
+    assert error(Imatrix(stretch=False)) < error(Rtn())
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_imatrix_does_not_shrink_outputs(format: Format) -> None:
+    k = columns(format)
+    w, stats = make_weight(k=k), make_stats(k=k)
+    errors, factors = [], []
+    for stretch in (True, False):
+        q = quantize(Imatrix(stretch=stretch), w, stats, format).dequantize().double()
+        errors.append([stats.output_error(w[row : row + 1] - q[row : row + 1]) for row in range(N)])
+        moments = q @ stats.hessian
+        factors.append((moments * w).sum(1) / (moments * q).sum(1))
+    assert all(after <= before for after, before in zip(*errors, strict=True))
+    assert sum(errors[0]) < sum(errors[1])
+    if format.name != "MXFP4":  # whose scales are powers of two
+        assert (factors[0] - 1).abs().mean() < 0.7 * (factors[1] - 1).abs().mean()
 
 
 def test_methods_by_name() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
 
 from conftest import REPOSITORY
-from qcore import Evaluation, evaluate, load, quantize_folder
+from qcore import Evaluation, evaluate, load, quantize, quantize_folder
 from qcore.methods import Awq, Method, resolve_method
 from qcore.text import token_chunks
 
@@ -42,6 +43,25 @@ def test_calibrated_methods_beat_the_textbook(bits: int, tmp_path: Path) -> None
     assert min(kl.values()) <= 0.9 * gptq
     # Equal within what rounding noise moves; the demo's table has the exact figures.
     assert kl["awq+gptq"] <= 1.02 * min(kl["awq"], kl["gptq"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["Q2_K", "Q3_K"])
+def test_gptq_beats_imatrix_beats_rounding_on_the_grids_of_k_quants(scheme: str) -> None:
+    calibration = token_chunks(MODEL, MODEL / "calibration.txt", 512, 32)
+    text = token_chunks(MODEL, MODEL / "eval.txt", 512, 24)
+    reference = load(MODEL, dtype=torch.float32)
+    results = []
+    for method in ("gptq", "imatrix", "rtn"):
+        model = load(MODEL, dtype=torch.float32)
+        quantize(model, scheme, method, calibration, sequential=False)
+        results.append(evaluate(model, text, reference))
+    perplexities = [result.perplexity for result in results]
+    assert perplexities == sorted(perplexities)
+    for better, worse in pairwise(results):
+        assert better.kl is not None
+        assert worse.kl is not None
+        assert better.kl < 0.98 * worse.kl
 
 
 def test_the_float_model_is_the_one_that_was_measured() -> None:
