@@ -306,8 +306,8 @@ def kquant_gemm(
     (of as many as a block of the weight has) by itself, to 8 bits with a float32 scale. What a block adds is
     then computed in integers, and the sum over the blocks in float32 in the order of K. A row of x that holds
     an infinity or NaN gives a row of NaN. The result of a row depends neither on the number of threads, nor
-    on the instruction set, nor on the other rows of x. On CUDA activations stay as they are, products are summed in float32 in an
-    order that depends on the number of rows, and so the last bit of a row may.
+    on the instruction set, nor on the other rows of x. On CUDA activations stay as they are; products are
+    summed in float32 in an order that depends on the number of rows, and so may the last bits of a row.
 
     Gradients flow to x, as if it had not been quantized, and to bias; not to the weight.
 
