@@ -4,8 +4,9 @@
 //
 // A decoder has
 //   kElements         of a block;  kGroup: elements that share an integer scale, if kScaled
-//   kChunks           like parts of a block, each of kParts dwords of codes: elements 4 * part .. +
-//   3 codes<part>()     the four codes: value + kOffset, unsigned; if is_signed<D>, the values
+//   kChunks           like pieces of a block, each of kParts dwords of codes
+//   codes<part>()     elements 4 * part .. 4 * part + 3 of the chunk: value + kOffset, unsigned; if
+//                     is_signed<D>, the values
 //   scales()          the integer scales of all groups (if kScaled), kLanes of each; if kPaired,
 //                     two groups in the halves of each lane: the sums of a group fit in 16 bits
 //   kMinima           none, one float for the block, or an integer for each kMinimumGroup elements
