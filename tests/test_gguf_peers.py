@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from gguf_cases import (
     write_gguf,
 )
 from qcore.io.gguf import GGUF_SCHEMES, GgufFile
+from qcore.io.gguf.mixes import MixModel, choose_types
 from qcore.io.gguf.pre_tokenizers import PRE_TOKENIZERS, splitter
 from qcore.text import token_chunks
 
@@ -140,15 +142,23 @@ def deep(tmp_path: Path, **changes: Any) -> Path:
 )
 def test_mixes(changes: dict[str, Any], tmp_path: Path) -> None:
     """The type of every tensor is the one that llama.cpp's quantizer gives it."""
-    from qcore.gguf_export import _Plan
-    from qcore.io.checkpoint import Checkpoint
-
-    folder = deep(tmp_path, **changes)
-    qcore.quantize_gguf(folder, tmp_path / "f16.gguf", "F16", "rtn")
+    folder, source = deep(tmp_path, **changes), tmp_path / "f16.gguf"
+    qcore.quantize_gguf(folder, source, "F16", "rtn")
+    shapes = {name: tensor.shape for name, tensor in GgufFile(source).tensors.items()}
+    config = json.loads((folder / "config.json").read_text())
+    model = MixModel(
+        "llama",
+        config["num_hidden_layers"],
+        config["num_attention_heads"] // config["num_key_value_heads"],
+        tied="output.weight" not in shapes,
+        calibrated=False,
+    )
     for scheme in SHARED:
-        theirs = types_in(llama_quantize(tmp_path / "f16.gguf", tmp_path / "theirs.gguf", scheme))
-        ours = {name: type.name for name, type in _Plan(Checkpoint(folder), scheme, ()).types.items()}
-        assert ours == theirs, scheme
+        theirs = types_in(llama_quantize(source, tmp_path / "theirs.gguf", scheme))
+        ours = choose_types(shapes, scheme, model)
+        assert {name: type.name for name, type in ours.items()} == theirs, scheme
+    qcore.quantize_gguf(folder, tmp_path / "ours.gguf", SHARED[-1], "rtn")
+    assert types_in(tmp_path / "ours.gguf") == theirs
 
 
 ARCHITECTURES = ("llama", "llama-tied", "llama-bias", "qwen2", "qwen3", "gemma", "gemma2", "gemma3")
