@@ -22,6 +22,10 @@ struct alignas(8) Vec8 {
 // Element types of matrices; their values travel as bits, two to a 32-bit register.
 struct Half {};
 struct Bfloat {};
+// And four to a register: integers, and the two kinds of FP8.
+struct Int8 {};
+struct E4m3 {};
+struct E5m2 {};
 
 using SharedAddress = uint32_t;
 
