@@ -20,9 +20,17 @@ Rows collect() {
 #if QCORE_HAVE_CUDA
   append(rows, w4a16_cuda_rows());
   append(rows, kquant_cuda_rows());
+  append(rows, int8_cuda_rows());
+  append(rows, fp8_cuda_rows());
+  append(rows, quantize_int8_cuda_rows());
+  append(rows, quantize_fp8_cuda_rows());
 #endif
   append(rows, w4a16_cpu_rows());
   append(rows, kquant_cpu_rows());
+  append(rows, int8_cpu_rows());
+  append(rows, fp8_cpu_rows());
+  append(rows, quantize_int8_cpu_rows());
+  append(rows, quantize_fp8_cpu_rows());
   return rows;
 }
 
@@ -47,11 +55,11 @@ std::string capability(int sm) {
 
 // What holds for every row; the row's own supports() says the rest.
 Status accepts(const KernelRow& row, const AnyProblem& problem, const IsaChoice& isa) {
-  if (row.device() != problem.device) {
-    return Status::unsupported(std::string("runs on ") + name(row.device()) +
-                               ", the problem is on " + name(problem.device));
+  if (row.device != problem.device) {
+    return Status::unsupported(std::string("runs on ") + name(row.device) + ", the problem is on " +
+                               name(problem.device));
   }
-  if (row.device() == Device::cpu) {
+  if (row.device == Device::cpu) {
     if (!isa.machine.has(row.isa)) {
       return Status::unsupported(std::string("needs ") + name(row.isa) + ", this machine has " +
                                  isa.machine.names());
@@ -65,7 +73,7 @@ Status accepts(const KernelRow& row, const AnyProblem& problem, const IsaChoice&
     return Status::unsupported("needs compute capability " + capability(row.sm) +
                                ", this GPU has " + capability(problem.sm));
   }
-  if (problem.layout != 0 && problem.layout != row.layout->number) {
+  if (problem.layout != 0 && row.layout && problem.layout != row.layout->number) {
     return Status::unsupported("reads layout " + std::to_string(row.layout->number) +
                                ", the weight is packed in layout " +
                                std::to_string(problem.layout));
@@ -110,7 +118,7 @@ Choice<KernelRow> select_row(const AnyProblem& problem) {
   Choice<KernelRow> choice;
   for (const KernelRow* row : kernels()) {
     // A row of another device is not a candidate: no reason is worth its string.
-    if (row->op != op || row->device() != problem.device) continue;
+    if (row->op != op || row->device != problem.device) continue;
     const Status status = accepts(*row, problem, isa);
     if (status.ok()) {
       choice.row = row;
@@ -141,9 +149,15 @@ Status check_place(int layout, const Executor& executor, int& sm) {
     return Status::invalid(std::string("weight.layout: ") + known->name + " is read on " +
                            name(known->device) + ", the call is on " + name(executor.device));
   }
+  return check_device(executor, sm);
+}
+
+Status check_device(const Executor& executor, int& sm) {
+  sm = 0;
 #if QCORE_HAVE_CUDA
   if (executor.device == Device::cuda) return cuda_sm(executor.index, sm);
 #endif
+  static_cast<void>(executor);
   return {};
 }
 

@@ -35,6 +35,14 @@ const char* name(Isa isa) {
   return "unknown isa";
 }
 
+const char* name(Float8 type) {
+  switch (type) {
+    case Float8::e4m3: return "e4m3";
+    case Float8::e5m2: return "e5m2";
+  }
+  return "unknown float8";
+}
+
 const char* version() {
   return QCORE_VERSION;
 }

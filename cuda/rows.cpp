@@ -17,22 +17,38 @@ Status takes_every_problem(const Problem& problem) {
 }
 
 const Row<W4A16> kW4A16[] = {
-    {{.name = "w4a16_marlin_sm80", .op = W4A16::kName, .sm = 80, .layout = &marlin::layout},
+    {{.name = "w4a16_marlin_sm80",
+      .op = W4A16::kName,
+      .device = Device::cuda,
+      .sm = 80,
+      .layout = &marlin::layout},
      marlin::supports,
      marlin::workspace_bytes,
      marlin::gemm},
-    {{.name = "w4a16_cuda_reference", .op = W4A16::kName, .sm = 80, .layout = &marlin::layout},
+    {{.name = "w4a16_cuda_reference",
+      .op = W4A16::kName,
+      .device = Device::cuda,
+      .sm = 80,
+      .layout = &marlin::layout},
      takes_every_problem<W4A16::Problem>,
      nullptr,
      marlin::reference_gemm},
 };
 
 const Row<Kquant> kKquant[] = {
-    {{.name = "kquant_marlin_sm80", .op = Kquant::kName, .sm = 80, .layout = &kquant::layout},
+    {{.name = "kquant_marlin_sm80",
+      .op = Kquant::kName,
+      .device = Device::cuda,
+      .sm = 80,
+      .layout = &kquant::layout},
      kquant::supports,
      kquant::workspace_bytes,
      kquant::gemm},
-    {{.name = "kquant_cuda_reference", .op = Kquant::kName, .sm = 80, .layout = &kquant::layout},
+    {{.name = "kquant_cuda_reference",
+      .op = Kquant::kName,
+      .device = Device::cuda,
+      .sm = 80,
+      .layout = &kquant::layout},
      takes_every_problem<Kquant::Problem>,
      nullptr,
      kquant::reference_gemm},
@@ -46,6 +62,22 @@ std::span<const Row<W4A16>> w4a16_cuda_rows() {
 
 std::span<const Row<Kquant>> kquant_cuda_rows() {
   return kKquant;
+}
+
+std::span<const Row<Int8>> int8_cuda_rows() {
+  return {};
+}
+
+std::span<const Row<Fp8>> fp8_cuda_rows() {
+  return {};
+}
+
+std::span<const Row<QuantizeInt8>> quantize_int8_cuda_rows() {
+  return {};
+}
+
+std::span<const Row<QuantizeFp8>> quantize_fp8_cuda_rows() {
+  return {};
 }
 
 Status cuda_sm(int index, int& sm) {

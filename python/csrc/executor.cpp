@@ -14,7 +14,7 @@ void run_on_torch_threads(void*, int64_t count, int64_t grain, Parallel::Body bo
 
 bool has_cuda_kernels() {
   return std::ranges::any_of(kernels(),
-                             [](const KernelRow* row) { return row->device() == Device::cuda; });
+                             [](const KernelRow* row) { return row->device == Device::cuda; });
 }
 
 // Only CUDA builds of torch export this C function, from a library that they load with local

@@ -98,11 +98,11 @@ std::vector<py::dict> list_block_formats() {
 std::vector<py::dict> list_kernels() {
   std::vector<py::dict> result;
   for (const KernelRow* row : kernels()) {
-    const bool on_cpu = row->device() == Device::cpu;
+    const bool on_cpu = row->device == Device::cpu;
     result.push_back(py::dict("name"_a = row->name, "op"_a = row->op, "format"_a = row->format(),
-                              "device"_a = name(row->device()),
+                              "device"_a = name(row->device),
                               "isa"_a = on_cpu ? name(row->isa) : "", "sm"_a = row->sm,
-                              "layout"_a = row->layout->number));
+                              "layout"_a = row->layout ? row->layout->number : 0));
   }
   return result;
 }

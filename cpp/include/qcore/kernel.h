@@ -8,6 +8,8 @@
 //     using Problem = GemmProblem<IntGroup>;  // what a row may look at before it says yes
 //     using Layout = IntGroupLayout;          // of the weight
 //   };
+//
+// Ops on canonical tensors (int8.h, fp8.h, quantize.h) have no layout.
 #pragma once
 
 #include <cstdint>
@@ -24,14 +26,14 @@
 namespace qcore {
 
 struct KernelRow {
-  const char* name;       // "w4a16_avx512": <op>_<isa or sm>
-  const char* op;         // "w4a16"
-  Isa isa = Isa::scalar;  // for CPU rows
-  int sm = 0;             // for CUDA rows: the least compute capability, 80 for 8.0
-  const Layout* layout;   // of the weight; its type is that of the op
+  const char* name;  // "w4a16_avx512": <op>_<isa or sm>
+  const char* op;    // "w4a16"
+  Device device = Device::cpu;
+  Isa isa = Isa::scalar;           // for CPU rows
+  int sm = 0;                      // for CUDA rows: the least compute capability, 80 for 8.0
+  const Layout* layout = nullptr;  // of the weight, of the op's type; null if it is canonical
 
-  Device device() const { return layout->device; }
-  const char* format() const { return layout->format; }
+  const char* format() const { return layout ? layout->format : ""; }
 };
 
 template <class Op>
@@ -94,8 +96,10 @@ Choice<KernelRow> select_row(const AnyProblem& problem);
 template <class Op>
 Choice<Row<Op>> select(const typename Op::Problem& problem) {
   using Problem = typename Op::Problem;
-  Choice<KernelRow> choice = select_row({Op::kName, problem.device, problem.layout, problem.sm,
-                                         &problem, [](const KernelRow& row, const void* typed) {
+  int layout = 0;
+  if constexpr (requires { problem.layout; }) layout = problem.layout;
+  Choice<KernelRow> choice = select_row({Op::kName, problem.device, layout, problem.sm, &problem,
+                                         [](const KernelRow& row, const void* typed) {
                                            return static_cast<const Row<Op>&>(row).supports(
                                                *static_cast<const Problem*>(typed));
                                          }});

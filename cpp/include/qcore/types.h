@@ -9,6 +9,10 @@ namespace qcore {
 enum class DType : uint8_t { f32, f16, bf16 };
 enum class Device : uint8_t { cpu, cuda };
 
+// Numbers of 8 bits: torch.float8_e4m3fn (bias 7, no infinities, NaN is 0x7f and 0xff, the largest
+// 448) and torch.float8_e5m2 (the upper half of a float16, the largest 57344).
+enum class Float8 : uint8_t { e4m3, e5m2 };
+
 // CPU instruction sets, weakest first. `avx2` stands for AVX2 + FMA + F16C, `avxvnni` for these and
 // AVX-VNNI (vpdpbusd on ymm without AVX512), `avx512` for AVX512 F + BW + DQ + VL + VNNI: the sets
 // that come together on real machines. They are no chain: Zen 4 has avx512 and lacks avxvnni.
@@ -18,7 +22,11 @@ inline constexpr Isa kIsas[] = {Isa::scalar, Isa::avx2, Isa::avxvnni, Isa::avx51
 const char* name(DType dtype);
 const char* name(Device device);
 const char* name(Isa isa);
+const char* name(Float8 type);
 
+constexpr float max_of(Float8 type) {
+  return type == Float8::e4m3 ? 448.0f : 57344.0f;
+}
 constexpr int64_t size_of(DType dtype) {
   return dtype == DType::f32 ? 4 : 2;
 }

@@ -1,0 +1,74 @@
+// The public entry of op "int8": checks what every row relies on, then runs the selected row.
+#include "qcore/int8.h"
+
+#include "canonical.h"
+
+namespace qcore {
+namespace {
+
+Status check_quantization(const Int8Args& args) {
+  const FloatRows& x = args.floats;
+  if (Status status = check_rows(x); !status.ok()) {
+    return {status.code(), "floats." + status.message().substr(2)};
+  }
+  if (x.m != args.m) return not_in("floats.m", std::to_string(args.m) + " like m", x.m);
+  if (x.k != args.k) return not_in("floats.k", std::to_string(args.k) + " like k", x.k);
+  if (args.x) return Status::invalid("x: expected null, because floats are given");
+  if (args.x_zero && (args.symmetric || !args.x_scale)) {
+    return Status::invalid(
+        "x_zero: expected null, because " +
+        std::string(args.symmetric ? "floats are quantized symmetrically" : "x_scale is null"));
+  }
+  if (args.x_scale && !args.symmetric && !args.x_zero) return missing("x_zero");
+  return {};
+}
+
+Status check(const Int8Args& args, const Executor& executor) {
+  if (args.m < 0) return not_in("m", "0 or more", args.m);
+  if (args.n < 0) return not_in("n", "0 or more", args.n);
+  if (args.k < 1 || args.k > kInt8MaxK) {
+    return not_in("k", "1 .. " + std::to_string(kInt8MaxK) + ", so that sums fit into 32 bits",
+                  args.k);
+  }
+  if (Status status = check_float("dtype", args.dtype); !status.ok()) return status;
+  if (Status status = check_float("bias_dtype", args.bias_dtype); !status.ok()) return status;
+  if (Status status = check_scales("x_scales", args.x_scales, false); !status.ok()) return status;
+  if (Status status = check_scales("w_scales", args.w_scales, false); !status.ok()) return status;
+  if (args.empty()) return {};
+  if (args.floats.x) {
+    if (Status status = check_quantization(args); !status.ok()) return status;
+  } else {
+    if (args.m > 1 && args.x_stride < 0) return not_in("x_stride", "0 or more", args.x_stride);
+    if (!args.x) return missing("x");
+    if (!args.x_scale) return missing("x_scale");
+  }
+  if (!args.weight) return missing("weight");
+  if (!args.w_scale) return missing("w_scale");
+  if (!args.y) return missing("y");
+  return check_zeros("x_zero", args.x_zero, args.x_scales, args.m, executor);
+}
+
+Int8Problem problem_of(const Int8Args& args) {
+  return {.m = args.m,
+          .n = args.n,
+          .k = args.k,
+          .dtype = args.dtype,
+          .floats = args.floats.x != nullptr,
+          .aligned = (args.floats.x ? aligned(args.floats) : aligned(args.x, args.x_stride)) &&
+                     aligned(args.weight, args.k)};
+}
+
+}  // namespace
+
+Status int8_gemm(const Int8Args& args, const Executor& executor) {
+  if (Status status = check(args, executor); !status.ok() || args.empty()) return status;
+  return run_on<Int8>(problem_of(args), args, executor);
+}
+
+Status int8_workspace_bytes(const Int8Args& args, const Executor& executor, int64_t& bytes) {
+  bytes = 0;
+  if (Status status = check(args, executor); !status.ok() || args.empty()) return status;
+  return workspace_on<Int8>(problem_of(args), args, executor, bytes);
+}
+
+}  // namespace qcore
