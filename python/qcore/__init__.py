@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
 
 from qcore import ops, repack
-from qcore.formats import BlockFormat, Format, IntGroup
+from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup
 from qcore.ops import kernels
 from qcore.qweight import QWeight
 
@@ -31,12 +31,15 @@ if TYPE_CHECKING:
 __version__ = _version("qcore")
 __all__ = [
     "SCHEMES",
+    "Activations",
     "Awq",
     "BlockFormat",
     "Evaluation",
+    "Float8",
     "Format",
     "Gptq",
     "Imatrix",
+    "Int8",
     "IntGroup",
     "QLinear",
     "QWeight",

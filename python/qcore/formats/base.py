@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from qcore.formats.activations import Activations
+
 __all__ = ["Format", "Grid", "Points"]
 
 
@@ -48,6 +50,12 @@ class Format(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def activations(self) -> Activations | None:
+        """How the layer's inputs are rounded; None: they are multiplied as they are, or in a way that
+        belongs to the kernel."""
+        ...
 
     def supports(self, k: int) -> bool:
         """Whether rows of K columns can be stored."""

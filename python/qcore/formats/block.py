@@ -41,6 +41,8 @@ class BlockFormat:
 
     name: str
 
+    activations = None
+
     def __post_init__(self) -> None:
         if self.name not in _INFO:
             raise ValueError(f"name: expected one of {', '.join(_INFO)}, got {self.name!r}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qcore.formats.scales import storable_scale
+
 __all__ = ["IntGrid", "IntGroup"]
 
 # A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
@@ -44,6 +46,7 @@ class IntGroup:
     group_size: int = 128
 
     name = "int_group"
+    activations = None
 
     def __post_init__(self) -> None:
         if self.bits not in (2, 3, 4, 8):
@@ -139,11 +142,11 @@ class IntGroup:
             # amax / (center - 1/2): the positive end is clipped by half a step, and the grid is finer
             # than amax / (center - 1) by more than that costs.
             scale = w.abs().amax(-1) * high / (self.center - 0.5)
-            scale = _storable(scale, dtype)
+            scale = storable_scale(scale, dtype)
             return scale, torch.full_like(scale, self.center)
         bottom = w.amin(-1).clamp_max(0) * low
         top = w.amax(-1).clamp_min(0) * high
-        scale = _storable((top - bottom) / (self.levels - 1), dtype)
+        scale = storable_scale((top - bottom) / (self.levels - 1), dtype)
         return scale, self._nearest_zero(bottom, scale)
 
     def _nearest_zero(self, bottom: Tensor, scale: Tensor) -> Tensor:
@@ -166,13 +169,13 @@ class IntGroup:
         if not self.symmetric:
             for ends in ((0.9, 1.0), (0.8, 1.0), (0.65, 1.0), (1.0, 0.9), (1.0, 0.8), (1.0, 0.65)):
                 bottom, top = -zero * scale, (self.levels - 1 - zero) * scale
-                s = _storable((top * ends[1] - bottom * ends[0]) / (self.levels - 1), dtype)
+                s = storable_scale((top * ends[1] - bottom * ends[0]) / (self.levels - 1), dtype)
                 consider(s, self._nearest_zero(bottom * ends[0], s))
         for _ in range(_REFITS):
             # Least squares: the scale that fits the codes best, then codes that fit the scale.
             q = self.nearest(w, scale.unsqueeze(-1), zero.unsqueeze(-1)).sub_(zero.unsqueeze(-1))
             fitted = (importance * w * q).sum(-1) / (importance * q * q).sum(-1).clamp_min(1e-30)
-            consider(_storable(torch.where(fitted > 0, fitted, scale), dtype), zero)
+            consider(storable_scale(torch.where(fitted > 0, fitted, scale), dtype), zero)
         return scale, zero
 
     def _error(self, w: Tensor, importance: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
@@ -269,12 +272,3 @@ def _row_chunks(rows: int, row_elements: int) -> Iterator[slice]:
     step = max(1, _CHUNK // max(row_elements, 1))
     for begin in range(0, rows, step):
         yield slice(begin, min(begin + step, rows))
-
-
-def _storable(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Rounded to the stored dtype, as float32; 1 for a group of zeros, never 0 and never infinite."""
-    limits = torch.finfo(dtype)
-    # float16 has few exponents: a subnormal scale with some bits left beats one that is too large.
-    least = 2.0**-20 if dtype == torch.float16 else limits.smallest_normal
-    stored = scale.clamp(least, limits.max).to(dtype).float()
-    return torch.where(scale > 0, stored, torch.ones_like(stored))

@@ -55,7 +55,10 @@ class Imatrix:
         error, before = exact - stretched, exact - rounded
         # Scales that are powers of two hardly stretch.
         better = _inner(error, error, hessian) < _inner(before, before, hessian)
-        return method.quantize(w * torch.where(better, factor, 1.0).float(), stats, format, scale_dtype)
+        mixed = method.quantize(w * torch.where(better, factor, 1.0).float(), stats, format, scale_dtype)
+        # Where rows share a scale, what helps one may cost others.
+        error = exact - mixed.dequantize().double()
+        return mixed if _inner(error, error, hessian).sum() < _inner(before, before, hessian).sum() else q
 
 
 def _inner(a: Tensor, b: Tensor, hessian: Tensor) -> Tensor:
