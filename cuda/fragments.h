@@ -1,7 +1,7 @@
 // Which element of a matrix each lane of a warp holds, for the instructions the kernels use: the
 // fragment tables of the PTX ISA (section "Matrix fragments for mma.m16n8k16 with floating point
-// type", and ldmatrix), written once. The weight packer, the kernels and the emulator read them
-// here.
+// type", "... m16n8k32", and ldmatrix), written once. The weight packer, the kernels and the
+// emulator read them here.
 #pragma once
 
 namespace qcore::fragments {
@@ -22,6 +22,16 @@ constexpr Element b_element(int lane, int i) {  // i in 0 .. 3; row is k
 }
 constexpr Element c_element(int lane, int i) {  // i in 0 .. 3
   return {lane / 4 + (i & 2 ? 8 : 0), lane % 4 * 2 + (i & 1)};
+}
+
+// mma.m16n8k32 of 8-bit elements: D[16, 8] += A[16, 32] * B[32, 8]. Four elements to a register of
+// A and B; each pair of neighbours stands where a 16-bit element of m16n8k16 does, so ldmatrix
+// brings these fragments as well. C and D are those above, of int32 or fp32.
+constexpr Element a8_element(int lane, int i) {  // i in 0 .. 15
+  return {lane / 4 + (i & 4 ? 8 : 0), lane % 4 * 4 + (i & 3) + (i & 8 ? 16 : 0)};
+}
+constexpr Element b8_element(int lane, int i) {  // i in 0 .. 7; row is k
+  return {lane % 4 * 4 + (i & 3) + (i & 4 ? 16 : 0), lane / 4};
 }
 
 // ldmatrix of 8x8 matrices of 16-bit elements: the lane whose address names a row (lane 8 j + r

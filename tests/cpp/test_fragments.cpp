@@ -36,6 +36,38 @@ TEST(Fragments, MmaFollowsThePtxIsa) {
   }
 }
 
+// Likewise for 8-bit elements: section "Matrix Fragments for mma.m16n8k32".
+TEST(Fragments, MmaOf8BitsFollowsThePtxIsa) {
+  for (int laneid = 0; laneid < 32; ++laneid) {
+    const int groupID = laneid >> 2, threadID_in_group = laneid % 4;
+    for (int i = 0; i < 16; ++i) {
+      const int row = (0 <= i && i < 4) || (8 <= i && i < 12) ? groupID : groupID + 8;
+      const int col =
+          i < 8 ? threadID_in_group * 4 + (i & 3) : threadID_in_group * 4 + (i & 3) + 16;
+      EXPECT_EQ(place(a8_element(laneid, i)), (Place{row, col})) << laneid << " " << i;
+    }
+    for (int i = 0; i < 8; ++i) {
+      const int row =
+          i < 4 ? threadID_in_group * 4 + (i & 3) : threadID_in_group * 4 + (i & 3) + 16;
+      EXPECT_EQ(place(b8_element(laneid, i)), (Place{row, groupID})) << laneid << " " << i;
+    }
+  }
+}
+
+// What lets ldmatrix, which knows 16-bit elements alone, bring bytes.
+TEST(Fragments, PairsOfBytesStandWhere16BitElementsDo) {
+  for (int lane = 0; lane < 32; ++lane) {
+    for (int i = 0; i < 16; ++i) {
+      const Element e = a_element(lane, i / 2);
+      EXPECT_EQ(place(a8_element(lane, i)), (Place{e.row, 2 * e.column + i % 2}));
+    }
+    for (int i = 0; i < 8; ++i) {
+      const Element e = b_element(lane, i / 2);
+      EXPECT_EQ(place(b8_element(lane, i)), (Place{2 * e.row + i % 2, e.column}));
+    }
+  }
+}
+
 // The picture of the destination in section "ldmatrix": row by row, the lanes of its four
 // registers.
 TEST(Fragments, LdmatrixFollowsThePtxIsa) {
@@ -65,6 +97,8 @@ int distinct(Element (*element)(int, int), int per_lane, int rows, int columns) 
 TEST(Fragments, EveryElementIsHeldOnce) {
   EXPECT_EQ(distinct(a_element, 2 * kARegisters, 16, 16), 32 * 2 * kARegisters);
   EXPECT_EQ(distinct(b_element, 2 * kBRegisters, 16, 8), 32 * 2 * kBRegisters);
+  EXPECT_EQ(distinct(a8_element, 4 * kARegisters, 16, 32), 32 * 4 * kARegisters);
+  EXPECT_EQ(distinct(b8_element, 4 * kBRegisters, 32, 8), 32 * 4 * kBRegisters);
   EXPECT_EQ(distinct(c_element, kCRegisters, 16, 8), 32 * kCRegisters);
   EXPECT_EQ(distinct(ldmatrix_element, 2, 8, 8), 64);
 }

@@ -7,6 +7,7 @@
 #include <exception>
 #include <random>
 
+#include "ptx8.cuh"
 #include "simt/global_memory.h"
 #include "simt/stacks.h"
 #include "simt/thread.h"
@@ -32,6 +33,7 @@ struct Run {
   std::exception_ptr error;
   std::mt19937 random;
   int pauses = 0;
+  int blocks_at_grid = 0, grid_meetings = 0;
 };
 Run* run = nullptr;
 
@@ -247,6 +249,25 @@ void meet_block(std::source_location where) {
   block.shared.sync_block();
   run->pauses = 0;
   go_to(pick());
+}
+
+// One thread of each block counts the blocks; the others wait for it.
+void meet_grid(std::source_location where) {
+  if (run->residents.size() < static_cast<size_t>(run->launch.grid)) {
+    fault("sync_grid: " + std::to_string(run->launch.grid) + " blocks, of which only " +
+              std::to_string(run->residents.size()) + " are resident",
+          where);
+  }
+  meet_block(where);
+  if (current_thread->index == 0) {
+    const int meeting = run->grid_meetings;
+    if (++run->blocks_at_grid == run->launch.grid) {
+      run->blocks_at_grid = 0;
+      ++run->grid_meetings;
+    }
+    while (run->grid_meetings == meeting) pause(where);
+  }
+  meet_block(where);
 }
 
 void pause(std::source_location where) {
