@@ -18,6 +18,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 LAYERS = (
     {"_C", "blocks", "progress"},
     {"fakes"},
+    {"w8a8_ops"},
     {"ops"},
     {"formats"},
     {"qweight", "schemes"},

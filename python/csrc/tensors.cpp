@@ -16,6 +16,8 @@ const char* type_name(ScalarType type) {
     case ScalarType::Double: return "float64";
     case ScalarType::BFloat16: return "bfloat16";
     case ScalarType::Bool: return "bool";
+    case ScalarType::Float8_e4m3fn: return "float8_e4m3fn";
+    case ScalarType::Float8_e5m2: return "float8_e5m2";
     default: return torch::headeronly::toString(type);
   }
 }

@@ -21,10 +21,15 @@ from qcore import (
     _C,
     fakes,  # noqa: F401 - registers the fake kernels and the gradients
 )
+from qcore.w8a8_ops import fp8_gemm, fp8_linear, int8_gemm, int8_linear, quantize_fp8, quantize_int8
 
 __all__ = [
     "PackedW4A16",
     "block_formats",
+    "fp8_gemm",
+    "fp8_linear",
+    "int8_gemm",
+    "int8_linear",
     "kernels",
     "kquant_dequantize",
     "kquant_gemm",
@@ -34,6 +39,8 @@ __all__ = [
     "kquant_split",
     "kquant_unpack",
     "layouts",
+    "quantize_fp8",
+    "quantize_int8",
     "w4a16_gemm",
     "w4a16_pack",
     "w4a16_repack",

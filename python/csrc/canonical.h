@@ -1,0 +1,69 @@
+// What the ops on canonical tensors share: quantize_int8, quantize_fp8, int8_gemm, fp8_gemm and
+// their fused forms.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "executor.h"
+
+namespace qcore::binding {
+
+// Contiguous scales or zero points, and how many there are. An absent tensor gives null.
+struct ScaleView {
+  std::optional<Tensor> tensor;
+  Scales kind = Scales::row;
+
+  template <class T>
+  const T* data() const {
+    return tensor ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
+  }
+};
+
+// float32 (or int32) of one element or of `count`.
+ScaleView check_scales(const char* op, const char* name, const Tensor& scales, ScalarType type,
+                       int64_t count, const char* with_name, const Tensor& with);
+
+// Rows of floats with an optional RMSNorm; keeps the tensors that the rows point into.
+struct FloatInput {
+  FloatRows rows;
+  std::vector<Tensor> held;
+};
+FloatInput check_floats(const char* op, const Tensor& x, const std::optional<Tensor>& norm_weight,
+                        double norm_eps);
+
+// A bias [n] of any float type: as it is if it is float32 or of the type of y, else in float32.
+struct Bias {
+  std::optional<Tensor> tensor;
+  DType dtype = DType::f32;
+
+  const void* data() const { return tensor ? tensor->const_data_ptr() : nullptr; }
+};
+Bias check_bias_for(const char* op, const std::optional<Tensor>& bias, int64_t n,
+                    const Tensor& weight, ScalarType y);
+
+// The type of y, float32 if not given.
+ScalarType check_out_dtype(const char* op, std::optional<ScalarType> dtype);
+
+bool is_float8(const Tensor& tensor);
+Float8 to_float8(ScalarType type);
+
+// An uninitialised tensor like `like` [..., x], of [..., columns].
+Tensor new_like_rows(const Tensor& like, int64_t columns, ScalarType dtype);
+
+// Memory on the device of `like` for a call; null if it needs none. torch gives freed memory only
+// to later work of the same stream, so the tensor need not outlive the call.
+template <class Args>
+std::optional<Tensor> make_workspace(const char* op, Args& args, const Place& place,
+                                     const Tensor& like,
+                                     Status (*bytes_of)(const Args&, const Executor&, int64_t&)) {
+  if (place.executor().device == Device::cpu) return std::nullopt;  // CPU rows need none
+  int64_t bytes = 0;
+  check(bytes_of(args, place.executor(), bytes), op);
+  if (bytes == 0) return std::nullopt;
+  Tensor workspace = new_tensor(like, {bytes}, ScalarType::Byte);
+  args.workspace = workspace.mutable_data_ptr();
+  return workspace;
+}
+
+}  // namespace qcore::binding
