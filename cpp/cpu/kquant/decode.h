@@ -9,6 +9,8 @@
 //                     is_signed<D>, the values
 //   scales()          the integer scales of all groups (if kScaled), kLanes of each; if kPaired,
 //                     two groups in the halves of each lane: the sums of a group fit in 16 bits
+//   shift(part)       by how many bits its codes stand too far to the left in their bytes; only if
+//                     kPaired, and the same for both groups of a pair
 //   kMinima           none, one float for the block, or an integer for each kMinimumGroup elements
 //   minima(q)         those of groups 4q .. 4q + 3, in the bytes of each lane
 //   d(), minimum()    the scale of the block; of its minima, or what is subtracted
@@ -38,14 +40,16 @@ template <int nibble>
 QCORE_INLINE Ints nibbles(Ints a) {
   return nibble == 0 ? low_nibbles(a) : high_nibbles(a);
 }
-// Two bits of each byte, from bit `shift` to bit `to`.
-template <int shift, int to>
+// Two bits of each byte, from bit `from` to bit `to`.
+template <int from, int to>
 QCORE_INLINE Ints two_bits(Ints a) {
-  const Ints mask = splat(0x03030303 << to);
-  if constexpr (shift >= to) {
-    return both(shift_right<shift - to>(a), mask);
+  const Ints mask = splat(static_cast<int32_t>(0x03030303u << to));
+  if constexpr (from > to) {
+    return both(shift_right<from - to>(a), mask);
+  } else if constexpr (from < to) {
+    return both(shift_left<to - from>(a), mask);
   } else {
-    return both(shift_left<to - shift>(a), mask);
+    return both(a, mask);
   }
 }
 template <int byte>
@@ -90,6 +94,7 @@ struct Block32 {
   static constexpr int kElements = 32, kGroup = 32, kMinimumGroup = 32, kChunks = 1, kParts = 8;
   static constexpr bool kScaled = false, kPaired = false;
   static constexpr Minima kMinima = Minima::none;
+  static constexpr int shift(int) { return 0; }
 };
 
 struct Nibbles32 : Block32 {
@@ -210,6 +215,7 @@ struct Block256 {
   static constexpr int kMinimumGroup = 256;
   static constexpr bool kPaired = false;
   static constexpr int kOffset = 0;
+  static constexpr int shift(int) { return 0; }
 };
 
 // Q4_K and Q5_K: dword 0 holds d and the scale of the minima, dwords 1 to 3 eight 6-bit scales and
@@ -266,9 +272,12 @@ struct Decoder<blocks::Q2_K> : SixteenGroups {
   static constexpr Minima kMinima = Minima::integers;
   static constexpr int kMinimumGroup = 16;
   static constexpr bool kPaired = true;  // 16 * 3 * 127
+  // Codes are multiplied where they stand, and sums are shifted instead: a quarter as many. Without
+  // VNNI products of 192 and 127 would be too large.
+  static constexpr int shift(int part) { return kSignedDot ? 0 : part / 8 * 2; }
   template <int part>
   QCORE_INLINE static Ints codes(const Strip& s, int chunk) {
-    return two_bits<part / 8 * 2, 0>(s.dword(5 + 8 * chunk + part % 8));
+    return two_bits<part / 8 * 2, shift(part)>(s.dword(5 + 8 * chunk + part % 8));
   }
   QCORE_INLINE static void scales(const Strip& s, int32_t* out) {
     for (int quad = 0; quad < 4; ++quad) {

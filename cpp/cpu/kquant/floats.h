@@ -15,7 +15,7 @@ QCORE_INLINE Ints scale_at(const int32_t* scales, int g) {
 template <class D, int... part>
 QCORE_INLINE void decode_chunk(const Strip& s, int chunk, int32_t* out,
                                std::integer_sequence<int, part...>) {
-  (store(out + part * kLanes, D::template codes<part>(s, chunk)), ...);
+  (store(out + part * kLanes, shift_right<D::shift(part)>(D::template codes<part>(s, chunk))), ...);
 }
 
 // The weights of one block of a strip, [element][lane].

@@ -48,6 +48,7 @@ QCORE_INLINE Ints and_or(Ints a, Ints mask, Ints b) {
 }
 template <int n>
 QCORE_INLINE Ints shift_right(Ints a) {
+  if constexpr (n == 0) return a;
   return {_mm256_srli_epi32(a.v, n)};
 }
 template <int n>
@@ -92,9 +93,10 @@ QCORE_INLINE Ints multiply_pairs(Ints a, Ints b) {
 QCORE_INLINE Ints sub_pairs(Ints a, Ints b) {
   return {_mm256_sub_epi16(a.v, b.v)};
 }
-// The low halves of `a` and of `b` as the low and the high half of each lane.
+// Bits [n, n + 16) of `a` and of `b` as the low and the high half of each lane; those below are 0.
+template <int n>
 QCORE_INLINE Ints make_pairs(Ints a, Ints b) {
-  return {_mm256_blend_epi16(a.v, _mm256_slli_epi32(b.v, 16), 0xaa)};
+  return {_mm256_blend_epi16(shift_right<n>(a).v, shift_left<16 - n>(b).v, 0xaa)};
 }
 
 #if QCORE_VNNI256
@@ -227,6 +229,7 @@ QCORE_INLINE void store_as_bytes(void* p, Ints a) {
   _mm_storel_epi64(static_cast<__m128i*>(p), _mm_shuffle_epi8(words, order));
 }
 
+// Into the second cache.
 QCORE_INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }

@@ -37,6 +37,7 @@ QCORE_INLINE Ints both(Ints a, Ints b) {
 }
 template <unsigned n>
 QCORE_INLINE Ints shift_right(Ints a) {
+  if constexpr (n == 0) return a;
   return {_mm512_srli_epi32(a.v, n)};
 }
 template <unsigned n>
@@ -136,8 +137,9 @@ QCORE_INLINE Ints load_bytes(const void* p) {
   return {_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
 }
 
+// Into the second cache.
 QCORE_INLINE void prefetch(const void* p) {
-  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0);
+  _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1);
 }
 
 // 16-bit products.
@@ -193,9 +195,11 @@ QCORE_INLINE Ints shift_right_each(Ints a, Ints count) {
 QCORE_INLINE Ints sub_pairs(Ints a, Ints b) {
   return {_mm512_sub_epi16(a.v, b.v)};
 }
-// The low halves of `a` and of `b` as the low and the high half of each lane.
+// Bits [n, n + 16) of `a` and of `b` as the low and the high half of each lane; those below are 0.
+template <unsigned n>
 QCORE_INLINE Ints make_pairs(Ints a, Ints b) {
-  return {_mm512_mask_blend_epi16(0xaaaaaaaa, a.v, _mm512_slli_epi32(b.v, 16))};
+  const Ints low = shift_right<n>(a), high = shift_left<16 - n>(b);
+  return {_mm512_mask_blend_epi16(0xaaaaaaaa, low.v, high.v)};
 }
 // acc + the products of both signed halves.
 QCORE_INLINE Ints multiply_add_pairs(Ints acc, Ints a, Ints b) {
