@@ -6,6 +6,7 @@
 #include "kquant/plan.h"
 #include "kquant/rows.h"
 #include "marlin/plan.h"
+#include "quantize/rows.h"
 #include "registry.h"
 
 namespace qcore {
@@ -54,6 +55,21 @@ const Row<Kquant> kKquant[] = {
      kquant::reference_gemm},
 };
 
+// These take every problem.
+const Row<QuantizeInt8> kQuantizeInt8[] = {
+    {{.name = "quantize_int8_sm80", .op = QuantizeInt8::kName, .device = Device::cuda, .sm = 80},
+     quantize::supports,
+     quantize::int8_workspace_bytes,
+     quantize::int8},
+};
+
+const Row<QuantizeFp8> kQuantizeFp8[] = {
+    {{.name = "quantize_fp8_sm80", .op = QuantizeFp8::kName, .device = Device::cuda, .sm = 80},
+     quantize::supports,
+     quantize::fp8_workspace_bytes,
+     quantize::fp8},
+};
+
 }  // namespace
 
 std::span<const Row<W4A16>> w4a16_cuda_rows() {
@@ -73,11 +89,11 @@ std::span<const Row<Fp8>> fp8_cuda_rows() {
 }
 
 std::span<const Row<QuantizeInt8>> quantize_int8_cuda_rows() {
-  return {};
+  return kQuantizeInt8;
 }
 
 std::span<const Row<QuantizeFp8>> quantize_fp8_cuda_rows() {
-  return {};
+  return kQuantizeFp8;
 }
 
 Status cuda_sm(int index, int& sm) {

@@ -97,6 +97,18 @@ RULES = (
         must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bLDS\.U8", r"\bSTG\.E\.128"),
         must_not=(*NO_SPILLS, r"\bLDG\b", r"\bLD\b", r"\bSTG\.E(?!\.128)"),
     ),
+    # Rows come to shared memory 16 bytes a lane and leave 8 codes a lane; five blocks of 256 threads leave 48
+    # registers each.
+    Rule(
+        r"quantize::(Quantize<|FindExtremes)",
+        registers=48,
+        must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bLDS\.128", r"\bSTG\.E\.64"),
+        must_not=NO_SPILLS,
+    ),
+    # FP8 is converted by an instruction where there is one.
+    Rule(
+        r"quantize::Quantize<qcore::ptx::E", "sm_(89|90a|100a|120a)", must=(r"\bF2FP\.SATFINITE\.E[45]M[23]",)
+    ),
 )
 
 
