@@ -40,4 +40,16 @@ constexpr Element ldmatrix_element(int lane, int i) {  // i in 0 .. 1
   return {lane / 4, lane % 4 * 2 + i};
 }
 
+// wgmma.m64nN: D[64, N] = A[64, 32 bytes] * B[N, 32 bytes]; `thread` of the warpgroup. D has N / 2
+// numbers a thread, one to a register.
+constexpr Element wgmma_d_element(int thread, int i) {
+  return {thread / 32 * 16 + thread % 32 / 4 + (i & 2 ? 8 : 0),
+          i / 4 * 8 + thread % 4 * 2 + (i & 1)};
+}
+// A in registers: the byte of a row that byte i (0 .. 15) of a thread's four registers is.
+constexpr Element wgmma_a_byte(int thread, int i) {
+  const Element e = a8_element(thread % 32, i);
+  return {thread / 32 * 16 + e.row, e.column};
+}
+
 }  // namespace qcore::fragments

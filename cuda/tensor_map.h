@@ -63,8 +63,8 @@ struct TensorFacts {
     }
     const uint32_t row = box[0] * static_cast<uint32_t>(element_bytes);
     if (row % 16 != 0) return wrong("expected rows of a box of multiples of 16 bytes");
-    if (swizzle != Swizzle::none && row > static_cast<uint32_t>(swizzle)) {
-      return wrong("expected rows of a box no longer than the swizzle's " +
+    if (swizzle != Swizzle::none && row != static_cast<uint32_t>(swizzle)) {
+      return wrong("expected rows of a box as long as the swizzle's " +
                    std::to_string(static_cast<uint32_t>(swizzle)) + " bytes, got " +
                    std::to_string(row));
     }

@@ -9,6 +9,7 @@
 
 #include "ptx8.cuh"
 #include "simt/global_memory.h"
+#include "simt/hopper.h"
 #include "simt/stacks.h"
 #include "simt/thread.h"
 
@@ -110,6 +111,16 @@ std::string who_waits(const Block* only) {
         line(warp.arrived,
              std::string("at ") + warp.collective->name + ", " + file_and_line(warp.where));
       }
+      for (uint32_t lanes = warp.asleep; lanes != 0;) {  // those that sleep on the same together
+        const Thread& first = warp.lanes[std::countr_zero(lanes)];
+        uint32_t same = 0;
+        for (int lane = 0; lane < kWarpSize; ++lane) {
+          const bool asleep = lanes >> lane & 1;
+          if (asleep && warp.lanes[lane].sleeps_on == first.sleeps_on) same |= 1u << lane;
+        }
+        line(same, "at " + first.sleeps_on->describe() + ", " + file_and_line(first.sleeps_at));
+        lanes &= ~same;
+      }
       line(warp.finished, "exited");
       line(warp.runnable(), "running");
     }
@@ -144,9 +155,13 @@ void exit_thread() {
   if (warp.arrived != 0 || block.waiting != 0) {
     fault("exits while others of its block wait for it:" + who_waits(&block), nowhere);
   }
+  check_exit(self);
   run->pauses = 0;
   warp.finished |= 1u << self.lane;
-  if (++block.finished == static_cast<int>(block.threads.size())) leave_to_host();
+  if (++block.finished == static_cast<int>(block.threads.size())) {
+    check_end(block);
+    leave_to_host();
+  }
   go_on_elsewhere(nowhere);
 }
 
@@ -168,6 +183,7 @@ void start(Block& block, int index) {
   block.index = index;
   block.alive = true;
   block.waiting = block.finished = 0;
+  block.hopper.reset();
   block.warps.assign(threads / kWarpSize, Warp{});
   block.threads.resize(threads);
   block.shared.reset(launch.shared_bytes, launch.threads / kWarpSize);
@@ -180,6 +196,7 @@ void start(Block& block, int index) {
     thread.index = static_cast<int>(i);
     thread.lane = static_cast<int>(i % kWarpSize);
     thread.copies.clear();
+    thread.sleeps_on = nullptr;
     if (thread.lane == 0) {
       warp.block = &block;
       warp.lanes = &thread;
@@ -215,6 +232,33 @@ void diverges(const Collective& collective, const std::source_location& where) {
         where);
 }
 
+void sleep_on(Waitable& what, const std::source_location& where) {
+  Thread& self = *current_thread;
+  self.sleeps_on = &what;
+  self.sleeps_at = where;
+  self.warp->asleep |= 1u << self.lane;
+  what.waiting.push_back(&self);
+  go_on_elsewhere(where);
+}
+
+void wake(Waitable& what) {
+  for (Thread* thread : what.waiting) {
+    thread->warp->asleep &= ~(1u << thread->lane);
+    thread->sleeps_on = nullptr;
+  }
+  what.waiting.clear();
+  run->pauses = 0;
+}
+
+void maybe_switch() {
+  if (shuffled() && run->random() % kStay == 0) go_to(pick());
+}
+
+int elected_lane() {
+  if (shuffled()) return static_cast<int>(run->launch.seed % kWarpSize);
+  return run->launch.order == Order::descending ? kWarpSize - 1 : 0;
+}
+
 void leave_warp(const std::source_location& where) {
   go_on_elsewhere(where);
 }
@@ -223,7 +267,7 @@ void complete(const Collective& collective, Warp& warp) {
   collective.execute(warp);
   warp.arrived = 0;
   run->pauses = 0;
-  if (shuffled() && run->random() % kStay == 0) go_to(pick());
+  maybe_switch();
 }
 
 void meet_block(std::source_location where) {

@@ -8,12 +8,6 @@
 namespace qcore::simt {
 namespace {
 
-std::string describe(Accessor who) {
-  if (who >= kFirstWarp) return "warp " + std::to_string(warp_of(who)) + " in ldmatrix";
-  return "thread " + std::to_string(who) + " (warp " + std::to_string(who / 32) + ", lane " +
-         std::to_string(who % 32) + ")";
-}
-
 std::string describe(const Call& call) {
   std::string text = call.name;
   if (call.row_of_lane >= 0) text += ", row of lane " + std::to_string(call.row_of_lane);
@@ -21,6 +15,16 @@ std::string describe(const Call& call) {
 }
 
 }  // namespace
+
+std::string SharedMemory::describe(Accessor who) const {
+  if (who >= kFirstWarp) return "warp " + std::to_string(warp_of(who)) + " in ldmatrix";
+  if (is_copy(who)) {
+    return "copy_tensor for the barrier at shared offset " +
+           std::to_string(barriers_[who - size_t{kFirstBarrier}]);
+  }
+  return "thread " + std::to_string(who) + " (warp " + std::to_string(who / 32) + ", lane " +
+         std::to_string(who % 32) + ")";
+}
 
 void SharedMemory::reset(int bytes, int warps) {
   const size_t size = static_cast<size_t>(bytes);
@@ -30,6 +34,12 @@ void SharedMemory::reset(int bytes, int warps) {
   warp_synced_.assign(static_cast<size_t>(warps), 1);
   data_.assign(size, 0xff);
   lines_.assign((size + kLine - 1) / kLine, Past{0, 0, kNobody, kNobody, kNobody, 0});
+  clocks_.clear();
+  barriers_.clear();
+  fenced_.assign(threads(), {});
+  exact_reads_.clear();
+  reading_.clear();
+  async_reads_.clear();
 }
 
 void SharedMemory::sync_block() {
@@ -38,7 +48,7 @@ void SharedMemory::sync_block() {
 }
 
 void SharedMemory::bad_address(uint32_t at, uint32_t size, const Call& call) const {
-  const std::string access = describe(call) + ": " + std::to_string(size) +
+  const std::string access = simt::describe(call) + ": " + std::to_string(size) +
                              " bytes at shared offset " + std::to_string(at);
   fault(at % size != 0 ? access + " are misaligned"
                        : access + " are outside of the block's " + std::to_string(bytes_) +
@@ -48,24 +58,30 @@ void SharedMemory::bad_address(uint32_t at, uint32_t size, const Call& call) con
 
 void SharedMemory::race(const Call& call, uint32_t byte, const char* did, Accessor other,
                         const char* missing) const {
-  fault(describe(call) + ": byte " + std::to_string(byte) + " of shared memory " + did + " " +
+  fault(simt::describe(call) + ": byte " + std::to_string(byte) + " of shared memory " + did + " " +
             describe(other) + missing,
+        call.where);
+}
+
+void SharedMemory::unusable(const Past& past, uint32_t byte, const Call& call) const {
+  if (past.state & kInFlight) {
+    race(call, byte, is_copy(past.writer) ? "is in flight:" : "is in flight: copy_async_16 of",
+         past.writer, " was not waited for");
+  }
+  fault(simt::describe(call) + ": byte " + std::to_string(byte) +
+            (past.state & kBarrier ? " of shared memory belongs to a barrier"
+                                   : " of shared memory is uninitialised, nobody wrote it"),
         call.where);
 }
 
 inline void SharedMemory::note_read(Past& past, Accessor who, uint32_t byte,
                                     const Call& call) const {
-  if (past.state != kWritten) [[unlikely]] {
-    if (past.state & kInFlight) {
-      race(call, byte, "is in flight: copy_async_16 of", past.writer, " was not waited for");
-    }
-    fault(describe(call) + ": byte " + std::to_string(byte) +
-              " of shared memory is uninitialised, nobody wrote it",
-          call.where);
-  }
+  if (past.state != kWritten) [[unlikely]]
+    unusable(past, byte, call);
   if (!ordered(past.writer, past.written, who)) [[unlikely]] {
     race(call, byte, "was written by", past.writer, ", and no meeting point lies between");
   }
+  if (partial()) return;  // note_exact_read
   // Earlier readers are forgotten once all of them are ordered before this one.
   const int warp = warp_of(who);
   const bool one_warp =
@@ -82,9 +98,8 @@ inline void SharedMemory::note_read(Past& past, Accessor who, uint32_t byte,
 
 inline void SharedMemory::check_write(const Past& past, Accessor who, uint32_t byte,
                                       const Call& call) const {
-  if (past.state & kInFlight) [[unlikely]] {
-    race(call, byte, "is in flight: copy_async_16 of", past.writer, " was not waited for");
-  }
+  if (past.state & (kInFlight | kBarrier)) [[unlikely]]
+    unusable(past, byte, call);
   if (past.writer != kNobody && !ordered(past.writer, past.written, who)) [[unlikely]] {
     race(call, byte, "was written by", past.writer, ", and no meeting point lies between");
   }
@@ -115,12 +130,16 @@ void SharedMemory::read(uint32_t at, uint32_t size, Accessor who, void* out, con
     Past* const past = split(at);
     for (uint32_t i = 0; i < size; ++i) note_read(past[i], who, at + i, call);
   }
+  if (partial()) [[unlikely]]
+    note_exact_read(at, size, who);
   std::memcpy(out, &data_[at], size);
 }
 
 void SharedMemory::write(uint32_t at, uint32_t size, Accessor who, const void* from,
                          const Call& call) {
   check_address(at, size, call);
+  if (partial()) [[unlikely]]
+    check_exact_readers(at, size, who, call);
   const Past written{now_, 0, who, kNobody, kNobody, kWritten};
   Past& line = lines_[at / kLine];
   if (size == kLine && !(line.state & kSplit)) {
@@ -140,6 +159,8 @@ void SharedMemory::write(uint32_t at, uint32_t size, Accessor who, const void* f
 
 void SharedMemory::take_off(uint32_t at, Accessor who, const Call& call) {
   check_address(at, kLine, call);
+  if (partial()) [[unlikely]]
+    check_exact_readers(at, kLine, who, call);
   Past& line = lines_[at / kLine];
   if (line.state & kSplit) {
     const Past* const past = split(at);

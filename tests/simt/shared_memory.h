@@ -4,6 +4,11 @@
 // Time is a counter that every meeting point of the block or of one of its warps advances. An
 // access at time s by thread u is ordered before one by thread t now, if u is t, or a barrier of
 // the block happened after s, or u and t are lanes of one warp and that warp synchronised after s.
+//
+// Barriers that only some threads meet at (mbarrier, named ones) order more: from the first one on
+// every thread has a clock, which says up to when it knows of the events of every other thread, and
+// of the copies that each barrier waits for. Waiting at a barrier brings it the clocks of those who
+// arrived. The asynchronous proxy (copy_tensor, wgmma) reads lines that it announces beforehand.
 #pragma once
 
 #include <cstdint>
@@ -23,14 +28,21 @@ struct Call {
 
 // Who accesses shared memory: a thread by its index, or all lanes of a warp together.
 using Accessor = uint16_t;
-inline constexpr Accessor kNobody = 0xffff, kFirstWarp = 0x4000;
+// Or the copies that the barrier of a number waits for.
+inline constexpr Accessor kNobody = 0xffff, kFirstWarp = 0x4000, kFirstBarrier = 0x2000;
 
 constexpr Accessor whole_warp(int warp) {
   return static_cast<Accessor>(kFirstWarp + warp);
 }
+constexpr bool is_copy(Accessor who) {
+  return who >= kFirstBarrier && who < kFirstWarp;
+}
 constexpr int warp_of(Accessor who) {
   return who >= kFirstWarp ? who - kFirstWarp : who / 32;
 }
+
+// Up to when the events of each thread are known, and then of each barrier's copies.
+using Clock = std::vector<uint32_t>;
 
 class SharedMemory {
  public:
@@ -51,12 +63,44 @@ class SharedMemory {
   void take_off(uint32_t at, Accessor who, const Call& call);
   void land(uint32_t at, Accessor who, const void* from);
 
-  void sync_warp(int warp) { warp_synced_[static_cast<size_t>(warp)] = ++now_; }
+  void sync_warp(int warp) {
+    warp_synced_[static_cast<size_t>(warp)] = ++now_;
+    if (partial()) [[unlikely]]
+      share_clocks(warp);
+  }
   void sync_block();
 
- private:
+  // ---- Partial order (shared_memory_async.cpp)
+
   static constexpr uint32_t kLine = 16;
-  enum State : uint16_t { kWritten = 1, kInFlight = 2, kSplit = 4 };
+
+  // Thread's 8 bytes become a barrier, whose copies are an accessor of their own.
+  Accessor make_barrier(uint32_t at, Accessor thread, const Call& call);
+  // What `thread` has done and knows goes into the clock; and comes out of it.
+  void release(Accessor thread, Clock& clock);
+  void acquire(Accessor thread, const Clock& clock);
+  // Clocks begin with the first barrier.
+  void use_clocks();
+  // What lands from now on with this barrier is known to those who acquire the clock.
+  void release_copies(Accessor barrier, Clock& clock);
+  // Faults unless `thread` knows what `who` did at `when`.
+  void check_known(Accessor who, uint32_t when, Accessor thread, const Call& call,
+                   const char* did) const;
+  uint32_t now() const { return now_; }
+  void fence_proxy(Accessor thread);
+
+  // As take_off, by the copy engine on behalf of a thread.
+  // `swizzle`: how its rows are permuted, in bytes; whoever reads them must say the same.
+  void take_off_copy(uint32_t at, Accessor thread, Accessor barrier, uint32_t swizzle,
+                     const Call& call);
+  void check_swizzle(uint32_t at, uint32_t swizzle, const Call& call) const;
+  // The asynchronous proxy reads 16 bytes on behalf of a thread or a whole warp, from now until
+  // end_read. `out` may be null.
+  void begin_read(uint32_t at, Accessor who, void* out, const Call& call);
+  void end_read(uint32_t at, Accessor who);
+
+ private:
+  enum State : uint16_t { kWritten = 1, kInFlight = 2, kSplit = 4, kBarrier = 8 };
   // The past of one byte. Two readers suffice: `other` is of another warp than `reader` if any
   // reader since the last write is.
   struct Past {
@@ -68,8 +112,21 @@ class SharedMemory {
   bool ordered(Accessor who, uint32_t when, Accessor now_acts) const {
     return who == now_acts || when < block_synced_ ||
            (warp_of(who) == warp_of(now_acts) &&
-            when < warp_synced_[static_cast<size_t>(warp_of(who))]);
+            when < warp_synced_[static_cast<size_t>(warp_of(who))]) ||
+           (partial() && ordered_by_clocks(who, when, now_acts));
   }
+  bool partial() const { return !clocks_.empty(); }
+  uint32_t known(Accessor thread, size_t column) const;
+  bool ordered_by_clocks(Accessor who, uint32_t when, Accessor now_acts) const;
+  void share_clocks(int warp);
+  void note_exact_read(uint32_t at, uint32_t size, Accessor who);
+  void check_exact_readers(uint32_t at, uint32_t size, Accessor who, const Call& call);
+  void check_fenced(const Past& past, Accessor who, uint32_t byte, const Call& call) const;
+  size_t threads() const { return warp_synced_.size() * 32; }
+  size_t column(Accessor who) const {
+    return is_copy(who) ? threads() + who - kFirstBarrier : size_t{who};
+  }
+  std::string describe(Accessor who) const;
   void check_write(const Past& past, Accessor who, uint32_t byte, const Call& call) const;
   void note_read(Past& past, Accessor who, uint32_t byte, const Call& call) const;
   Past* split(uint32_t at);
@@ -77,6 +134,7 @@ class SharedMemory {
   [[noreturn]] void bad_address(uint32_t at, uint32_t size, const Call& call) const;
   [[noreturn]] void race(const Call& call, uint32_t byte, const char* did, Accessor other,
                          const char* missing) const;
+  [[noreturn]] void unusable(const Past& past, uint32_t byte, const Call& call) const;
 
   uint32_t bytes_ = 0;
   uint32_t now_ = 1, block_synced_ = 1;
@@ -86,6 +144,22 @@ class SharedMemory {
   // the single bytes count.
   std::vector<Past> lines_;
   std::unique_ptr<Past[]> single_;
+
+  static constexpr size_t kMostBarriers = 64;
+  std::vector<Clock> clocks_;                  // of each thread; empty until the first barrier
+  std::vector<uint32_t> barriers_;             // where they are
+  std::vector<std::vector<uint32_t>> fenced_;  // when each thread fenced its stores
+  // With clocks, when each thread read each 4 bytes of a line since they were written.
+  std::vector<std::unique_ptr<uint32_t[]>> exact_reads_;
+  // Reads of the asynchronous proxy under way on a line, and when each warp's last one ended.
+  std::vector<uint16_t> reading_;
+  std::vector<uint32_t> async_reads_;
+  std::vector<uint8_t> swizzles_;  // of the copy that wrote the line
+  // What begin_read found in order last: neighbours mostly have the same past.
+  struct Known {
+    Accessor writer, who;
+    uint32_t written, now;
+  } last_known_{};
 };
 
 // The asynchronous copies of one thread, oldest first.

@@ -4,6 +4,7 @@
 
 #include <boost/context/detail/fcontext.hpp>
 #include <cstdint>
+#include <memory>
 #include <source_location>
 #include <string>
 #include <vector>
@@ -17,6 +18,16 @@ inline constexpr int kWarpSize = 32;
 
 struct Block;
 struct Warp;
+struct Thread;
+struct Hopper;  // hopper.h
+
+// What threads may sleep on until somebody wakes them.
+struct Waitable {
+  virtual ~Waitable() = default;
+  virtual std::string describe() const = 0;
+
+  std::vector<Thread*> waiting;
+};
 
 struct Thread {
   void* context = nullptr;  // where it stopped, of Boost.Context
@@ -25,6 +36,8 @@ struct Thread {
   int index = 0;  // in the block
   int lane = 0;
   CopyQueue copies;
+  const Waitable* sleeps_on = nullptr;
+  std::source_location sleeps_at;
 };
 
 // What a lane brings to a collective and where it expects the result. It points into the lane's
@@ -52,11 +65,12 @@ struct Warp {
   uint32_t arrived = 0;     // wait at `collective`
   uint32_t at_barrier = 0;  // wait at the block's barrier
   uint32_t finished = 0;
+  uint32_t asleep = 0;  // wait for what Thread::sleeps_on says
   const Collective* collective = nullptr;
   std::source_location where;  // of the lanes that wait
   Operands operands[kWarpSize];
 
-  uint32_t runnable() const { return ~(arrived | at_barrier | finished); }
+  uint32_t runnable() const { return ~(arrived | at_barrier | finished | asleep); }
 };
 
 struct Block {
@@ -66,6 +80,7 @@ struct Block {
   std::vector<Warp> warps;
   std::vector<Thread> threads;
   SharedMemory shared;
+  std::shared_ptr<Hopper> hopper;
 };
 
 // The thread that runs now.
@@ -75,6 +90,14 @@ int grid_of_launch();
 // Throws Fault for the running thread.
 [[noreturn]] void fault(const std::string& what, const std::source_location& where);
 std::string file_and_line(const std::source_location& where);
+
+// The running thread lets others run until wake().
+void sleep_on(Waitable& what, const std::source_location& where);
+void wake(Waitable& what);
+// With Order::shuffled, sometimes another thread goes on here.
+void maybe_switch();
+// Which lane elect_one chooses in this launch.
+int elected_lane();
 
 // The running thread waits for the other threads of its block.
 void meet_block(std::source_location where);
