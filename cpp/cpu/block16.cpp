@@ -26,7 +26,12 @@ void append(Fields& fields, const Run (&runs)[N]) {
   }
 }
 
-constexpr int kGgmlQ2_K = 10, kGgmlQ3_K = 11, kGgmlQ6_K = 14;  // as in blocks.def
+// GGUF's numbers.
+enum : int {
+#define QCORE_BLOCK(name, ggml_type, elements, bytes, summary) kGgml##name = ggml_type,
+#include "formats/blocks/blocks.def"
+#undef QCORE_BLOCK
+};
 
 // What is worth the start of another thread.
 constexpr int64_t kGrainBytes = 1 << 17;

@@ -4,20 +4,11 @@
 
 #define QCORE_VNNI256 0
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::kquant {
 #include "cpu/kquant/isa_256.h"
 #include "cpu/kquant/loops.h"
 }  // namespace qcore::avx2::kquant
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

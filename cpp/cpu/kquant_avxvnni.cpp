@@ -6,20 +6,11 @@
 #define QCORE_VNNI256_BYTES _mm256_dpbusd_avx_epi32
 #define QCORE_VNNI256_WORDS _mm256_dpwssd_avx_epi32
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avxvnni,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avxvnni,avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVXVNNI)
 
 namespace qcore::avxvnni::kquant {
 #include "cpu/kquant/isa_256.h"
 #include "cpu/kquant/loops.h"
 }  // namespace qcore::avxvnni::kquant
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

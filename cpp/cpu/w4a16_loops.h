@@ -392,7 +392,7 @@ Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
   const Geometry g(args.weight.shape);
   const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
   const int64_t x_size = g.padded_k() * block_rows;
-  const AlignedFloats x(x_size);
+  const AlignedArray<float> x(x_size);
   if (!x.data()) {
     return {StatusCode::out_of_memory,
             "w4a16_gemm: no memory for x as fp32, " + std::to_string(x_size * 4) + " bytes"};

@@ -121,9 +121,8 @@ void write_block(const BlockFit& fit, void* to) {
   std::memcpy(to, &block, sizeof(Block));
 }
 
-// The encoders of the instruction set in use.
-const FitBlocks* fit_blocks() {
-  switch (active_isa()) {
+const FitBlocks* fit_blocks(Isa isa) {
+  switch (isa) {
 #if defined(QCORE_X86)
     case Isa::avx512: return avx512::encode::kFitBlocks;
     case Isa::avxvnni:
@@ -134,8 +133,8 @@ const FitBlocks* fit_blocks() {
 }
 
 template <class Block, int Index>
-void encode_all(const float* w, const float* importance, int64_t count, void* blocks) {
-  const FitBlocks fit = fit_blocks()[Index];
+void encode_all(Isa isa, const float* w, const float* importance, int64_t count, void* blocks) {
+  const FitBlocks fit = fit_blocks(isa)[Index];
   BlockFit fits[kMaxFits];
   char* to = static_cast<char*>(blocks);
   for (int64_t first = 0; first < count; first += kMaxFits) {
@@ -221,7 +220,7 @@ int64_t first_not_finite(const float* values, int64_t n) {
 
 // Encodes blocks begin .. end - 1 of a matrix with rows of k elements. The first element that is
 // not finite, or -1.
-int64_t encode_range(const BlockFormat& format, DType dtype, const void* w, int64_t k,
+int64_t encode_range(const BlockFormat& format, Isa isa, DType dtype, const void* w, int64_t k,
                      const float* importance, int64_t begin, int64_t end, void* blocks) {
   float values[kMaxFits * kMaxBlockElements], weights[kMaxFits * kMaxBlockElements];
   for (int64_t block = begin; block < end; block += kMaxFits) {
@@ -237,7 +236,7 @@ int64_t encode_range(const BlockFormat& format, DType dtype, const void* w, int6
       std::memcpy(weights + i, importance + (first + i) % k,
                   static_cast<size_t>(format.elements) * sizeof(float));
     }
-    format.encode(values, importance ? weights : nullptr, count,
+    format.encode(isa, values, importance ? weights : nullptr, count,
                   static_cast<char*>(blocks) + block * format.bytes);
   }
   return -1;
@@ -306,7 +305,8 @@ Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int6
                            ", got " + std::to_string(rows));
   }
   if (Status s = check_float("dtype", dtype); !s.ok()) return s;
-  if (Status s = choose_isa().status; !s.ok()) return s;
+  const IsaChoice chosen = choose_isa();
+  if (!chosen.status.ok()) return chosen.status;
   if (rows == 0) return {};
   if (!w) return missing("w");
   if (!blocks) return missing("blocks");
@@ -324,7 +324,8 @@ Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int6
   std::atomic<int64_t> wrong = kNone;  // the first element that is not finite
   parallel.for_range(
       rows * per_row, kGrainEncoded / format.elements, [&](int64_t begin, int64_t end) {
-        const int64_t at = encode_range(format, dtype, w, k, importance, begin, end, blocks);
+        const int64_t at =
+            encode_range(format, chosen.isa, dtype, w, k, importance, begin, end, blocks);
         int64_t before = wrong.load(std::memory_order_relaxed);
         while (at >= 0 && at < before &&
                !wrong.compare_exchange_weak(before, at, std::memory_order_relaxed)) {

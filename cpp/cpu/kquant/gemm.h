@@ -53,7 +53,7 @@ struct Gemm {
     const BlockShape& shape = args.weight.shape;
     const block16::Geometry g(shape);
     const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
-    const AlignedWords x(g.blocks * words * block_rows);
+    const AlignedArray<int32_t> x(g.blocks * words * block_rows);
     if (!x.data()) return {StatusCode::out_of_memory, "kquant_gemm: no memory for a copy of x"};
     for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
       const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));

@@ -2,20 +2,11 @@
 // machine; everything inside it lives in this namespace only.
 #include "formats/encode/prelude.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::encode {
 #include "formats/encode/lanes_avx2.h"
 #include "formats/encode/loops.h"
 }  // namespace qcore::avx2::encode
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

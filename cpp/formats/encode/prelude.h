@@ -16,5 +16,4 @@
 #include "cpu/float_mode.h"
 #include "formats/blocks/blocks.h"
 #include "formats/encode/encode.h"
-
-#define QCORE_INLINE inline __attribute__((always_inline))
+#include "target.h"
