@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,11 +27,17 @@ from qcore.formats import Format
 from qcore.methods import Awq, InputStats, Method, Rtn
 from qcore.progress import track
 from qcore.qweight import QWeight
+from qcore.schemes import is_static
 
-__all__ = ["Emit", "calibrate", "check_finite", "quantize_linear"]
+__all__ = ["Emit", "calibrate", "check_finite", "needs_calibration", "quantize_linear"]
 
 # Called with each layer's name and its quantized weight, as soon as it is decided.
 Emit = Callable[[str, QWeight], None]
+
+
+def needs_calibration(method: Method, formats: Iterable[Format]) -> bool:
+    """Whether the inputs of layers must be seen: for the method, or for static scales."""
+    return method.needs_calibration or any(is_static(format) for format in formats)
 
 
 def calibrate(
@@ -54,7 +60,7 @@ def calibrate(
         weights: where the weights live; by default, in the model.
         sequential: inside a block, measure a layer's inputs only once the layers before it are quantized
             (one pass over the block per group of layers that share an input, instead of one in all).
-            AWQ around plain rounding always measures once.
+            AWQ around plain rounding, and rounding with static input scales, always measure once.
     """
     weights = weights or Weights(model)
 
@@ -63,7 +69,7 @@ def calibrate(
             w, dtype = _linear(model, name).weight.detach(), weights.stored_dtype(name, "weight")
             emit(name, quantize_linear(name, w, stats, formats[name], method, dtype))
 
-    if not method.needs_calibration:
+    if not needs_calibration(method, formats.values()):
         for name in track(list(formats), "quantizing layers"):
             quantize_alone(name, None)
         return
@@ -90,7 +96,7 @@ def calibrate(
                 calls.rest[index][b] = ((), {})
     outside = [_linear(model, n) for n in formats if not any(n.startswith(b + ".") for b in names)]
     if outside:
-        stats = {linear: InputStats(linear.in_features, linear.weight.device) for linear in outside}
+        stats = {linear: _new_stats(linear, method) for linear in outside}
         with _Observer(stats) as observer:
             for batch, hidden in zip(batches, calls.hidden, strict=True):
                 observer.run(_Run(partial(run_after_blocks, model, calls, batch, hidden), _mask(batch)))
@@ -112,15 +118,27 @@ def quantize_linear(
         raise ValueError(f"{name}.weight: expected float32, float16 or bfloat16, got {scale_dtype}")
     check_finite(name, w)
     if stats is not None and stats.tokens == 0:
-        warnings.warn(
-            f"{name}: no calibration token reached this layer; it is rounded to nearest",
-            stacklevel=2,
-        )
-        method, stats = Rtn(search=True), None
+        stats = None
+        if is_static(format):
+            raise ValueError(
+                f"{name}: no calibration token reached this layer, so its inputs have no static scale; "
+                f"ignore it, or choose a scheme with dynamic scales"
+            )
+        if method.needs_calibration:
+            warnings.warn(
+                f"{name}: no calibration token reached this layer; it is rounded to nearest",
+                stacklevel=2,
+            )
+            method = Rtn(search=True)
     try:
-        return method.quantize(w, stats, format, scale_dtype)
+        q = method.quantize(w, stats if method.needs_calibration else None, format, scale_dtype)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
+    if format.activations is None or not format.activations.static:
+        return q
+    assert stats is not None  # see needs_calibration
+    scale, zero = format.activations.static_scale(*stats.range, scale_dtype)
+    return replace(q, input_scale=scale, input_zero=zero)
 
 
 def check_finite(name: str, w: Tensor) -> None:
@@ -170,7 +188,8 @@ class _Block:
         if not self.formats:
             return
         groups = self._trace()
-        sequential, stats = self.sequential, None
+        # Ranges alone are not looked at closely enough to measure them again.
+        sequential, stats = self.sequential and self.method.needs_calibration, None
         if isinstance(self.method, Awq):
             stats = self._scale_inputs(groups, self.method)
             # Rounding alone does not look at its inputs closely enough to measure them again.
@@ -241,7 +260,7 @@ class _Block:
     def _collect(self, groups: Sequence[_Group]) -> list[InputStats]:
         """Statistics of each group's input over all batches."""
         first = [self.linears[group.names[0]] for group in groups]
-        stats = [InputStats(m.in_features, m.weight.device) for m in first]
+        stats = [_new_stats(m, self.method) for m in first]
         with _Observer(dict(zip(first, stats, strict=True))) as observer, torch.no_grad():
             for run in self.runs:
                 observer.run(run)
@@ -330,6 +349,10 @@ class _Observer:
         self.waiting.discard(module)
         if not self.waiting:
             raise Stop
+
+
+def _new_stats(linear: nn.Linear, method: Method) -> InputStats:
+    return InputStats(linear.in_features, linear.weight.device, moments=method.needs_calibration)
 
 
 def _input_of(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:

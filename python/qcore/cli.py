@@ -16,10 +16,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qcore.formats import IntGroup
+from qcore.io.compressed_tensors import is_exportable
 from qcore.io.gguf import GGUF_SCHEMES
 from qcore.methods import METHODS
-from qcore.schemes import SCHEMES
+from qcore.schemes import SCHEMES, is_static
 
 __all__ = ["app", "main"]
 
@@ -64,7 +64,9 @@ def quantize(
     scheme: Annotated[
         SchemeName | None,
         typer.Option(
-            help="For a folder, W4A16 by default: bits of weights and activations; _ASYM adds zero points. "
+            help="For a folder, W4A16 by default: bits of weights and inputs, _ASYM adds zero points (to "
+            "weights, in W8A8 to inputs); FP8: both as 8-bit floats, FP8_BLOCK in blocks of 128. Scales "
+            "of inputs are found at run time, by _STATIC and W8A8_ASYM from the calibration text. "
             "For a GGUF file, Q4_K_M by default: llama.cpp's mixes of types.",
             case_sensitive=False,
         ),
@@ -79,7 +81,10 @@ def quantize(
     ] = MethodName["gptq"],
     calibration: Annotated[
         Path | None,
-        typer.Option(help="A UTF-8 text like what the model will see. Needed by all but rtn."),
+        typer.Option(
+            help="A UTF-8 text like what the model will see. Needed by all methods but rtn, and by schemes "
+            "with static input scales."
+        ),
     ] = None,
     group_size: Annotated[
         int | None,
@@ -133,9 +138,11 @@ def quantize(
         chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
         folder = resolve_source(source)
         tokens = None
-        if chosen.needs_calibration:
+        static = not to_gguf and is_static(SCHEMES[name])
+        if chosen.needs_calibration or static:
             if calibration is None:
-                raise ValueError(f"--calibration: method {method.value} needs a text file")
+                needs = f"scheme {name}" if static else f"method {method.value}"
+                raise ValueError(f"--calibration: {needs} needs a text file")
             tokens = token_chunks(folder, calibration, sequence_length, samples)
         start = time.perf_counter()
         if to_gguf:
@@ -157,7 +164,7 @@ def quantize(
                 chosen,
                 tokens,
                 ignore=("lm_head",) if ignore is None else ignore,
-                group_size=128 if group_size is None else group_size,
+                group_size=group_size,
                 sequential=sequential,
                 overwrite=overwrite,
                 shard_bytes=int(shard_gb * (1 << 30)),
@@ -240,7 +247,7 @@ def inspect(
 
 def _scheme(scheme: SchemeName | None, to_gguf: bool) -> str:
     """The scheme's name, which must be one for this kind of destination."""
-    known = list(GGUF_SCHEMES) if to_gguf else [n for n, f in SCHEMES.items() if isinstance(f, IntGroup)]
+    known = list(GGUF_SCHEMES) if to_gguf else [n for n, f in SCHEMES.items() if is_exportable(f)]
     if scheme is None:
         return "Q4_K_M" if to_gguf else "W4A16"
     if scheme.value not in known:

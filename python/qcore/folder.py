@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qcore.calibrate import calibrate
+from qcore.calibrate import calibrate, needs_calibration
 from qcore.formats import Format
 from qcore.gguf_model import load_gguf
 from qcore.io import compressed_tensors as ct
@@ -240,7 +240,7 @@ def quantize_folder(
         raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
     model = empty_model(config_of(checkpoint))
     formats = choose_formats(model, chosen_scheme, ignore)
-    batches = calibration_batches(calibration, model) if method.needs_calibration else []
+    batches = calibration_batches(calibration, model) if needs_calibration(method, formats.values()) else []
     stored = stored_names(model, checkpoint)
     _check_targets(checkpoint, model, formats, stored)
     with atomic_folder(destination, overwrite) as folder, torch.no_grad():

@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 
+from qcore.formats import Float8, Format, Int8, IntGroup
 from qcore.io import compressed_tensors as ct
 from qcore.io.checkpoint import Checkpoint
 from qcore.io.gguf import GgufFile, is_gguf
@@ -25,7 +26,7 @@ class Row:
     """One weight: a tensor, or the tensors that store a quantized layer together.
 
     Attributes:
-        format: a dtype, or e.g. "int4 g128 asym".
+        format: a dtype, or e.g. "int4 g128 asym", "int8 per row, inputs int8 dynamic per token".
         shape: of the weight, [N, K] if quantized.
         bytes: of all its tensors.
     """
@@ -50,15 +51,23 @@ def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
     for name, format in formats.items():
         keys = ct.parts(name, checkpoint)
         parts.update(keys)
-        shape = tuple(int(size) for size in checkpoint.tensor(f"{name}.weight_shape"))
-        group = "per row" if format.group_size == -1 else f"g{format.group_size}"
-        label = f"int{format.bits} {group} {'sym' if format.symmetric else 'asym'}"
-        rows.append(_row(f"{name}.weight", label, shape, sum(_bytes(checkpoint, k) for k in keys)))
+        size = sum(_bytes(checkpoint, key) for key in keys)
+        rows.append(_row(f"{name}.weight", _label(format), ct.shape_of(name, checkpoint), size))
     for name in checkpoint:
         if name not in parts:
             label = checkpoint.dtype(name)
             rows.append(_row(name, label, checkpoint.shape(name), _bytes(checkpoint, name)))
     return sorted(rows, key=lambda row: _natural(row.tensor))
+
+
+def _label(format: Format) -> str:
+    if isinstance(format, IntGroup):
+        group = "per row" if format.group_size == -1 else f"g{format.group_size}"
+        return f"int{format.bits} {group} {'sym' if format.symmetric else 'asym'}"
+    kind = "int8 per row" if isinstance(format, Int8) else "e4m3"
+    if isinstance(format, Float8):
+        kind += {"tensor": " per tensor", "channel": " per row", "block": " 128x128"}[format.scales]
+    return kind if format.activations is None else f"{kind}, inputs {format.activations}"
 
 
 def _row(name: str, label: str, shape: tuple[int, ...], size: int) -> Row:

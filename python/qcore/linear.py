@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qcore import ops
-from qcore.formats import BlockFormat, Format, IntGroup
+from qcore.formats import BlockFormat, Float8, Int8, IntGroup
 from qcore.qweight import QWeight
 
 __all__ = ["QLinear"]
@@ -26,7 +26,9 @@ class QLinear(nn.Module):
     the scales: the quantized weight stays what its method chose. Moving it to another kind of device
     (`.to("cuda")`, `.cpu()`) packs it anew there, without loss; if that fails, the layer stays as it was.
 
-    Its buffers are the packed weight: `qweight`, and for `IntGroup` also `scales`, `zeros` and `shape`.
+    Its buffers are the packed weight: `qweight`, and for `IntGroup` also `scales`, `zeros` and `shape`; for
+    `Int8` and `Float8` there is nothing to pack, and `scales` float32, `w_sum` (the sums of the rows of an
+    int8 weight, which zero points of x need) and for static inputs `x_scale` and `x_zero` go with it.
     """
 
     qweight: Tensor
@@ -35,16 +37,19 @@ class QLinear(nn.Module):
     """Set to True to get the same bits for a row of x whatever the number of rows, where kernels for CUDA
     would otherwise choose by it (see `qcore.ops.w4a16_gemm`). Not part of the state dict."""
     float_activations: bool = False
-    """Set to True to multiply x as it is with a weight of a block format, where it would otherwise be rounded
-    to 8 bits per block (see `qcore.ops.kquant_gemm`): slower, exact. Not part of the state dict."""
+    """Set to True to multiply x as it is where it would otherwise be rounded to 8 bits: slower, exact. With a
+    block format see `qcore.ops.kquant_gemm`; a weight of `Int8` or `Float8` is dequantized in every call. Not
+    part of the state dict."""
 
     def __init__(self, weight: QWeight, bias: Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.format = weight.format
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
-        self._kernels = _kernels(weight.format, weight.shape)
-        self._pack(weight.tensors, weight.act_scale)
+        self._kernels = _kernels(weight)
+        inputs = {"input_scale": weight.input_scale, "input_zero": weight.input_zero}
+        static = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        self._pack({**weight.tensors, **static}, weight.act_scale)
 
     def _pack(self, tensors: _Tensors, act_scale: Tensor | None) -> None:
         for name, tensor in self._kernels.pack(tensors).items():
@@ -54,7 +59,7 @@ class QLinear(nn.Module):
     @property
     def packed(self) -> Any:
         """What the op of the format takes after x: `qcore.ops.w4a16_gemm` for `IntGroup`, `kquant_gemm` for
-        `BlockFormat`."""
+        `BlockFormat`, `int8_linear` for `Int8`, `fp8_linear` for `Float8`."""
         return self._kernels.packed(self._tensors())
 
     def _tensors(self) -> _Tensors:
@@ -63,13 +68,17 @@ class QLinear(nn.Module):
     def to_qweight(self) -> QWeight:
         """The weight in its device-neutral layout: packing is lossless."""
         tensors = self._kernels.unpack(self._tensors())
-        return QWeight(self.format, (self.out_features, self.in_features), tensors, self.act_scale)
+        scale, zero = tensors.pop("input_scale", None), tensors.pop("input_zero", None)
+        return QWeight(
+            self.format, (self.out_features, self.in_features), tensors, self.act_scale, scale, zero
+        )
 
     @property
     def weight(self) -> Tensor:
         """The dequantized weight [N, K], made anew at each call, for code that looks at `.weight`."""
-        scales = self._buffers.get("scales")
-        return self.to_qweight().dequantize(torch.float32 if scales is None else scales.dtype)
+        weight = self.to_qweight()
+        scales = weight.tensors.get("scales")
+        return weight.dequantize(torch.float32 if scales is None else scales.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.act_scale is not None:
@@ -116,7 +125,8 @@ class QLinear(nn.Module):
 
 
 class _Kernels(Protocol):
-    """The ops of one family of formats, between the tensors of a `QWeight` and the buffers of a layer."""
+    """The ops of one family of formats, between the tensors of a `QWeight`, with its static input scale and
+    zero point among them, and the buffers of a layer."""
 
     def pack(self, tensors: _Tensors) -> dict[str, Tensor]: ...
 
@@ -129,11 +139,20 @@ class _Kernels(Protocol):
     def describe(self) -> str: ...
 
 
-def _kernels(format: Format, shape: tuple[int, int]) -> _Kernels:
+def _kernels(weight: QWeight) -> _Kernels:
+    format = weight.format
     if isinstance(format, IntGroup):
-        return _W4A16(format, shape[1])
+        return _W4A16(format, weight.shape[1])
     if isinstance(format, BlockFormat):
-        return _KQuant(format, *shape)
+        return _KQuant(format, *weight.shape)
+    if isinstance(format, (Int8, Float8)):
+        if format.activations is not None and format.activations.static and weight.input_scale is None:
+            raise ValueError(
+                f"weight: {format} needs a static input scale; quantize it with calibration data"
+            )
+        dtype = weight.tensors["scales"].dtype
+        input_dtype = dtype if weight.input_scale is None else weight.input_scale.dtype
+        return _W8A8(format, dtype, input_dtype)
     raise TypeError(f"weight: no kernel multiplies by the format {format.name}")
 
 
@@ -190,3 +209,64 @@ class _KQuant:
 
     def describe(self) -> str:
         return self.format.name
+
+
+@dataclass(frozen=True)
+class _W8A8:
+    """Weights that stay as they are stored. Kernels take scales in float32; what they were stored in is kept
+    here, so that nothing is lost on the way back."""
+
+    format: Int8 | Float8
+    dtype: torch.dtype
+    input_dtype: torch.dtype
+
+    def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
+        codes, scales = tensors["codes"], tensors["scales"].float()
+        by_block = isinstance(self.format, Float8) and self.format.scales == "block"
+        buffers = {"qweight": codes, "scales": scales if by_block else scales.reshape(-1)}
+        if isinstance(self.format, Int8):
+            buffers["w_sum"] = codes.sum(1, dtype=torch.int32)
+        if "input_scale" in tensors:
+            buffers["x_scale"] = tensors["input_scale"].float()
+        if "input_zero" in tensors:
+            buffers["x_zero"] = tensors["input_zero"]
+        return buffers
+
+    def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
+        scales = buffers["scales"].to(self.dtype)
+        by_row = isinstance(self.format, Int8) or self.format.scales == "channel"
+        tensors = {"codes": buffers["qweight"], "scales": scales.reshape(-1, 1) if by_row else scales}
+        if "x_scale" in buffers:
+            tensors["input_scale"] = buffers["x_scale"].to(self.input_dtype)
+        if "x_zero" in buffers:
+            tensors["input_zero"] = buffers["x_zero"]
+        return tensors
+
+    def packed(self, buffers: _Tensors) -> tuple[Tensor, ...]:
+        names = ("qweight", "scales", "w_sum") if isinstance(self.format, Int8) else ("qweight", "scales")
+        return tuple(buffers[name] for name in names)
+
+    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+        buffers, inputs = layer._tensors(), self.format.activations
+        if inputs is None or layer.float_activations:
+            weight = self.format.dequantize(self.unpack(buffers))
+            bias = None if layer.bias is None else layer.bias.float()
+            return torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
+        weight, scales, x_scale = buffers["qweight"], buffers["scales"], buffers.get("x_scale")
+        if isinstance(self.format, Float8):
+            return ops.fp8_linear(x, weight, scales, layer.bias, x_scale)
+        return ops.int8_linear(
+            x,
+            weight,
+            scales,
+            buffers["w_sum"],
+            layer.bias,
+            symmetric=inputs.symmetric,
+            x_scale=x_scale,
+            x_zero=buffers.get("x_zero"),
+        )
+
+    def describe(self) -> str:
+        scales = "channel" if isinstance(self.format, Int8) else self.format.scales
+        inputs = "as they are" if self.format.activations is None else str(self.format.activations)
+        return f"{self.format.name}, scales per {scales}, inputs {inputs}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qcore.blocks import Batch
-from qcore.calibrate import calibrate, check_finite
+from qcore.calibrate import calibrate, check_finite, needs_calibration
 from qcore.formats import Format
 from qcore.linear import QLinear
 from qcore.methods import Method, resolve_method
@@ -32,11 +32,12 @@ def quantize(
 
     Args:
         model: any module made of `nn.Linear`; transformers models are calibrated block by block.
-        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points); a block format of GGUF, as
-            Q4_K; a format; or a function that gives each layer its own (`qcore.schemes.Scheme`).
+        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points); W8A8, FP8 and others of
+            `qcore.SCHEMES`, which round inputs too; a block format of GGUF, as Q4_K; a format; or a function
+            that gives each layer its own (`qcore.schemes.Scheme`).
         method: rtn, imatrix, gptq, awq, awq+gptq, or a method object with options of its own.
         calibration: token ids int64 [sequences, T], or an iterable of such tensors or of keyword
-            arguments of the model's forward. Not needed for rtn.
+            arguments of the model's forward. Not needed for rtn, unless input scales are static.
         ignore: layers to leave as they are: names, last parts of names, or "re:" and an expression.
         group_size: columns per scale, -1 for one scale per row; by default the scheme's, 128. Block
             formats have their own.
@@ -49,7 +50,7 @@ def quantize(
     chosen_scheme = resolve_scheme(scheme, group_size)
     method = resolve_method(method)
     formats = choose_formats(model, chosen_scheme, ignore)
-    batches = calibration_batches(calibration, model) if method.needs_calibration else []
+    batches = calibration_batches(calibration, model) if needs_calibration(method, formats.values()) else []
     for name in formats:
         check_finite(name, model.get_submodule(name).weight)  # type: ignore[arg-type]
     modes = {module: module.training for module in model.modules()}
@@ -81,7 +82,9 @@ def calibration_batches(
 ) -> list[Batch]:
     """Forward calls from what a user may pass; token ids are cut into batches of a few sequences."""
     if calibration is None:
-        raise ValueError("calibration: this method needs token ids to calibrate on, got None")
+        raise ValueError(
+            "calibration: this method needs token ids to calibrate on, as static input scales do; got None"
+        )
     if isinstance(calibration, Tensor):
         ids = calibration[None] if calibration.dim() == 1 else calibration
         _check_ids(ids, model)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from qcore.formats import BLOCK_FORMATS, BlockFormat, Format, IntGroup
+from qcore.formats import BLOCK_FORMATS, Activations, BlockFormat, Float8, Format, Int8, IntGroup
 
-__all__ = ["SCHEMES", "Layer", "Scheme", "resolve_scheme", "storable"]
+__all__ = ["SCHEMES", "Layer", "Scheme", "is_static", "resolve_scheme", "storable"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,22 @@ class Layer:
 # The format of a layer's weight; None leaves the layer as it is.
 Scheme = Callable[[Layer], Format | None]
 
-# Weight-only integer schemes, e.g. W4A16 (symmetric) and W4A16_ASYM (with zero points), and the block formats
-# of GGUF.
+# Weight-only integer schemes, e.g. W4A16 (symmetric) and W4A16_ASYM (with zero points); schemes with 8-bit
+# inputs too, whose scales are found at run time, or by calibration (STATIC and W8A8_ASYM, which adds a zero
+# point to the inputs); weight-only float8; and the block formats of GGUF.
 SCHEMES: dict[str, Format] = {
     **{
         f"W{bits}A16{suffix}": IntGroup(bits=bits, symmetric=not suffix)
         for bits in (2, 3, 4, 8)
         for suffix in ("", "_ASYM")
     },
+    "W8A8": Int8(),
+    "W8A8_STATIC": Int8(Activations("int8", "tensor")),
+    "W8A8_ASYM": Int8(Activations("int8", "tensor", symmetric=False)),
+    "FP8": Float8(),
+    "FP8_STATIC": Float8("tensor", Activations("e4m3", "tensor")),
+    "FP8_BLOCK": Float8("block", Activations("e4m3", "block")),
+    "W8A16_FP8": Float8("channel", None),
     **BLOCK_FORMATS,
 }
 
@@ -72,6 +80,11 @@ def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None)
         return scheme
     format = scheme
     return lambda layer: format
+
+
+def is_static(format: Format) -> bool:
+    """Whether the format rounds inputs with a scale from calibration."""
+    return format.activations is not None and format.activations.static
 
 
 def storable(format: Format, k: int) -> Format | None:

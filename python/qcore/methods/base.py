@@ -21,13 +21,18 @@ class InputStats:
         tokens: how many tokens were seen.
         gram: float64 [K, K], the sum of x^T x, before `scale`.
         abs_sum: float64 [K], the sum of |x|, before `scale`.
+        low, high: float64 [K], the least and the greatest x, or 0 if that is beyond them; before `scale`.
         scale: float64 [K] or None: these are the statistics of x / scale.
+
+    Without `moments` there is no gram, which costs most of the time.
     """
 
-    def __init__(self, k: int, device: torch.device | str = "cpu") -> None:
+    def __init__(self, k: int, device: torch.device | str = "cpu", moments: bool = True) -> None:
         self.tokens = 0
-        self.gram = torch.zeros(k, k, dtype=torch.float64, device=device)
+        self.moments = moments
+        self.gram = torch.zeros(k, k, dtype=torch.float64, device=device) if moments else torch.empty(0)
         self.abs_sum = torch.zeros(k, dtype=torch.float64, device=device)
+        self.low, self.high = torch.zeros_like(self.abs_sum), torch.zeros_like(self.abs_sum)
         self.scale: Tensor | None = None
 
     def add(self, x: Tensor, keep: Tensor | None = None) -> None:
@@ -39,10 +44,14 @@ class InputStats:
         x = x.detach()
         if keep is not None and keep.shape == x.shape[:-1]:
             x = x[keep.to(x.device, torch.bool)]
-        x = x.reshape(-1, self.gram.shape[0]).to(self.gram)
-        self.gram.addmm_(x.T, x)
+        x = x.reshape(-1, self.abs_sum.shape[0]).to(self.abs_sum)
+        if self.moments:
+            self.gram.addmm_(x.T, x)
         self.abs_sum += x.abs().sum(0)
         self.tokens += x.shape[0]
+        if x.shape[0]:
+            low, high = x.aminmax(dim=0)
+            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
 
     @property
     def hessian(self) -> Tensor:
@@ -61,6 +70,14 @@ class InputStats:
         """Mean of |x|, float64 [K]."""
         mean = self.abs_sum / max(self.tokens, 1)
         return mean if self.scale is None else mean / self.scale
+
+    @property
+    def range(self) -> tuple[Tensor, Tensor]:
+        """The least and the greatest value of all columns, and 0; float64 scalars."""
+        low, high = self.low, self.high
+        if self.scale is not None:
+            low, high = low / self.scale, high / self.scale
+        return low.amin(), high.amax()
 
     def output_error(self, delta: Tensor) -> float:
         """Mean squared norm of x @ delta^T per token, for an error delta [N, K] of the weight."""
