@@ -1,6 +1,7 @@
 // The numbers of the emulated products of a warpgroup, with every type, layout and place of A.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <random>
 
@@ -160,6 +161,49 @@ TYPED_TEST(Products, AreRightForEverySwizzleAndSize) {
       check_product<A, B, 8>(swizzle, registers, rng);
       check_product<A, B, 64>(swizzle, registers, rng);
       check_product<A, B, 256>(swizzle, registers, rng);
+    }
+  }
+}
+
+// The matrix unit keeps about 14 bits of a sum of FP8 products: ones are lost beside 2^14. A kernel
+// that brings sums to fp32 after every 128 of K keeps them.
+TEST(Wgmma, LongFp8SumsLoseTermsUnlessTheyAreBroughtToFp32) {
+  static unsigned char ones[256][32];
+  std::memset(ones, 0x38, sizeof ones);
+  const auto& a = reinterpret_cast<const unsigned char (&)[64][32]>(ones);
+  const simt::WgmmaCall call{
+      simt::ElementKind::e4m3, simt::ElementKind::e4m3, 8, nullptr, nullptr, 0, 0, true};
+  constexpr int kSteps = 1024;  // of 32 products
+  std::vector<uint32_t> all(64 * 8, 0), part(64 * 8, 0);
+  float sum = 0;
+  for (int step = 0; step < kSteps; ++step) {
+    simt::wgmma_multiply(call, a, ones, all.data());
+    simt::wgmma_multiply(call, a, ones, part.data());
+    if (step % 4 != 3) continue;
+    sum += std::bit_cast<float>(part[17]);
+    part.assign(part.size(), 0);
+  }
+  EXPECT_EQ(sum, 32 * kSteps);
+  EXPECT_EQ(std::bit_cast<float>(all[17]), 1 << 14);
+}
+
+TEST(Wgmma, Fp8SumsKeepNanAndInfinity) {
+  static unsigned char a[64][32], b[256][32];
+  std::memset(a, 0x3c, sizeof a);  // e5m2: 1
+  std::memset(b, 0x3c, sizeof b);
+  a[1][3] = 0x7c;  // infinity
+  a[2][0] = 0x7e;  // NaN
+  b[5][31] = 0xff;
+  const simt::WgmmaCall call{
+      simt::ElementKind::e5m2, simt::ElementKind::e5m2, 8, nullptr, nullptr, 0, 0, true};
+  std::vector<uint32_t> sums(64 * 8, 0);
+  simt::wgmma_multiply(call, a, b, sums.data());
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const float value = std::bit_cast<float>(sums[i]);
+    if (i / 8 == 2 || i % 8 == 5) {
+      EXPECT_TRUE(std::isnan(value)) << i;
+    } else {
+      EXPECT_EQ(value, i / 8 == 1 ? INFINITY : 32) << i;
     }
   }
 }

@@ -56,8 +56,9 @@ void add_coarsely(const float* a, const Columns& b, size_t terms, size_t n, uint
   for (size_t k = 0; k < terms; ++k) {
     for (size_t j = 0; j < n; ++j) {
       term[k][j] = a[k] * b[k][j];  // exact
-      // Not std::max, which could drop a NaN.
-      most[j] = std::fabs(term[k][j]) <= most[j] ? most[j] : std::fabs(term[k][j]);
+      // A NaN stays.
+      const float size = std::fabs(term[k][j]);
+      most[j] = size <= most[j] || std::isnan(most[j]) ? most[j] : size;
     }
   }
   for (size_t j = 0; j < n; ++j) {
