@@ -62,16 +62,16 @@ class Contender(Protocol):
 
 
 class OfTorch:
-    """What torch runs: a state, and a product for it."""
+    """What torch runs: states, each in the memory that packing gave it, and a product for one."""
 
     products = 1
 
     def __init__(
-        self, state: Sequence[Tensor], dense: Tensor, dtype: torch.dtype, copies: int,
+        self, pack: Callable[[], Sequence[Tensor]], dense: Tensor, dtype: torch.dtype, copies: int,
         call: Callable[[Tensor, Sequence[Tensor]], Tensor],
     ) -> None:  # fmt: skip
-        self.states = [state, *([t.clone() for t in state] for _ in range(copies - 1))]
-        self.nbytes = sum(t.numel() * t.element_size() for t in state)
+        self.states = [pack() for _ in range(copies)]
+        self.nbytes = sum(t.numel() * t.element_size() for t in self.states[0])
         self.dense, self._dtype, self._call = dense, dtype, call
 
     def calls(self, x: Tensor, threads: int) -> Sequence[Callable[[], Tensor]]:
@@ -88,15 +88,17 @@ class OfTorch:
 
 def qcore(weight: Weight, copies: int) -> Contender:
     type, n, k = weight.type, weight.n, weight.k
-    packed = ops.kquant_pack(weight.blocks, type, k)
     gemm = torch.ops.qcore.kquant_gemm
-    return OfTorch([packed], weight.dense, torch.float32, copies, lambda x, s: gemm(x, s[0], type, n, k))
+    return OfTorch(
+        lambda: [ops.kquant_pack(weight.blocks, type, k)], weight.dense, torch.float32, copies,
+        lambda x, s: gemm(x, s[0], type, n, k),
+    )  # fmt: skip
 
 
 def torch_bf16(weight: Weight, copies: int) -> Contender:
     dense = weight.rows.bfloat16()
     return OfTorch(
-        [dense.repeat(weight.n // ROWS, 1)],
+        lambda: [dense.repeat(weight.n // ROWS, 1)],
         dense.float(),
         torch.bfloat16,
         copies,
@@ -122,13 +124,15 @@ def torch_int4(weight: Weight, copies: int, group: int = 32) -> Contender:
         raise Missing("this torch has no _weight_int4pack_mm_for_cpu")
     codes, scales = nearest_int4(weight.rows, group)
     repeat = weight.n // ROWS
-    packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.repeat(repeat, 1), 1)
     table = torch.stack([scales, torch.zeros_like(scales)], -1).repeat(repeat, 1, 1).transpose(0, 1)
-    mm = torch.ops.aten._weight_int4pack_mm_for_cpu
+    pack, mm = torch.ops.aten._convert_weight_to_int4pack_for_cpu, torch.ops.aten._weight_int4pack_mm_for_cpu
+
+    def state() -> Sequence[Tensor]:
+        return [pack(codes.repeat(repeat, 1), 1), table.bfloat16().contiguous()]
+
     return OfTorch(
-        [packed, table.bfloat16().contiguous()], dense_int4(codes, scales), torch.bfloat16, copies,
-        lambda x, s: mm(x, s[0], group, s[1]),
-    )  # fmt: skip
+        state, dense_int4(codes, scales), torch.bfloat16, copies, lambda x, s: mm(x, s[0], group, s[1])
+    )
 
 
 class OfLlama:

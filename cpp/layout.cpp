@@ -5,6 +5,7 @@
 
 #include "checks.h"
 #include "cpu/block16.h"
+#include "cpu/huge_pages.h"
 #include "cpu/panel16.h"
 #include "formats/code_order.h"
 #include "kquant/packed.h"
@@ -119,6 +120,7 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
   if (!packed.scales) return missing("packed.scales");
   if (executor.device == Device::cpu) {
     if (Status status = check_values(weight); !status.ok()) return status;
+    want_huge_pages(packed.qweight, layout.packed_sizes(shape).qweight_bytes);
   }
   return run(weight, packed, executor);
 }
@@ -149,6 +151,7 @@ Status pack(const BlockLayout& layout, const BlockShape& shape, const void* bloc
   if (shape.n == 0) return {};
   if (!blocks) return missing("blocks");
   if (!packed) return missing("packed");
+  if (executor.device == Device::cpu) want_huge_pages(packed, layout.packed_bytes(shape));
   return run(shape, blocks, packed, executor);
 }
 

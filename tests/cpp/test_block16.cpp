@@ -2,6 +2,7 @@
 // back.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -65,6 +66,27 @@ TEST_P(Block16, PacksAndUnpacksForAnyNumberOfRowsAndThreads) {
       EXPECT_EQ(back, blocks);
     }
   }
+}
+
+// Packing asks for huge pages under it, which must not touch what lies around or already inside.
+TEST(Block16Large, AWeightOfManyPagesComesBackFromAnyAddress) {
+  const BlockFormat& format = *find_block_format("Q8_0");
+  const BlockShape shape{&format, 1037, 5120};
+  const size_t bytes = static_cast<size_t>(shape.n * shape.k / 32 * format.bytes);
+  std::vector<uint8_t> blocks(bytes), back(bytes);
+  std::mt19937 random(8);
+  for (uint8_t& b : blocks) b = static_cast<uint8_t>(random());
+  const size_t size = static_cast<size_t>(block16::packed_bytes(shape));
+  ASSERT_GT(size, size_t{4} << 20);
+  constexpr size_t kGuard = 8192 + 3;
+  std::vector<uint8_t> memory(size + 2 * kGuard, 0xAA);
+  testing::ThreadPool pool(2);
+  uint8_t* packed = memory.data() + kGuard;
+  ASSERT_TRUE(pack(block16::layout, shape, blocks.data(), packed, pool.parallel()).ok());
+  EXPECT_EQ(std::count(memory.begin(), memory.begin() + kGuard, 0xAA), kGuard);
+  EXPECT_EQ(std::count(memory.end() - kGuard, memory.end(), 0xAA), kGuard);
+  ASSERT_TRUE(unpack({shape, block16::layout.number, packed}, back.data(), pool.parallel()).ok());
+  EXPECT_EQ(back, blocks);
 }
 
 INSTANTIATE_TEST_SUITE_P(Formats, Block16,

@@ -40,17 +40,19 @@ template <int nibble>
 QCORE_INLINE Ints nibbles(Ints a) {
   return nibble == 0 ? low_nibbles(a) : high_nibbles(a);
 }
+// Bit `from` goes to bit `to`.
+template <int from, int to>
+QCORE_INLINE Ints move_bits(Ints a) {
+  if constexpr (from >= to) {
+    return shift_right<from - to>(a);
+  } else {
+    return shift_left<to - from>(a);
+  }
+}
 // Two bits of each byte, from bit `from` to bit `to`.
 template <int from, int to>
 QCORE_INLINE Ints two_bits(Ints a) {
-  const Ints mask = splat(static_cast<int32_t>(0x03030303u << to));
-  if constexpr (from > to) {
-    return both(shift_right<from - to>(a), mask);
-  } else if constexpr (from < to) {
-    return both(shift_left<to - from>(a), mask);
-  } else {
-    return both(a, mask);
-  }
+  return both(move_bits<from, to>(a), splat(static_cast<int32_t>(0x03030303u << to)));
 }
 template <int byte>
 QCORE_INLINE Ints unsigned_byte(Ints a) {
@@ -322,7 +324,8 @@ struct Decoder<blocks::Q6_K> : SixteenGroups {
   QCORE_INLINE static Ints codes(const Strip& s, int chunk) {
     constexpr int j = part / 8;  // 32 elements each: low nibbles of both halves, then high ones
     const Ints low = nibbles<j / 2>(s.dword(4 + 24 * chunk + j % 2 * 16 + part % 8));
-    return add(low, two_bits<2 * j, 4>(s.dword(12 + 24 * chunk + part % 8)));
+    const Ints high = move_bits<2 * j, 4>(s.dword(12 + 24 * chunk + part % 8));
+    return and_or(high, splat(0x30303030), low);
   }
   QCORE_INLINE static void scales(const Strip& s, int32_t* out) {
     for (int quad = 0; quad < 4; ++quad) {
