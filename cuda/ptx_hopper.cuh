@@ -113,6 +113,10 @@ QCORE_DEVICE void arrive_named(int barrier, int threads) {
 QCORE_DEVICE void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+// What this launch stored to global memory, and this thread knows of, is there for its copies.
+QCORE_DEVICE void fence_proxy_async_global() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
 
 // True in one lane of a whole warp, the same one each time.
 QCORE_DEVICE bool elect_one() {
@@ -229,8 +233,9 @@ struct Wgmma;
 #define QCORE_SUMS_128                                                                       \
   QCORE_TEN()                                                                                \
   QCORE_TEN(1)                                                                               \
-  QCORE_TEN(2) QCORE_TEN(3) QCORE_TEN(4) QCORE_TEN(5) QCORE_TEN(6) QCORE_TEN(7) QCORE_TEN(8) \
-      QCORE_TEN(9) QCORE_TEN(10) QCORE_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
+  QCORE_TEN(2)                                                                               \
+  QCORE_TEN(3) QCORE_TEN(4) QCORE_TEN(5) QCORE_TEN(6) QCORE_TEN(7) QCORE_TEN(8) QCORE_TEN(9) \
+      QCORE_TEN(10) QCORE_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
 
 // The operands themselves.
 #define QCORE_HOLD_4(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])

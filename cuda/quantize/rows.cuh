@@ -40,13 +40,18 @@ struct RowsParams {
   int32_t* zero;
 };
 
-template <class X>
+// Where its threads meet: they are the whole block, or the first kThreads of it.
+struct MeetBlock {
+  QCORE_DEVICE static void meet() { ptx::sync_block(); }
+};
+
+template <class X, class Meet = MeetBlock>
 class Quantizer {
  public:
   QCORE_DEVICE Quantizer(const RowsParams& params, ptx::SharedAddress base)
       : p(params), base_(base), thread_(ptx::thread_index()) {}
 
-  // All threads of the block together, as in all that follows.
+  // All kThreads threads together, as in all that follows.
   QCORE_DEVICE void quantize(int64_t row) {
     load(row);
     const bool blocks = p.granularity == Scales::block;
@@ -96,14 +101,14 @@ class Quantizer {
       ptx::store_shared(mine, Extremes::number(e.high));
       ptx::store_shared(mine + 4, Extremes::number(e.minus_low));
     }
-    ptx::sync_block();
+    Meet::meet();
     QCORE_UNROLL
     for (int warp = 0; warp < kWarps; ++warp) {
       const uint32_t at = base_ + static_cast<uint32_t>(warp * 8);
       e.add(Extremes{static_cast<int>(ptx::load_shared<uint32_t>(at)),
                      static_cast<int>(ptx::load_shared<uint32_t>(at + 4))});
     }
-    ptx::sync_block();  // the place is free again
+    Meet::meet();  // the place is free again
     return e;
   }
 
@@ -195,13 +200,13 @@ class Quantizer {
     if (thread_ % 32 == 0) {
       ptx::store_shared(base_ + static_cast<uint32_t>(thread_ / 32 * 4), sum);
     }
-    ptx::sync_block();
+    Meet::meet();
     sum = 0;
     QCORE_UNROLL
     for (int warp = 0; warp < kWarps; ++warp) {
       sum += ptx::load_shared<float>(base_ + static_cast<uint32_t>(warp * 4));
     }
-    ptx::sync_block();
+    Meet::meet();
     const float mean = ptx::divide(sum, static_cast<float>(p.k));
     return ptx::divide(1.0f, ptx::square_root(mean + p.norm_eps));
   }

@@ -237,6 +237,29 @@ TEST(SimtHopper, CopiesFillWithZerosBeyondTheTensor) {
   }
 }
 
+// The copy engine sees what threads of this launch stored to global memory only after a fence.
+TEST(SimtHopper, CopiesOfFreshGlobalMemoryNeedAFence) {
+  const auto run = [](bool fence) {
+    const simt::Buffer work("work", 2 * 16, Access::read_write);
+    const TensorMap map = map_of(matrix(work.data<char>(), 1, 2, 16, 2, 16, Swizzle::none));
+    return fault_of({}, [&] {
+      const int thread = thread_index();
+      if (thread < 8) store_global(work.data<uint32_t>() + thread, 7u);
+      if (thread == 0) barrier_init(256, 1);
+      if (thread == 0) fence_barrier_init();
+      sync_block();
+      if (thread == 0) {
+        if (fence) fence_proxy_async_global();
+        barrier_arrive_expect(256, 32);
+        copy_tensor_2d(0, map, 0, 0, 256);
+      }
+      barrier_wait(256, 0);
+    });
+  };
+  EXPECT_EQ(run(true), "");
+  EXPECT_NE(run(false).find("no fence_proxy_async_global"), std::string::npos);
+}
+
 TEST(SimtHopper, TensorMapsAreChecked) {
   alignas(16) static const char memory[64] = {};
   const TensorFacts good = matrix(memory, 1, 4, 16, 2, 16, Swizzle::none);

@@ -137,6 +137,15 @@ void check_global_load(const void* from, size_t size, const char* name,
   }
 }
 
+bool written_by_this_launch(const void* from, size_t size) {
+  const auto address = reinterpret_cast<uintptr_t>(from);
+  const Region& region = **(first_after(address) - 1);
+  if (region.writers.empty()) return false;
+  const auto first = region.writers.begin() + static_cast<ptrdiff_t>(address - region.begin);
+  return std::any_of(first, first + static_cast<ptrdiff_t>(size),
+                     [](uint32_t writer) { return writer != 0 && writer != kBeforeLaunch; });
+}
+
 void check_global_store(void* to, size_t size, const char* name,
                         const std::source_location& where) {
   const auto address = reinterpret_cast<uintptr_t>(to);

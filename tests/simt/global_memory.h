@@ -34,6 +34,8 @@ inline constexpr size_t kGuardBytes = 256;
 void check_global_load(const void* from, size_t size, const char* name,
                        const std::source_location& where);
 void check_global_store(void* to, size_t size, const char* name, const std::source_location& where);
+// Of bytes that may be loaded.
+bool written_by_this_launch(const void* from, size_t size);
 void check_global_alignment(const void* at, size_t size, const char* name,
                             const std::source_location& where);
 

@@ -5,6 +5,7 @@
 #include <deque>
 #include <map>
 #include <memory>
+#include <set>
 #include <vector>
 
 #include "simt/thread.h"
@@ -69,6 +70,7 @@ struct Hopper {
   RegisterPool registers;
   std::vector<WarpGroup> groups;
   std::map<int, TensorStores> stores;
+  std::set<int> fenced_global;  // threads
 };
 
 // The running thread's. Made when first asked for.

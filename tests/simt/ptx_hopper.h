@@ -43,6 +43,9 @@ inline void fence_proxy_async() {
   const simt::Thread& thread = *simt::current_thread;
   thread.block->shared.fence_proxy(static_cast<simt::Accessor>(thread.index));
 }
+inline void fence_proxy_async_global() {
+  simt::hopper().fenced_global.insert(simt::current_thread->index);
+}
 
 inline bool elect_one(Where where = Where::current()) {
   return simt::elect_one(where);

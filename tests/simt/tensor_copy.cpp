@@ -95,6 +95,7 @@ void copy_tensor(uint32_t to, const TensorMap& map, std::vector<int64_t> coordin
     fault("copy_tensor: the thread that made the barrier called no fence_barrier_init", where);
   }
   SharedMemory& shared = current_thread->block->shared;
+  const bool fenced = hopper().fenced_global.contains(current_thread->index);
   const uint32_t swizzle = static_cast<uint32_t>(facts.swizzle);
   TensorCopy copy;
   copy.pieces.reserve(facts.box_bytes() / 16);
@@ -103,6 +104,12 @@ void copy_tensor(uint32_t to, const TensorMap& map, std::vector<int64_t> coordin
             TensorCopy::Piece piece{place, {}};
             if (count > 0) {
               check_global_load(from, count, call.name, where);
+              if (!fenced && written_by_this_launch(from, count)) {
+                fault(
+                    "copy_tensor: this launch wrote what it reads, and the thread called no "
+                    "fence_proxy_async_global",
+                    where);
+              }
               std::memcpy(piece.bytes + skip, from, count);
             }
             shared.take_off_copy(place, me(), barrier.copies_as, swizzle, call);
