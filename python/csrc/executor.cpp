@@ -3,13 +3,29 @@
 #include <dlfcn.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace qcore::binding {
 namespace {
 
+// Torch's pool gives every thread one equal range and waits for the slowest. Here threads come back
+// for another one, so that a core which is slower, or was taken away for a while, does less.
+constexpr int64_t kRangesPerThread = 8;
+
 void run_on_torch_threads(void*, int64_t count, int64_t grain, Parallel::Body body, void* state) {
-  torch::stable::parallel_for(
-      0, count, grain, [body, state](int64_t begin, int64_t end) { body(state, begin, end); });
+  grain = std::max<int64_t>(1, grain);
+  const int64_t threads =
+      std::min<int64_t>(torch::stable::get_num_threads(), ceil_div(count, grain));
+  if (threads <= 1) return body(state, 0, count);
+  const int64_t range = std::max(grain, ceil_div(count, threads * kRangesPerThread));
+  std::atomic<int64_t> next = 0;
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    for (;;) {
+      const int64_t begin = next.fetch_add(range, std::memory_order_relaxed);
+      if (begin >= count) return;
+      body(state, begin, std::min(count, begin + range));
+    }
+  });
 }
 
 bool has_cuda_kernels() {
