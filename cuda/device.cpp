@@ -26,10 +26,12 @@ Status properties(int index, Properties& result) {
     const auto read = [index](int& value, cudaDeviceAttr attribute) {
       return check(cudaDeviceGetAttribute(&value, attribute, index), "device");
     };
-    for (const Status& status : {read(major, cudaDevAttrComputeCapabilityMajor),
-                                 read(minor, cudaDevAttrComputeCapabilityMinor),
-                                 read(p.multiprocessors, cudaDevAttrMultiProcessorCount),
-                                 read(p.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin)}) {
+    for (const Status& status :
+         {read(major, cudaDevAttrComputeCapabilityMajor),
+          read(minor, cudaDevAttrComputeCapabilityMinor),
+          read(p.multiprocessors, cudaDevAttrMultiProcessorCount),
+          read(p.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          read(p.all_shared_bytes, cudaDevAttrMaxSharedMemoryPerMultiprocessor)}) {
       if (!status.ok()) return status;
     }
     p.sm = major * 10 + minor;

@@ -16,7 +16,8 @@ Status check(cudaError_t error, const char* what);
 struct Properties {
   int sm = 0;  // compute capability, 90 for 9.0
   int multiprocessors = 0;
-  int shared_bytes = 0;  // the most that one block may have
+  int shared_bytes = 0;      // the most that one block may have
+  int all_shared_bytes = 0;  // of a multiprocessor
 };
 Status properties(int index, Properties& result);
 

@@ -46,6 +46,14 @@ Status launch(int blocks, int shared_bytes, const typename Kernel::Params& param
   config.blockDim = dim3(static_cast<unsigned>(Kernel::kThreads));
   config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = stream;
+  // Blocks that wait for each other must all run at the same time, or the launch fails.
+  cudaLaunchAttribute together = {};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  if constexpr (requires { Kernel::meets_grid(params); }) {
+    config.attrs = &together;
+    config.numAttrs = Kernel::meets_grid(params) ? 1 : 0;
+  }
   return check(cudaLaunchKernelEx(&config, entry<Kernel>, params), "launch");
 }
 

@@ -32,6 +32,15 @@ QCORE_DEVICE constexpr uint32_t fp8_bits(uint32_t bits) {
   return sign | (code < kLargest ? code : kLargest);
 }
 
+// Whether an FP8 product is one instruction. Where it is not (sm_90 and sm_100 have FP8 units for
+// wgmma and tcgen05 only), the compiler makes it of fp16 products, and needs registers for that.
+#if defined(__CUDA_ARCH__) && \
+    (__CUDA_ARCH__ < 890 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200))
+inline constexpr bool kHasFp8Product = false;
+#else
+inline constexpr bool kHasFp8Product = true;
+#endif
+
 }  // namespace qcore::ptx
 
 #if defined(QCORE_SIMT)
@@ -99,6 +108,11 @@ QCORE_DEVICE void mma_16x8x32<E5m2, E5m2>(float (&d)[4], const uint32_t (&a)[4],
   QCORE_PTX_MMA_FP8("e5m2", "e5m2");
 }
 #undef QCORE_PTX_MMA_FP8
+
+// sum + the four bytes of a word, as int8.
+QCORE_DEVICE int32_t add_bytes(uint32_t bytes, int32_t sum) {
+  return __dp4a(static_cast<int>(bytes), 0x01010101, sum);
+}
 
 // Rounded once, whatever the compiler is told.
 QCORE_DEVICE float fma(float a, float b, float c) {

@@ -8,6 +8,8 @@
 #include "marlin/plan.h"
 #include "quantize/rows.h"
 #include "registry.h"
+#include "w8a8/plan.h"
+#include "w8a8/rows.h"
 
 namespace qcore {
 namespace {
@@ -55,6 +57,28 @@ const Row<Kquant> kKquant[] = {
      kquant::reference_gemm},
 };
 
+const Row<Int8> kInt8[] = {
+    {{.name = "int8_sm80", .op = Int8::kName, .device = Device::cuda, .sm = 80},
+     w8a8::supports,
+     w8a8::workspace_bytes,
+     w8a8::gemm},
+    {{.name = "int8_cuda_reference", .op = Int8::kName, .device = Device::cuda, .sm = 80},
+     w8a8::reference_supports,
+     w8a8::reference_workspace_bytes,
+     w8a8::reference_gemm},
+};
+
+const Row<Fp8> kFp8[] = {
+    {{.name = "fp8_sm89", .op = Fp8::kName, .device = Device::cuda, .sm = 89},
+     w8a8::supports,
+     w8a8::workspace_bytes,
+     w8a8::gemm},
+    {{.name = "fp8_cuda_reference", .op = Fp8::kName, .device = Device::cuda, .sm = 80},
+     w8a8::reference_supports,
+     w8a8::reference_workspace_bytes,
+     w8a8::reference_gemm},
+};
+
 // These take every problem.
 const Row<QuantizeInt8> kQuantizeInt8[] = {
     {{.name = "quantize_int8_sm80", .op = QuantizeInt8::kName, .device = Device::cuda, .sm = 80},
@@ -81,11 +105,11 @@ std::span<const Row<Kquant>> kquant_cuda_rows() {
 }
 
 std::span<const Row<Int8>> int8_cuda_rows() {
-  return {};
+  return kInt8;
 }
 
 std::span<const Row<Fp8>> fp8_cuda_rows() {
-  return {};
+  return kFp8;
 }
 
 std::span<const Row<QuantizeInt8>> quantize_int8_cuda_rows() {

@@ -44,6 +44,15 @@ def kquant(family: str = ".*", tiles: str = r"\d", warps_k: str = r"\d") -> str:
     return family_of + family + rf">, {tiles}, {warps_k}>"
 
 
+def w8a8(types: str, tokens: str = r"\d+") -> str:
+    """And for 8-bit activations: the formats of x and of the weight, tokens of w8a8::Variant."""
+    return rf"w8a8::Gemm<{types}, qcore::w8a8::Variant<{tokens}, "
+
+
+INT8 = "qcore::ptx::Int8, qcore::ptx::Int8"
+FP8 = r"qcore::ptx::E\dm\d, qcore::ptx::E\dm\d"
+
+
 # Instructions in the loop of a family with at most 8 tokens, for 64 columns times 32 rows: 64 weights a lane.
 KQUANT_LOOPS = {
     r"4, 0, 32, .*, false, false, 8": 190,  # Q4_0
@@ -97,6 +106,23 @@ RULES = (
         must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bLDS\.U8", r"\bSTG\.E\.128"),
         must_not=(*NO_SPILLS, r"\bLDG\b", r"\bLD\b", r"\bSTG\.E(?!\.128)"),
     ),
+    # Products of 8-bit activations. On sm_90 and sm_100 a warp's FP8 products are made of fp16 ones (wgmma
+    # and tcgen05 have the units for more), and on sm_80 the FP8 kernel is never run.
+    Rule(w8a8(".*"), must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(w8a8(".*", "(8|16|32)"), registers=128),
+    Rule(w8a8(INT8), must=(r"\bIMMA\.16832\.S8\.S8", r"\bLDSM\.16\.M88\.4")),
+    Rule(
+        w8a8(FP8), "sm_(89|120a)", must=(r"\bQMMA\.16832\.F32\.E[45]M[23]\.E[45]M[23]", r"\bLDSM\.16\.M88\.4")
+    ),
+    Rule(w8a8(FP8), "sm_(90a|100a)", must=(r"\bHMMA\.16816\.F32", r"\bLDSM\.16\.M88\.4")),
+    # With few tokens the time is the memory's: a loop for 16 KB of weights leaves issue slots idle. With many
+    # it is the matrix unit's: 64 of 256 slots. (For newer targets the short loops are laid out otherwise.)
+    Rule(w8a8(INT8, "(8|16)"), "sm_(80|89|90a)", loop=(r"\bIMMA", 130)),
+    Rule(w8a8(INT8, "128"), loop=(r"\bIMMA", 256)),
+    Rule(w8a8(FP8, "(8|16)"), "sm_(89|120a)", loop=(r"\bQMMA", 150)),
+    Rule(w8a8(FP8, "128"), "sm_(89|120a)", loop=(r"\bQMMA", 420)),
+    Rule(r"w8a8::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(r"w8a8::(Reference<|SumRows)", must_not=NO_SPILLS),
     # Rows come to shared memory 16 bytes a lane and leave 8 codes a lane; five blocks of 256 threads leave 48
     # registers each.
     Rule(

@@ -25,13 +25,17 @@ class Emulator {
 
   template <class Kernel>
   Status operator()(int blocks, int shared_bytes, const typename Kernel::Params& params) const {
+    int resident = schedule_.resident_blocks;
+    if constexpr (requires { Kernel::meets_grid(params); }) {
+      if (Kernel::meets_grid(params)) resident = blocks;
+    }
     simt::launch({.name = __PRETTY_FUNCTION__,
                   .grid = blocks,
                   .threads = Kernel::kThreads,
                   .shared_bytes = shared_bytes,
                   .order = schedule_.order,
                   .seed = schedule_.seed,
-                  .resident_blocks = schedule_.resident_blocks},
+                  .resident_blocks = resident},
                  [&] { Kernel::run(params); });
     return {};
   }

@@ -40,6 +40,11 @@ void mma_16x8x32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
   simt::meet_warp(simt::kMmaFp8[kA][kB], {d, a, b}, where);
 }
 
+inline int32_t add_bytes(uint32_t bytes, int32_t sum) {
+  for (int i = 0; i < 4; ++i) sum += static_cast<int8_t>(bytes >> (8 * i));
+  return sum;
+}
+
 inline float fma(float a, float b, float c) {
   return std::fma(a, b, c);
 }
