@@ -17,6 +17,10 @@ constexpr Row<Fp8> row(const char* name, Isa isa, RunFp8 gemm) {
 }
 
 constexpr Row<Fp8> kRows[] = {
+#if QCORE_X86
+    row("fp8_avx512", Isa::avx512, avx512::fp8::fp8_gemm),
+    row("fp8_avx2", Isa::avx2, avx2::fp8::fp8_gemm),
+#endif
     row("fp8_reference", Isa::scalar, reference::fp8_gemm),
 };
 

@@ -15,5 +15,11 @@ Status fp8_from_floats(const Fp8Args& args, const Executor& executor, RunQuantiz
 namespace reference {
 Status fp8_gemm(const Fp8Args& args, const Executor& executor);
 }
+namespace avx2::fp8 {
+Status fp8_gemm(const Fp8Args& args, const Executor& executor);
+}
+namespace avx512::fp8 {
+Status fp8_gemm(const Fp8Args& args, const Executor& executor);
+}
 
 }  // namespace qcore

@@ -17,6 +17,11 @@ constexpr Row<Int8> row(const char* name, Isa isa, RunInt8 gemm) {
 }
 
 constexpr Row<Int8> kRows[] = {
+#if QCORE_X86
+    row("int8_avx512", Isa::avx512, avx512::int8::int8_gemm),
+    row("int8_avxvnni", Isa::avxvnni, avxvnni::int8::int8_gemm),
+    row("int8_avx2", Isa::avx2, avx2::int8::int8_gemm),
+#endif
     row("int8_reference", Isa::scalar, reference::int8_gemm),
 };
 

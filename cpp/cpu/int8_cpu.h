@@ -15,5 +15,14 @@ Status int8_from_floats(const Int8Args& args, const Executor& executor, RunQuant
 namespace reference {
 Status int8_gemm(const Int8Args& args, const Executor& executor);
 }
+namespace avx2::int8 {
+Status int8_gemm(const Int8Args& args, const Executor& executor);
+}
+namespace avxvnni::int8 {
+Status int8_gemm(const Int8Args& args, const Executor& executor);
+}
+namespace avx512::int8 {
+Status int8_gemm(const Int8Args& args, const Executor& executor);
+}
 
 }  // namespace qcore
