@@ -155,7 +155,7 @@ def sanitize(state: Run) -> None:
 
 
 # Scripts that time something, with their share of the time that is left to them.
-TIMED = (("gpu_w4a16.py", 0.7), ("gpu_kquant.py", 1.0))
+TIMED = (("gpu_w4a16.py", 0.5), ("gpu_int8.py", 0.35), ("gpu_fp8.py", 0.5), ("gpu_kquant.py", 1.0))
 
 
 def time_all(state: Run) -> None:

@@ -166,6 +166,52 @@ class Check:
                 self.expect(error <= MOST_ERROR[dtype], f"{type}, M {m}, {dtype}: off by {error:.2e}")
                 self.worst = max(self.worst, error)
 
+    def activations_of_8_bits(self, sizes: tuple[int, ...]) -> None:
+        """Quantizers and int8 give the bits of the CPU, in one launch and in two; FP8 is close to them. The
+        second weight's K is cut, as above, and the last one is left to the reference."""
+        from cases import make_x
+        from qcore import ops
+
+        def there(*tensors: torch.Tensor) -> list[torch.Tensor]:
+            return [t.to(self.device) for t in tensors]
+
+        for (n, k), m in itertools.product(((136, 512), (40, 4096), (33, 100)), sizes):
+            x, w, norm = make_x(m, k, dtype=torch.bfloat16), make_x(n, k, seed=2), make_x(k, seed=3)
+            int8, int8_scale, _ = ops.quantize_int8(w)
+            fp8, fp8_scale = ops.quantize_fp8(w)
+            for symmetric, per_token in itertools.product((True, False), (True, False)):
+                got = ops.quantize_int8(*there(x), symmetric, per_token)
+                q, scale, zero = ops.quantize_int8(x, symmetric, per_token)
+                same = all(torch.equal(a.cpu(), b) for a, b in zip(got, (q, scale, zero), strict=True))
+                what = f"int8, M {m}, {n} x {k}, symmetric {symmetric}, per token {per_token}"
+                self.expect(same, f"{what}: codes or scales differ from those of the CPU")
+                zeros = None if symmetric else zero.to(self.device)
+                y = ops.int8_gemm(*there(q, int8, scale, int8_scale), zeros).cpu()
+                expected = ops.int8_gemm(q, int8, scale, int8_scale, None if symmetric else zero)
+                self.expect(torch.equal(y, expected), f"{what}: the product differs from the CPU's")
+                if per_token:
+                    fused = ops.int8_linear(*there(x, int8, int8_scale), symmetric=symmetric).cpu()
+                    same = torch.equal(fused, expected.to(x.dtype))
+                    self.expect(same, f"{what}: one launch differs from two")
+            ops.int8_linear(*there(x, int8, int8_scale), norm_weight=norm.to(self.device))
+            for granularity in ("token", "tensor", "block"):
+                q, scale = ops.quantize_fp8(x, None, granularity)
+                got = ops.quantize_fp8(*there(x), None, granularity)
+                same = torch.equal(got[0].cpu().float(), q.float()) and torch.equal(got[1].cpu(), scale)
+                what = f"fp8, M {m}, {n} x {k}, {granularity}"
+                self.expect(same, f"{what}: codes or scales differ from those of the CPU")
+            self.fp8_product(x, fp8, fp8_scale, f"fp8, M {m}, {n} x {k}")
+
+    def fp8_product(self, x: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, what: str) -> None:
+        from qcore import ops
+
+        y = ops.fp8_linear(x.to(self.device), w.to(self.device), w_scale.to(self.device)).cpu()
+        q, scale = ops.quantize_fp8(x)
+        expected = (q.double() * scale) @ (w.double() * w_scale).T
+        error = float((y.double() - expected).norm() / expected.norm())
+        self.expect(error <= MOST_ERROR[x.dtype], f"{what}: off by {error:.2e}")
+        self.worst = max(self.worst, error)
+
     def run(self) -> None:
         from cases import make_weight
 
@@ -173,6 +219,7 @@ class Check:
             weight = make_weight(case)
             self.products(weight, self.packing(weight), (1, 17, 70) if self.few else (1, 7, 16, 33, 130))
         self.repacking()
+        self.activations_of_8_bits((1, 20) if self.few else (1, 16, 40, 130))
         types = ("Q4_K", "Q6_K", "IQ4_XS", "Q8_0") if self.few else all_types()
         for type in types:
             self.blocks(type, (1, 17) if self.few else (1, 16, 33, 130))

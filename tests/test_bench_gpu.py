@@ -60,9 +60,11 @@ def make_row(**changes: Any) -> Row:
 
 # -- without a GPU
 
+SCRIPTS = ("gpu", "gpu_w4a16.py", "gpu_kquant.py", "gpu_int8.py", "gpu_fp8.py", "gpu_smoke.py")
+
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("script", ["gpu", "gpu_w4a16.py", "gpu_kquant.py", "gpu_smoke.py"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_without_a_gpu_one_line_and_exit_2(script: str) -> None:
     path = str(REPOSITORY / "bench" / script)
     command = ["env", f"PYTHON={sys.executable}", path] if script == "gpu" else [sys.executable, path]
