@@ -5,6 +5,7 @@
 #include <cuda_runtime_api.h>
 
 #include "qcore/status.h"
+#include "tensor_map.h"
 
 namespace qcore::cuda {
 
@@ -20,6 +21,9 @@ struct Launcher {
   Status operator()(int blocks, int shared_bytes, const typename Kernel::Params& params) const {
     return launch<Kernel>(blocks, shared_bytes, params, stream);
   }
+
+  // What the copy engine of a Hopper is told of a tensor.
+  Status tensor_map(const TensorFacts& facts, TensorMap& map) const;
 };
 
 }  // namespace qcore::cuda

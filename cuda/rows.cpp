@@ -8,6 +8,7 @@
 #include "marlin/plan.h"
 #include "quantize/rows.h"
 #include "registry.h"
+#include "w8a8/hopper_rows.h"
 #include "w8a8/plan.h"
 #include "w8a8/rows.h"
 
@@ -58,6 +59,10 @@ const Row<Kquant> kKquant[] = {
 };
 
 const Row<Int8> kInt8[] = {
+    {{.name = "int8_sm90", .op = Int8::kName, .device = Device::cuda, .sm = 90},
+     w8a8::hopper_supports,
+     w8a8::hopper_workspace_bytes,
+     w8a8::hopper_gemm},
     {{.name = "int8_sm80", .op = Int8::kName, .device = Device::cuda, .sm = 80},
      w8a8::supports,
      w8a8::workspace_bytes,
@@ -69,6 +74,10 @@ const Row<Int8> kInt8[] = {
 };
 
 const Row<Fp8> kFp8[] = {
+    {{.name = "fp8_sm90", .op = Fp8::kName, .device = Device::cuda, .sm = 90},
+     w8a8::hopper_supports,
+     w8a8::hopper_workspace_bytes,
+     w8a8::hopper_gemm},
     {{.name = "fp8_sm89", .op = Fp8::kName, .device = Device::cuda, .sm = 89},
      w8a8::supports,
      w8a8::workspace_bytes,

@@ -15,11 +15,12 @@ struct SumRowsParams {
 // A warp for each row in turn.
 QCORE_DEVICE void sum_rows(const SumRowsParams& p) {
   const int lane = ptx::thread_index() % 32;
-  constexpr int kWarps = 8;
+  constexpr int kRowsAtOnce = 8;
   const bool vectors = p.k % 16 == 0 && reinterpret_cast<uintptr_t>(p.weight) % 16 == 0;
   const int64_t first =
-      static_cast<int64_t>(ptx::block_index()) * kWarps + ptx::thread_index() / 32;
-  for (int64_t row = first; row < p.n; row += static_cast<int64_t>(ptx::block_count()) * kWarps) {
+      static_cast<int64_t>(ptx::block_index()) * kRowsAtOnce + ptx::thread_index() / 32;
+  for (int64_t row = first; row < p.n;
+       row += static_cast<int64_t>(ptx::block_count()) * kRowsAtOnce) {
     const uint8_t* const from = p.weight + row * p.k;
     int32_t sum = 0;
     if (vectors) {
