@@ -1,4 +1,5 @@
-"""Quantizes the bundled model with every method at 4, 3 and 2 bits and prints what came of it.
+"""Quantizes the bundled model with every method at 4, 3 and 2 bits, and with 8-bit inputs and weights, and
+prints what came of it.
 
     make demo                                 the whole table
     python bench/demo.py --bits 3 --methods gptq awq+gptq
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, nargs="+", default=[4, 3, 2])
     parser.add_argument("--methods", nargs="+", default=["rtn", "awq", "gptq", "awq+gptq"], choices=METHODS)
     parser.add_argument("--group-sizes", type=int, nargs="+", default=[128])
+    parser.add_argument("--schemes", nargs="*", default=["W8A8", "FP8"], help="rounded to nearest")
     parser.add_argument("--symmetric", action="store_true", help="no zero points")
     parser.add_argument("--out", type=Path, default=ROOT / "demo-output", help="where the models go")
     parser.add_argument("--json", type=Path, help="also write the figures here")
@@ -100,6 +102,13 @@ def main() -> None:
                     chosen = Awq(inner=chosen.inner, act_scale=False)
                 qcore.quantize_folder(MODEL, folder, scheme, chosen, calibration, group_size=group_size)
                 add(f"{scheme} g{group_size} {method}", folder, time.perf_counter() - start)
+    table.add_section()
+    for scheme in arguments.schemes:
+        folder = arguments.out / scheme
+        shutil.rmtree(folder, ignore_errors=True)
+        start = time.perf_counter()
+        qcore.quantize_folder(MODEL, folder, scheme, "rtn", calibration)
+        add(f"{scheme} rtn", folder, time.perf_counter() - start)
     console.print(table)
     kernel = next(row["name"] for row in qcore.ops.kernels() if row["device"] == "cpu")
     console.print(

@@ -209,3 +209,12 @@ def test_bad_input_scales(format: Format, scale: Tensor | None, zero: Tensor | N
     q = Rtn().quantize(torch.randn(8, 16), None, format, torch.float32)
     with pytest.raises(ValueError, match=message):
         QWeight(format, q.shape, q.tensors, None, scale, zero)
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+@pytest.mark.parametrize("scheme", ["W8A8", "W8A8_ASYM", "FP8_STATIC"])
+def test_every_architecture(name: str, scheme: str) -> None:
+    model = tiny.make_model(name)
+    expected = tiny.logits(model)
+    quantize(model, scheme, "rtn", tiny.tokens())
+    assert tiny.distance(tiny.logits(model), expected) < (0.1 if scheme.startswith("W8A8") else 0.25)

@@ -69,6 +69,22 @@ def test_schemes(scheme: str, tmp_path: Path) -> None:
     assert config["ignore"] == ["lm_head"]
 
 
+@pytest.mark.parametrize("scheme", ["W8A8", "fp8", "W8A8_ASYM", "FP8_STATIC", "FP8_BLOCK", "W8A16_FP8"])
+def test_schemes_with_8_bits(scheme: str, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("quantize", MODEL, out, "--method", "rtn", "--scheme", scheme, *SMALL)
+    assert result.exit_code == 0, result.output
+    assert f"{scheme.upper()} by rtn" in result.output
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert config["format"] == ("int-quantized" if "W8A8" in scheme else "float-quantized")
+    kind = "int8 per row" if "W8A8" in scheme else "e4m3"
+    assert kind in run("inspect", out).stdout
+    evaluated = run("eval", out, "--text", MODEL / "eval.txt", "--chunks", 1, "--chunk", 64, "--json",
+                    "--reference", MODEL)  # fmt: skip
+    assert evaluated.exit_code == 0, evaluated.output
+    assert 0 < json.loads(evaluated.stdout)["kl"] < 0.1
+
+
 def test_gguf(tmp_path: Path) -> None:
     out = tmp_path / "model.gguf"
     override = ["--override", r"re:blk\.[01]\.ffn_down=Q8_0"]
@@ -91,6 +107,14 @@ def test_gguf(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["quantize", MODEL, "OUT"], "--calibration: method gptq needs a text file"),
+        (
+            ["quantize", MODEL, "OUT", "--method", "rtn", "--scheme", "FP8_STATIC"],
+            "--calibration: scheme FP8_STATIC needs a text file",
+        ),
+        (
+            ["quantize", MODEL, "OUT", "--method", "rtn", "--scheme", "W8A8", "--group-size", "64"],
+            "group_size: the scheme int8 has its own, got 64",
+        ),
         (["quantize", "no/where", "OUT", "--method", "rtn"], "no/where: no such folder"),
         (["quantize", MODEL, "OUT", "--calibration", "missing.txt"], "missing.txt: no such file"),
         (
