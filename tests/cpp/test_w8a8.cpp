@@ -140,8 +140,7 @@ TEST_P(Products, SameBitsInEveryOrderOfBlocks) {
   }
 }
 
-// Long sums: of the largest products, and, for FP8, of one large number among many small ones,
-// which an accumulator of few bits would drop.
+// Long sums: of the largest products, and, for FP8, of one large number among many small ones.
 TEST_P(Products, LongSumsLoseNothing) {
   Rng rng = fresh_rng(65);
   for (const bool extreme : {false, true}) {
@@ -158,12 +157,43 @@ TEST_P(Products, LongSumsLoseNothing) {
       std::fill(d.x_zero.begin(), d.x_zero.end(), 127);
       for (int32_t& sum : d.w_sum) sum = static_cast<int32_t>(-128 * c.k);
     } else if (extreme) {
-      std::fill(d.x.begin(), d.x.end(), uint8_t{0x28});  // 1/8
+      std::fill(d.x.begin(), d.x.end(), uint8_t{0x28});  // 1/4
       std::fill(d.w.begin(), d.w.end(), uint8_t{0x28});
       for (int64_t m = 0; m < c.m; ++m) d.x[static_cast<size_t>(m * c.k + 5)] = 0x7e;
       for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 5)] = 0x7e;
     }
     compare(d, rng);
+  }
+}
+
+// The same where the matrix unit sums as few bits as it does: what is small beside the large term
+// is lost in its chunk of 128 columns, and in no other.
+TEST(W8A8, SumsOfTheMatrixUnitAreShort) {
+  Rng rng = fresh_rng(70);
+  for (const Scales scales : {Scales::tensor, Scales::block}) {
+    W8A8Case c;
+    c.integer = false;
+    c.m = 3, c.n = 9, c.k = 16384;
+    c.x_scales = c.w_scales = scales;
+    W8A8Data d = random_data(c, rng);
+    std::fill(d.x.begin(), d.x.end(), uint8_t{0x20});  // 1/8
+    std::fill(d.w.begin(), d.w.end(), uint8_t{0x20});
+    for (int64_t m = 0; m < c.m; ++m) d.x[static_cast<size_t>(m * c.k + 5)] = 0x7e;  // 448
+    for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 5)] = 0x7e;
+    std::fill(d.x_scale.begin(), d.x_scale.end(), 1.0f);
+    std::fill(d.w_scale.begin(), d.w_scale.end(), 1.0f);
+    const Problem problem(d);
+    const simt::CoarseFp8 coarse;
+    for (const int tokens : {8, 128}) {
+      const std::vector<char> y = problem.multiply(
+          problem.fp8(), w8a8::make_plan(w8a8::work_of(problem.fp8()), tokens, 2, kHopper));
+      for (int64_t i = 0; i < c.m * c.n; ++i) {
+        const double lost =
+            448.0 * 448 + static_cast<double>(c.k - 1) / 64 - load_scalar(c.dtype, y.data(), i);
+        EXPECT_GT(lost, 1) << "the emulator sums more bits than it says";
+        EXPECT_LE(lost, 127 / 64.0 + 1) << "more than one chunk was summed by the matrix unit";
+      }
+    }
   }
 }
 

@@ -1,4 +1,6 @@
 // What a warp executes together on 8-bit elements, and the meeting point of a grid's blocks.
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "fragments.h"
@@ -33,6 +35,17 @@ void gather(const Warp& warp, const void* Operands::* source, int elements, int 
   }
 }
 
+// The sum of some finite terms, each cut to a multiple of one unit.
+double coarse_sum(const double* terms, int count) {
+  double most = 0;
+  for (int i = 0; i < count; ++i) most = std::max(most, std::fabs(terms[i]));
+  if (most == 0) return 0;
+  const int unit = std::ilogb(most) - 13;
+  double sum = 0;
+  for (int i = 0; i < count; ++i) sum += std::trunc(std::ldexp(terms[i], -unit));
+  return std::ldexp(sum, unit);
+}
+
 // d += a * b, by multiply(sums of one row, value of a, row of b).
 template <class Number, class Sum, class Result, class ConvertA, class ConvertB>
 void mma(Warp& warp, ConvertA convert_a, ConvertB convert_b) {
@@ -55,6 +68,13 @@ void mma(Warp& warp, ConvertA convert_a, ConvertB convert_b) {
       const Number factor = a[32 * m + k];
       for (int n = 0; n < 8; ++n) sum[n] += static_cast<Sum>(factor * b[8 * k + n]);
     }
+    if constexpr (std::is_same_v<Result, float>) {
+      for (int n = 0; CoarseFp8::active && n < 8; ++n) {
+        double terms[33] = {d[8 * m + n]};
+        for (int k = 0; k < 32; ++k) terms[k + 1] = a[32 * m + k] * b[8 * k + n];
+        if (std::isfinite(sum[n])) sum[n] = coarse_sum(terms, 33);
+      }
+    }
     for (int n = 0; n < 8; ++n) d[8 * m + n] = sum[n];
   }
   for (int lane = 0; lane < kWarpSize; ++lane) {
@@ -75,7 +95,7 @@ void mma_int8(Warp& warp) {
 // Products and their sum are exact in double, and rounded once to float with d added. Hardware
 // aligns the 32 products and d to the largest exponent among them and truncates what is more than
 // about 14 bits below it, so results of a GPU differ by about 2^-14 of the largest term per
-// instruction.
+// instruction; while a CoarseFp8 lives these do too.
 template <int kA, int kB>
 void mma_fp8(Warp& warp) {
   const auto converter = [](int format) {

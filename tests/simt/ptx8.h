@@ -14,6 +14,19 @@ void meet_grid(std::source_location where);
 extern const Collective kShuffleXorInt, kMmaInt8;
 extern const Collective kMmaFp8[2][2];  // by the formats of a and b: e4m3, e5m2
 
+// While one lives, FP8 products are summed as coarsely as hardware has been seen to do it: all
+// terms of an instruction, and the sum so far, are cut to a multiple of 2^-13 of the power of two
+// in the largest of them. Otherwise they are exact, so that results can be compared closely.
+class CoarseFp8 {
+ public:
+  CoarseFp8() { active = true; }
+  ~CoarseFp8() { active = false; }
+  CoarseFp8(const CoarseFp8&) = delete;
+  CoarseFp8& operator=(const CoarseFp8&) = delete;
+
+  static inline bool active = false;
+};
+
 }  // namespace qcore::simt
 
 namespace qcore::ptx {
