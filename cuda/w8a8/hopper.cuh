@@ -58,9 +58,9 @@ class HopperGemm {
   }
 
  private:
-  static constexpr bool kQuantizes = HopperTileKey{Tile::kRows, Tile::kColumns}.quantizes();
   using Sum = typename ptx::Accumulator<X>::Type;
   static constexpr bool kInt8 = std::is_same_v<X, ptx::Int8>;
+  static constexpr bool kQuantizes = hopper_quantizes(kInt8, Tile::kRows);
   static constexpr int kBlocks = Tile::kBlocks, kColumns = Tile::kColumns;
   static constexpr int kSums = kColumns / 2;  // of a thread in one block of 64 rows
   static_assert(!kInt8 || !kBlockScales);

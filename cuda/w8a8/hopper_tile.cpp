@@ -1,6 +1,7 @@
 #include "w8a8/hopper_tile.h"
 
 #include <string>
+#include <type_traits>
 
 namespace qcore::w8a8 {
 namespace {
@@ -8,6 +9,7 @@ namespace {
 // Clocks of one multiprocessor, roughly: the matrix unit makes 4096 products in one, 21 bytes of
 // global memory and 40 of the L2 cache come in one.
 constexpr double kProducts = 4096, kGlobalBytes = 21, kCacheBytes = 40;
+constexpr int kMostHopperSplits = 8;
 // To fill the pipeline and to write a tile, and for the launch that adds up splits.
 constexpr double kStart = 1500, kReduce = 4000;
 
@@ -30,21 +32,17 @@ double cost(int64_t m, int64_t n, const HopperPlan& p, int multiprocessors) {
 // Blocks that quantize together would have to meet again before splits are added up.
 template <class Args>
 HopperPlan choose(const Args& args, std::span<const HopperTileKey> tiles, int multiprocessors) {
-  if (!args.floats.x) return choose_hopper_plan(args.m, args.n, args.k, tiles, multiprocessors);
-  HopperPlan best{};
-  double least = 0;
+  constexpr bool kInt8 = std::is_same_v<Args, Int8Args>;
+  const bool floats = args.floats.x != nullptr;
+  HopperTileKey allowed[8];
+  size_t count = 0;
   for (const HopperTileKey& tile : tiles) {
-    if (!tile.quantizes()) continue;
-    const HopperPlan plan = make_hopper_plan(args.m, args.n, args.k, tile, 1, multiprocessors);
-    const double clocks = cost(args.m, args.n, plan, multiprocessors);
-    if (best.blocks == 0 || clocks < least) {
-      best = plan;
-      least = clocks;
-    }
+    if (!floats || hopper_quantizes(kInt8, tile.rows)) allowed[count++] = tile;
   }
-  // Also those that have no tile quantize.
-  best.blocks = multiprocessors;
-  return best;
+  HopperPlan plan = choose_hopper_plan(args.m, args.n, args.k, std::span(allowed, count),
+                                       kInt8 && !floats ? kMostHopperSplits : 1, multiprocessors);
+  if (floats) plan.blocks = multiprocessors;  // those without a tile quantize as well
+  return plan;
 }
 
 template <class Args>
@@ -59,9 +57,8 @@ Workspace with_partial(const Args& args, const HopperPlan& plan) {
 
 Status takes(int sm, bool floats, bool aligned, int64_t m, int64_t n, int64_t k) {
   if (sm != 0 && sm != 90) return Status::unsupported("runs on compute capability 9.0 alone");
-  if (floats && (m <= kHopperQuantizedRows / 2 || k % 16 != 0)) {
-    return Status::unsupported("quantizes more than " + std::to_string(kHopperQuantizedRows / 2) +
-                               " rows, of a k that is a multiple of 16");
+  if (floats && k % 16 != 0) {
+    return Status::unsupported("quantizes to rows of a k that is a multiple of 16");
   }
   if (!aligned) return Status::unsupported("takes rows that start at multiples of 16 bytes");
   if (k < 1) return Status::unsupported("takes k of 1 or more");
@@ -87,11 +84,11 @@ HopperPlan make_hopper_plan(int64_t m, int64_t n, int64_t k, HopperTileKey tile,
 }
 
 HopperPlan choose_hopper_plan(int64_t m, int64_t n, int64_t k, std::span<const HopperTileKey> tiles,
-                              int multiprocessors) {
+                              int most_splits, int multiprocessors) {
   HopperPlan best{};
   double least = 0;
   for (const HopperTileKey& tile : tiles) {
-    for (const int splits : {1, 2, 3, 4, 6, 8}) {
+    for (int splits = 1; splits <= most_splits; ++splits) {
       const HopperPlan plan = make_hopper_plan(m, n, k, tile, splits, multiprocessors);
       if (plan.splits != splits) continue;
       const double clocks = cost(m, n, plan, multiprocessors);
@@ -119,6 +116,10 @@ Workspace hopper_workspace(const Fp8Args& args, const HopperPlan& plan) {
 }
 
 Status hopper_supports(const Int8Problem& p) {
+  constexpr int64_t kFew = 64;
+  if (p.floats && p.m <= kFew) {
+    return Status::unsupported("quantizes more than " + std::to_string(kFew) + " rows");
+  }
   return takes(p.sm, p.floats, p.aligned, p.m, p.n, p.k);
 }
 Status hopper_supports(const Fp8Problem& p) {

@@ -12,7 +12,6 @@ namespace qcore::w8a8 {
 
 inline constexpr int kHopperChunk = 128;  // columns of K of one stage, as many bytes
 inline constexpr int kHopperSharedBytes = 227 << 10;
-inline constexpr int kHopperQuantizedRows = 128;
 
 // kGroups warpgroups multiply, one above the other; each does kBlocks times 64 rows of x, and all
 // kColumns rows of the weight. Another warpgroup brings the operands.
@@ -36,9 +35,6 @@ struct HopperTile {
 
 struct HopperTileKey {
   int rows, columns;
-  // High tiles can quantize x first, in the same launch. Lower products are the other rows', which
-  // leave the time to the memory.
-  constexpr bool quantizes() const { return rows >= kHopperQuantizedRows; }
   bool operator==(const HopperTileKey&) const = default;
 };
 #define QCORE_HOPPER_KEY(groups, blocks, columns) {groups * blocks * 64, columns},
@@ -63,6 +59,12 @@ bool with_hopper_tile(HopperTileKey key, const F& f) {
   return false;
 }
 
+// Which tiles can quantize x first, in the same launch. Of int8 the high ones: few rows are for
+// int8_sm80, which splits K even then, and gives the same bits.
+constexpr bool hopper_quantizes(bool int8, int rows) {
+  return !int8 || rows >= 128;
+}
+
 struct HopperPlan {
   HopperTileKey tile;
   int row_tiles, column_tiles;
@@ -74,9 +76,10 @@ struct HopperPlan {
 
 HopperPlan make_hopper_plan(int64_t m, int64_t n, int64_t k, HopperTileKey tile, int splits,
                             int multiprocessors);
-// The cheapest of all tiles and numbers of splits, by the estimate in hopper_tile.cpp.
+// The cheapest of all tiles and numbers of splits, by the estimate in hopper_tile.cpp. FP8 is never
+// split: so the order of a sum, and its bits, depend neither on M nor on who quantized x.
 HopperPlan choose_hopper_plan(int64_t m, int64_t n, int64_t k, std::span<const HopperTileKey> tiles,
-                              int multiprocessors);
+                              int most_splits, int multiprocessors);
 
 HopperPlan choose_hopper_plan(const Int8Args& args, int multiprocessors);
 HopperPlan choose_hopper_plan(const Fp8Args& args, int multiprocessors);

@@ -139,15 +139,27 @@ TEST_P(Products, SameBitsInEveryOrderAndForEveryNumberOfBlocks) {
   }
 }
 
+// So a row's result depends neither on the plan nor on what else is in the batch.
+TEST_P(Products, SameBitsForEveryTile) {
+  Rng rng = fresh_rng(79);
+  W8A8Case c = any_case(rng, GetParam());
+  c.m = 70;
+  c.n = 150;
+  c.k = 1040;
+  const W8A8Data d = random_data(c, rng);
+  const std::vector<char> y = multiply(d, tiles(GetParam())[0], 1, 2);
+  for (const HopperTileKey& tile : tiles(GetParam())) EXPECT_EQ(y, multiply(d, tile, 1, 3));
+}
+
 // What is quantized in the launch gives the bits of two launches.
 TEST_P(Products, QuantizeFirst) {
   Rng rng = fresh_rng(77);
   for (int i = 0; i < 8; ++i) {
-    const HopperTileKey tile = tiles(GetParam())[static_cast<size_t>(i % 2)];
+    const HopperTileKey tile = tiles(GetParam())[static_cast<size_t>(i % (GetParam() ? 2 : 4))];
     W8A8Case c = random_case(rng, GetParam(), false);
     c.floats = true;
     if (!c.given && c.x_scales == Scales::tensor) c.x_scales = Scales::row;
-    c.m = uniform(rng, 65, 300);
+    c.m = uniform(rng, 1, 300);
     const W8A8Data d = random_data(c, rng);
     const W8A8Data q = quantized(d);
     const int blocks = static_cast<int>(uniform(rng, 1, 4));
@@ -227,7 +239,8 @@ TEST(HopperPlan, CoversTheProduct) {
     const int64_t m = uniform(rng, 1, 9000), n = uniform(rng, 1, 30000),
                   k = 16 * uniform(rng, 1, 2000);
     const int sms = pick(rng, {1, 40, 114, 132});
-    const HopperPlan plan = w8a8::choose_hopper_plan(m, n, k, tiles(pick(rng, {false, true})), sms);
+    const HopperPlan plan =
+        w8a8::choose_hopper_plan(m, n, k, tiles(pick(rng, {false, true})), pick(rng, {1, 8}), sms);
     ASSERT_GT(plan.blocks, 0);
     EXPECT_LE(plan.blocks, sms);
     EXPECT_GE(int64_t{plan.row_tiles} * plan.tile.rows, m);
@@ -239,14 +252,27 @@ TEST(HopperPlan, CoversTheProduct) {
 
 TEST(HopperPlan, WhatAnH200IsGiven) {
   const auto tile = [](bool integer, int64_t m, int64_t n, int64_t k) {
-    return w8a8::choose_hopper_plan(m, n, k, tiles(integer), 132).tile;
+    return w8a8::choose_hopper_plan(m, n, k, tiles(integer), integer ? 8 : 1, 132).tile;
   };
   EXPECT_EQ(tile(true, 8192, 8192, 8192), (HopperTileKey{128, 256}));
   EXPECT_EQ(tile(false, 8192, 8192, 8192), (HopperTileKey{256, 128}));
   EXPECT_EQ(tile(true, 1, 28672, 8192).rows, 64);
   EXPECT_EQ(tile(false, 32, 28672, 8192).rows, 64);
-  const HopperPlan narrow = w8a8::choose_hopper_plan(1, 1024, 8192, w8a8::kHopperInt8Tiles, 132);
+  const HopperPlan narrow = w8a8::choose_hopper_plan(1, 1024, 8192, w8a8::kHopperInt8Tiles, 8, 132);
   EXPECT_GE(narrow.blocks, 120);  // K is split, to use all multiprocessors
+}
+
+// Or the two steps, and other batches, would give other bits than one launch.
+TEST(HopperPlan, Fp8IsNeverSplit) {
+  Rng rng = fresh_rng(78);
+  for (int i = 0; i < 300; ++i) {
+    Fp8Args args;
+    args.m = uniform(rng, 1, 300);
+    args.n = uniform(rng, 1, 5000);
+    args.k = 16 * uniform(rng, 1, 2000);
+    if (pick(rng, {false, true})) args.floats.x = &args;
+    EXPECT_EQ(w8a8::choose_hopper_plan(args, 132).splits, 1);
+  }
 }
 
 TEST(HopperPlan, SaysWhatItCannotTake) {
