@@ -20,6 +20,13 @@ Status takes_every_problem(const Problem& problem) {
   return problem.weight.check();
 }
 
+Status takes_integers(const W4A16::Problem& problem) {
+  if (problem.weight.has_floats()) {
+    return Status::unsupported("multiplies integer codes, these are floats");
+  }
+  return problem.weight.check();
+}
+
 const Row<W4A16> kW4A16[] = {
     {{.name = "w4a16_marlin_sm80",
       .op = W4A16::kName,
@@ -34,7 +41,7 @@ const Row<W4A16> kW4A16[] = {
       .device = Device::cuda,
       .sm = 80,
       .layout = &marlin::layout},
-     takes_every_problem<W4A16::Problem>,
+     takes_integers,
      nullptr,
      marlin::reference_gemm},
 };

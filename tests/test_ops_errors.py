@@ -42,8 +42,8 @@ BAD_GEMM = {
         dict(shape=torch.empty(0, 1, 4800, 300, 64, 4, 1, dtype=torch.uint8)),
         r"qweight must have \d+ elements for n=4800",
     ),
-    "shape has_zeros": (
-        dict(shape=torch.empty(0, 1, 48, 300, 64, 4, 2, dtype=torch.uint8)),
+    "shape codes": (
+        dict(shape=torch.empty(0, 1, 48, 300, 64, 4, 4, dtype=torch.uint8)),
         r"shape must be the descriptor",
     ),
     "zeros lost": (
@@ -72,8 +72,14 @@ def test_bad_gemm_arguments(change: dict[str, Tensor], message: str) -> None:
 
 GOOD_PACK = dict(codes=WEIGHT.codes, scales=WEIGHT.scales, zeros=WEIGHT.zeros, group_size=64)
 BAD_PACK = {
-    "codes dtype": (dict(codes=WEIGHT.codes.int()), r"codes must be uint8 \[N, K\], got int32"),
-    "codes rank": (dict(codes=WEIGHT.codes[0]), r"codes must be uint8 \[N, K\], got uint8 \[300\]"),
+    "codes dtype": (
+        dict(codes=WEIGHT.codes.int()),
+        r"codes must be uint8, float8_e4m3fn or float8_e5m2 \[N, K\], got int32",
+    ),
+    "codes rank": (
+        dict(codes=WEIGHT.codes[0]),
+        r"codes must be uint8, float8_e4m3fn or float8_e5m2 \[N, K\], got uint8 \[300\]",
+    ),
     "codes empty": (dict(codes=WEIGHT.codes[:, :0]), r"k: expected 1 \.\."),
     "scales dtype": (dict(scales=WEIGHT.scales.double()), r"scales must be float32.*got float64"),
     "scales shape": (
@@ -103,7 +109,7 @@ def test_bad_pack_arguments(change: dict[str, object], message: str) -> None:
 # What a fake kernel can see without data and without the sizes of a layout.
 SEEN_BY_FAKES = [
     *("x dtype", "x integers", "x columns", "x scalar", "qweight dtype", "scales dtype", "zeros dtype"),
-    *("shape rank", "shape dtype", "shape has_zeros", "zeros lost", "zeros of a symmetric weight"),
+    *("shape rank", "shape dtype", "shape codes", "zeros lost", "zeros of a symmetric weight"),
     *("perm dtype", "perm size", "bias dtype", "bias size"),
 ]
 

@@ -149,6 +149,30 @@ QCORE_INLINE F32x16 field(U32x16 a) {
   }
 }
 
+// The float of 8 bits in bits [shift, shift + 8), whose sign is stored inverted (codes are stored
+// centred). Moved to where a float has its fields, its exponent is too low by the difference of the
+// biases; the largest exponents of e5m2, and NaN of e4m3, become infinity and NaN.
+template <Float8 type, int shift>
+QCORE_INLINE __m256 float8_field(__m256i a) {
+  constexpr bool e4m3 = type == Float8::e4m3;
+  constexpr int down = e4m3 ? 4 : 3;
+  constexpr int keep = static_cast<int>(e4m3 ? 0x87f00000u : 0x8fe00000u);
+  constexpr int largest = e4m3 ? 0x07e00000 : 0x0f600000;
+  const __m256i top =
+      _mm256_xor_si256(_mm256_slli_epi32(a, 24 - shift), _mm256_set1_epi32(INT32_MIN));
+  const __m256i bits = _mm256_and_si256(_mm256_srai_epi32(top, down), _mm256_set1_epi32(keep));
+  const __m256 value =
+      _mm256_mul_ps(_mm256_castsi256_ps(bits), _mm256_set1_ps(e4m3 ? 0x1p120f : 0x1p112f));
+  const __m256i magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(INT32_MAX));
+  const __m256i beyond = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(largest));
+  const __m256i special = _mm256_or_si256(bits, _mm256_set1_epi32(0x7f800000));
+  return _mm256_blendv_ps(value, _mm256_castsi256_ps(special), _mm256_castsi256_ps(beyond));
+}
+template <Float8 type, int shift>
+QCORE_INLINE F32x16 float8_field(U32x16 a) {
+  return {float8_field<type, shift>(a.lo), float8_field<type, shift>(a.hi)};
+}
+
 // Zero points, as field_less() subtracts them. Where 4 bits are read in the mantissa, one
 // subtraction takes off the zero point with the rest.
 template <int bits>

@@ -136,6 +136,26 @@ QCORE_INLINE F32x16 field(U32x16 a) {
   }
 }
 
+// The float of 8 bits in bits [shift, shift + 8), whose sign is stored inverted (codes are stored
+// centred). Moved to where a float has its fields, its exponent is too low by the difference of the
+// biases; the largest exponents of e5m2, and NaN of e4m3, become infinity and NaN.
+template <Float8 type, int shift>
+QCORE_INLINE F32x16 float8_field(U32x16 a) {
+  constexpr bool e4m3 = type == Float8::e4m3;
+  constexpr int down = e4m3 ? 4 : 3;
+  constexpr int keep = static_cast<int>(e4m3 ? 0x87f00000u : 0x8fe00000u);
+  constexpr int largest = e4m3 ? 0x07e00000 : 0x0f600000;
+  const __m512i top =
+      _mm512_xor_si512(_mm512_slli_epi32(a.v, 24 - shift), _mm512_set1_epi32(INT32_MIN));
+  const __m512i bits = _mm512_and_si512(_mm512_srai_epi32(top, down), _mm512_set1_epi32(keep));
+  const __m512 value =
+      _mm512_mul_ps(_mm512_castsi512_ps(bits), _mm512_set1_ps(e4m3 ? 0x1p120f : 0x1p112f));
+  const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(INT32_MAX));
+  const __mmask16 beyond = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(largest));
+  return {_mm512_castsi512_ps(_mm512_mask_or_epi32(_mm512_castps_si512(value), beyond, bits,
+                                                   _mm512_set1_epi32(0x7f800000)))};
+}
+
 // Zero points, as field_less() subtracts them: together with the biases of the places.
 template <int bits>
 struct ZeroPoint {

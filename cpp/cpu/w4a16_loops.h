@@ -32,11 +32,17 @@ constexpr int64_t kStep = 4;
 
 // ---- weights ----
 
+// What templates call `bits` says what codes are: integers of 2, 3, 4 or 8 bits, or floats of 8.
+constexpr int kE4M3 = 8 | 16, kE5M2 = 8 | 32;
+constexpr int width_of(int bits) {
+  return bits & 15;
+}
+
 // A dword of each row that holds column C of a unit at bit column_shift(); the arrangement is told
 // in panel16.h.
 template <int bits, int C>
 QCORE_INLINE U32x16 column_words(const uint32_t* unit) {
-  constexpr panel16::Field f = panel16::field_of(bits, C);
+  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
   const U32x16 words = load_words(unit + f.word * kLanes);
   if constexpr (f.high_shift < 0) {
     return words;
@@ -47,14 +53,19 @@ QCORE_INLINE U32x16 column_words(const uint32_t* unit) {
 }
 template <int bits, int C>
 constexpr int column_shift() {
-  constexpr panel16::Field f = panel16::field_of(bits, C);
+  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
   return f.high_shift < 0 ? f.shift : 0;
 }
 
-// Column C of a unit as signed floats, one lane per row.
+// Column C of a unit as signed numbers (of floats: as they are), one lane per row.
 template <int bits, int C>
 QCORE_INLINE F32x16 column(const uint32_t* unit) {
-  return field<bits, column_shift<bits, C>()>(column_words<bits, C>(unit));
+  constexpr int shift = column_shift<bits, C>();
+  if constexpr (bits == kE4M3)
+    return float8_field<Float8::e4m3, shift>(column_words<bits, C>(unit));
+  if constexpr (bits == kE5M2)
+    return float8_field<Float8::e5m2, shift>(column_words<bits, C>(unit));
+  if constexpr (bits <= 8) return field<bits, shift>(column_words<bits, C>(unit));
 }
 // The same less the zero point of its row.
 template <int bits, int C>
@@ -182,9 +193,9 @@ QCORE_INLINE void direct_columns(const uint32_t* const (&units)[P], int64_t word
 template <int bits, bool zeros, int R, int P>
 QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x,
                               const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
-  constexpr int kPerWord = 32 / bits;
+  constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
 #pragma GCC unroll 1
-  for (int word = 0; word < bits; ++word) {
+  for (int word = 0; word < kWidth; ++word) {
     direct_columns<bits, zeros, R, P>(units, word, x + word * kPerWord * R, zero, acc,
                                       std::make_integer_sequence<int, kPerWord>());
   }
@@ -199,6 +210,7 @@ constexpr int64_t kPrefetchWords = 256;
 // One tile of the block by P panels. Between segments x skips the other tiles.
 template <int bits, bool zeros, int R, int P>
 void direct(const Block& b, int64_t tile, int64_t panel) {
+  constexpr int kWidth = width_of(bits);
   const Geometry& g = b.geometry;
   const int64_t row = b.tiling.first(tile);
   const float* x = b.x;
@@ -220,13 +232,13 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
       clear(acc);
       for (int64_t u = 0; u < count; ++u) {
         for (int p = 0; p < P; ++p) {
-          for (int line = 0; line < bits; ++line) {
+          for (int line = 0; line < kWidth; ++line) {
             prefetch(units[p] + kPrefetchWords + line * kLanes);
           }
         }
         direct_unit<bits, zeros, R, P>(units, column, zero, acc);
         column += kUnitColumns * R;
-        for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(bits);
+        for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(width_of(bits));
       }
       x += count * kUnitColumns * b.tiling.rows;
       finish_segment<R, P>(parameters, acc, total);
@@ -272,21 +284,21 @@ QCORE_INLINE void decode_columns(const uint32_t* word, F32x16 zero, float* out,
 template <int bits, int P>
 void decode_segment(const Block& b, int64_t panel, const Segment& segment,
                     const Parameters (&parameters)[P], float* out) {
-  constexpr int kPerWord = 32 / bits;
+  constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
   for (int p = 0; p < P; ++p) {
     const uint32_t* unit = unit_at(b, panel + p, segment.unit);
     const F32x16 zero = parameters[p].zero;
     for (int64_t k = 0; k < segment.columns; k += kUnitColumns) {
       float* to = out + (k * P + p) * kLanes;
 #pragma GCC unroll 1
-      for (int word = 0; word < bits; ++word) {
+      for (int word = 0; word < kWidth; ++word) {
         decode_columns<bits, P>(unit + word * kLanes, zero, to + word * kPerWord * P * kLanes,
                                 std::make_integer_sequence<int, kPerWord>());
       }
       if constexpr (bits == 3) {
         decode_columns<bits, P>(unit, zero, to, std::integer_sequence<int, 30, 31>());
       }
-      unit += panel16::unit_words(bits);
+      unit += panel16::unit_words(width_of(bits));
     }
   }
 }
@@ -370,16 +382,24 @@ template <int bits>
 void run_panels(const Block& b, int64_t begin, int64_t end) {
   constexpr auto kHeights = std::make_integer_sequence<int, kTileRows>();
   if (b.tiling.rows > kDirectRows) return blocked_panels<bits>(b, begin, end);
-  if (b.args.weight.zeros) return direct_block<bits, true>(b, begin, end, kHeights);
+  if constexpr (bits <= 8) {
+    if (b.args.weight.zeros) return direct_block<bits, true>(b, begin, end, kHeights);
+  }
   direct_block<bits, false>(b, begin, end, kHeights);
 }
 
 inline void run(const Block& b, int64_t begin, int64_t end) {
-  switch (b.args.weight.shape.bits) {
+  const IntGroup& shape = b.args.weight.shape;
+  switch (shape.bits) {
     case 2: return run_panels<2>(b, begin, end);
     case 3: return run_panels<3>(b, begin, end);
     case 4: return run_panels<4>(b, begin, end);
-    default: return run_panels<8>(b, begin, end);
+    default: break;
+  }
+  switch (shape.kind) {
+    case CodeKind::integer: return run_panels<8>(b, begin, end);
+    case CodeKind::e4m3: return run_panels<kE4M3>(b, begin, end);
+    case CodeKind::e5m2: return run_panels<kE5M2>(b, begin, end);
   }
 }
 

@@ -4,6 +4,7 @@
 #include <new>
 
 #include "cpu/float16.h"
+#include "cpu/float8.h"
 #include "cpu/float_mode.h"
 #include "cpu/panel16.h"
 #include "cpu/w4a16_cpu.h"
@@ -13,7 +14,7 @@ namespace {
 
 using panel16::Geometry;
 
-// w[k] of row n, dequantized; the product of a scale and an integer below 2^9 is exact in double.
+// w[k] of row n, dequantized; the product of a scale and a code is exact in double.
 void dequantize_row(const PackedIntGroup& weight, const Geometry& g, int64_t n, double* w) {
   const int64_t panel = n / panel16::kRows;
   const int r = static_cast<int>(n % panel16::kRows);
@@ -29,8 +30,13 @@ void dequantize_row(const PackedIntGroup& weight, const Geometry& g, int64_t n, 
         std::memcpy(words, static_cast<const char*>(weight.qweight) + g.unit_offset(panel, unit),
                     static_cast<size_t>(panel16::unit_bytes(g.bits)));
       }
-      const int code = static_cast<int>(panel16::get_code(words, g.bits, column, r));
-      w[group * g.group_size + c] = scale * (code - zero);
+      const uint32_t code = panel16::get_code(words, g.bits, column, r);
+      const IntGroup& shape = weight.shape;
+      const double value =
+          shape.has_floats()
+              ? double{f32_from_float8(shape.float_type(), static_cast<uint8_t>(code))}
+              : static_cast<double>(code) - zero;
+      w[group * g.group_size + c] = scale * value;
     }
   }
 }

@@ -47,6 +47,13 @@ Status IntGroup::check() const {
   if (scale_dtype != DType::f32 && scale_dtype != DType::f16 && scale_dtype != DType::bf16) {
     return bad("scale_dtype", "f32, f16 or bf16", static_cast<int64_t>(scale_dtype));
   }
+  if (kind > CodeKind::e5m2) {
+    return bad("kind", "integer, e4m3 or e5m2", static_cast<int64_t>(kind));
+  }
+  if (has_floats() && bits != 8) return bad("bits", "8, because the codes are floats", bits);
+  if (has_floats() && has_zeros) {
+    return Status::invalid("has_zeros: expected false, because the codes are floats");
+  }
   return {};
 }
 

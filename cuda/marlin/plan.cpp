@@ -147,6 +147,7 @@ Plan make_plan(const W4A16Args& args, VariantKey variant, int splits) {
 Status supports(const W4A16::Problem& problem) {
   const IntGroup& w = problem.weight;
   if (Status status = w.check(); !status.ok()) return status;
+  if (w.has_floats()) return Status::unsupported("multiplies integer codes, these are floats");
   if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet
     return Status::unsupported("multiplies fp16 and bf16 activations, these are fp32");
   }

@@ -16,8 +16,20 @@ constexpr const char* kRepack = "w4a16_repack";
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
+// What the codes of a tensor are: uint8, float8_e4m3fn or float8_e5m2.
+CodeKind kind_of(ScalarType type) {
+  if (type == ScalarType::Float8_e4m3fn) return CodeKind::e4m3;
+  return type == ScalarType::Float8_e5m2 ? CodeKind::e5m2 : CodeKind::integer;
+}
+
+// The last size of the descriptor.
+int64_t codes_of(const IntGroup& weight) {
+  if (weight.has_floats()) return weight.kind == CodeKind::e4m3 ? 2 : 3;
+  return weight.has_zeros;
+}
+
 IntGroup make_shape(const char* op, int64_t n, int64_t k, int64_t group_size, int64_t bits,
-                    const Tensor& scales, bool has_zeros) {
+                    const Tensor& scales, bool has_zeros, CodeKind kind = CodeKind::integer) {
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16 [N, G], got ",
         describe(scales));
   IntGroup weight;
@@ -27,6 +39,7 @@ IntGroup make_shape(const char* op, int64_t n, int64_t k, int64_t group_size, in
   weight.bits = static_cast<int>(std::clamp<int64_t>(bits, -1, 99));
   weight.has_zeros = has_zeros;
   weight.scale_dtype = to_dtype(scales.scalar_type());
+  weight.kind = kind;
   check(weight.check(), op);
   return weight;
 }
@@ -77,7 +90,7 @@ FourTensors pack_checked(const char* op, const IntGroup& weight, const CodeSourc
   const Tensor out_zeros = new_tensor(like, {needed.zeros}, ScalarType::Byte);
   const Tensor shape = new_tensor(
       like,
-      {0, layout.number, weight.n, weight.k, weight.group_size, weight.bits, weight.has_zeros},
+      {0, layout.number, weight.n, weight.k, weight.group_size, weight.bits, codes_of(weight)},
       ScalarType::Byte);
   const IntGroupView view{weight, codes, dense_scales.const_data_ptr(),
                           dense_zeros ? dense_zeros->const_data_ptr<uint8_t>() : nullptr};
@@ -89,10 +102,11 @@ FourTensors pack_checked(const char* op, const IntGroup& weight, const CodeSourc
 
 FourTensors pack(const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& zeros,
                  int64_t group_size, int64_t bits, int64_t layout) {
-  check(codes.scalar_type() == ScalarType::Byte && codes.dim() == 2, kPack,
-        "codes must be uint8 [N, K], got ", describe(codes));
-  const IntGroup weight =
-      make_shape(kPack, codes.size(0), codes.size(1), group_size, bits, scales, zeros.has_value());
+  const CodeKind kind = kind_of(codes.scalar_type());
+  check((codes.scalar_type() == ScalarType::Byte || kind != CodeKind::integer) && codes.dim() == 2,
+        kPack, "codes must be uint8, float8_e4m3fn or float8_e5m2 [N, K], got ", describe(codes));
+  const IntGroup weight = make_shape(kPack, codes.size(0), codes.size(1), group_size, bits, scales,
+                                     zeros.has_value(), kind);
   const Tensor dense_codes = dense(codes);
   return pack_checked(kPack, weight, {dense_codes.const_data_ptr()}, "codes", codes, scales, zeros,
                       layout);
@@ -140,14 +154,18 @@ std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qweight, const Tensor& s
         "), qweight is on ", device_name(qweight), ": unpack it on ", name(packed.layout->device));
   const Place place(kUnpack, qweight);
   const IntGroup& weight = packed.view.shape;
-  const Tensor out_codes = new_tensor(qweight, {weight.n, weight.k}, ScalarType::Byte);
+  ScalarType type = ScalarType::Byte;
+  if (weight.kind == CodeKind::e4m3) type = ScalarType::Float8_e4m3fn;
+  if (weight.kind == CodeKind::e5m2) type = ScalarType::Float8_e5m2;
+  const Tensor out_codes = new_tensor(qweight, {weight.n, weight.k}, type);
   const Tensor out_scales = new_tensor(qweight, {weight.n, weight.groups()}, scales.scalar_type());
   const Tensor out_zeros = weight.has_zeros
                                ? new_tensor(qweight, {weight.n, weight.groups()}, ScalarType::Byte)
                                : new_tensor(qweight, {0}, ScalarType::Byte);
-  check(qcore::unpack(
-            packed.view, out_codes.mutable_data_ptr<uint8_t>(), out_scales.mutable_data_ptr(),
-            weight.has_zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr, place.executor()),
+  check(qcore::unpack(packed.view, static_cast<uint8_t*>(out_codes.mutable_data_ptr()),
+                      out_scales.mutable_data_ptr(),
+                      weight.has_zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr,
+                      place.executor()),
         kUnpack);
   return {out_codes, out_scales, out_zeros};
 }

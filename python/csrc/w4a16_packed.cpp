@@ -16,15 +16,17 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
                           const Tensor& zeros, const Tensor& shape) {
   const auto descriptor = sizes(shape);
   check(shape.scalar_type() == ScalarType::Byte && descriptor.size() == 7 && descriptor[0] == 0 &&
-            descriptor[6] <= 1,
+            descriptor[6] <= 3,
         op, "shape must be the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, ",
-        "group_size, bits, has_zeros], got ", describe(shape));
+        "group_size, bits, codes], got ", describe(shape));
   IntGroup weight;
   weight.n = descriptor[2];
   weight.k = descriptor[3];
   weight.group_size = descriptor[4];
   weight.bits = static_cast<int>(std::min<int64_t>(descriptor[5], 99));
   weight.has_zeros = descriptor[6] == 1;
+  if (descriptor[6] == 2) weight.kind = CodeKind::e4m3;
+  if (descriptor[6] == 3) weight.kind = CodeKind::e5m2;
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16, got ",
         describe(scales));
   weight.scale_dtype = to_dtype(scales.scalar_type());

@@ -1,8 +1,8 @@
 // What the w4a16 ops share: the packed weight as four tensors.
 //
-// `shape` has no elements: its sizes [0, layout, n, k, group_size, bits, has_zeros] are the
-// descriptor. So fake kernels see it, it follows `.to(device)` and a state dict, and reading it
-// never waits for a device.
+// `shape` has no elements: its sizes [0, layout, n, k, group_size, bits, codes] are the descriptor;
+// codes: 0 integers, 1 integers with zero points, 2 float8_e4m3fn, 3 float8_e5m2. So fake kernels
+// see it, it follows `.to(device)` and a state dict, and reading it never waits for a device.
 #pragma once
 
 #include <optional>

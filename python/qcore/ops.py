@@ -65,7 +65,8 @@ class PackedW4A16(NamedTuple):
     zeros: Tensor
     """uint8, one dimension; no elements if the weight is symmetric."""
     shape: Tensor
-    """uint8 without elements: its sizes are [0, layout, N, K, group_size, bits, has_zeros]."""
+    """uint8 without elements: its sizes are [0, layout, N, K, group_size, bits, codes]; codes: 0 integers,
+    1 integers with zero points, 2 float8_e4m3fn, 3 float8_e5m2."""
 
 
 def kernels() -> list[_C.KernelInfo]:
@@ -95,7 +96,8 @@ def w4a16_pack(
     """Packs a weight once for the fastest kernel that takes it on its device.
 
     Args:
-        codes: uint8 [N, K], each below ``2 ** bits``.
+        codes: uint8 [N, K], each below ``2 ** bits``; or float8_e4m3fn or float8_e5m2 with 8 bits, which
+            stand for ``scale * code``. (No kernel on CUDA takes floats yet.)
         scales: float32, float16 or bfloat16 [N, G].
         zeros: uint8 [N, G], or None if the weight is symmetric.
         group_size: columns per scale, 1 to K; the last group of a row may be shorter.
@@ -148,7 +150,7 @@ def w4a16_unpack(packed: PackedW4A16) -> tuple[Tensor, Tensor, Tensor | None]:
     CPU tensors of every layout; CUDA tensors of the layouts for CUDA.
     """
     codes, scales, zeros = torch.ops.qcore.w4a16_unpack(*packed)
-    return codes, scales, zeros if packed.shape.shape[-1] else None
+    return codes, scales, zeros if packed.shape.shape[-1] == 1 else None
 
 
 def w4a16_gemm(

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/float16.h"
+#include "cpu/float8.h"
 #include "qcore/qcore.h"
 
 namespace qcore::testing {
@@ -63,6 +64,11 @@ struct Weight {
   IntGroupView view() const {
     return {shape, {codes.data()}, scales.data(), shape.has_zeros ? zeros.data() : nullptr};
   }
+  // What a code stands for, before its scale.
+  double value(int64_t n, int64_t k) const {
+    if (!shape.has_floats()) return centred(n, k) - zero_less_center(n, k / shape.group_size);
+    return f32_from_float8(shape.float_type(), codes[static_cast<size_t>(n * shape.k + k)]);
+  }
   int centred(int64_t n, int64_t k) const {
     return codes[static_cast<size_t>(n * shape.k + k)] - shape.center();
   }
@@ -75,7 +81,11 @@ struct Weight {
 inline Weight random_weight(const IntGroup& shape, Rng& rng) {
   Weight w{shape, {}, Buffer(shape.scale_dtype, shape.n * shape.groups()), {}};
   w.codes.resize(static_cast<size_t>(shape.n * shape.k));
-  for (uint8_t& code : w.codes) code = static_cast<uint8_t>(rng() >> (64 - shape.bits));
+  for (uint8_t& code : w.codes) {
+    do {
+      code = static_cast<uint8_t>(rng() >> (64 - shape.bits));
+    } while (shape.has_floats() && !std::isfinite(f32_from_float8(shape.float_type(), code)));
+  }
   for (int64_t i = 0; i < shape.n * shape.groups(); ++i) {
     w.scales.set(i, 0.01f + 0.09f * static_cast<float>(uniform(rng, 0, 1000)) / 1000.0f);
   }
@@ -125,6 +135,7 @@ inline std::string describe(const Case& c) {
                      " bits=" + std::to_string(w.bits) + " scales=" + name(w.scale_dtype) +
                      " dtype=" + name(c.dtype);
   if (w.has_zeros) text += " zeros";
+  if (w.has_floats()) text += std::string(" ") + name(w.float_type());
   if (c.perm) text += " perm";
   if (c.bias) text += " bias";
   if (c.gap) text += " gap=" + std::to_string(c.gap);
@@ -216,8 +227,7 @@ inline std::vector<Exact> exact_gemm(const GemmData& d) {
     for (int64_t k = 0; k < w.k; ++k) {
       const int64_t g = k / w.group_size;
       const double scale = d.weight.scales.get(n * w.groups() + g);
-      const int q = d.weight.centred(n, k), z = d.weight.zero_less_center(n, g);
-      row[static_cast<size_t>(k)] = scale * (q - z);
+      row[static_cast<size_t>(k)] = scale * d.weight.value(n, k);
     }
     for (int64_t m = 0; m < d.shape.m; ++m) {
       const double* xm = x.data() + m * w.k;

@@ -44,6 +44,18 @@ TEST_P(EveryRow, IsCloseToTheExactProduct) {
   for (int i = 0; i < 250; ++i) compare(random_data(random_case(rng), rng));
 }
 
+TEST_P(EveryRow, FloatCodes) {
+  Rng rng(21);
+  for (int i = 0; i < 80; ++i) {
+    Case c = random_case(rng);
+    c.weight.bits = 8;
+    c.weight.has_zeros = false;
+    c.weight.kind = pick(rng, {CodeKind::e4m3, CodeKind::e5m2});
+    c.dtype = pick(rng, {DType::f32, DType::bf16});  // a float16 would overflow
+    compare(random_data(c, rng));
+  }
+}
+
 TEST_P(EveryRow, EveryHeightOfTile) {
   Rng rng(12);
   for (const int bits : {2, 3, 4, 8}) {

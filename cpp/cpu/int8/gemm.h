@@ -24,6 +24,7 @@ class Groups {
     count_ = whole_ + (rest > 0);
     height_ = height;
   }
+  int64_t rows() const { return rows_; }
   int64_t count() const { return count_; }
   Group at(int64_t i) const {
     const int64_t first = i * height_, rows = std::min(height_, rows_ - first);
@@ -48,12 +49,11 @@ inline void copy_x(const Int8Args& args, int64_t row0, const Groups& groups, uin
   // The unit of sharing is a panel, or as many rows.
   const int64_t per_group = ceil_div(kHasPanels ? kBlockRows : kFewRows, kLanes);
   const int64_t grain = std::max<int64_t>(1, (1 << 15) / (args.k * kLanes));
-  parallel.for_range(groups.count() * per_group, grain, [&](int64_t begin, int64_t end) {
+  parallel.for_range(ceil_div(groups.rows(), kLanes), grain, [&](int64_t begin, int64_t end) {
     for (; begin < end; ++begin) {
       const Group g = groups.at(begin / per_group);
       const int64_t part = begin % per_group, first = part * kLanes;
       const int64_t rows = std::min<int64_t>(kLanes, g.rows - first);
-      if (rows <= 0) continue;
       const int8_t* x = args.x + (row0 + g.first + first) * args.x_stride;
       if (g.panels) {
         copy_panel(x, args.x_stride, rows, args.k, ceil_div(g.rows, kLanes), part, out + g.offset);

@@ -23,6 +23,10 @@ const Format* find_format(std::string_view name);  // null if there is none
 // `group_size` columns (the last may be shorter), with a scale per row and group and, if
 // asymmetric, a zero point:  W[n, k] = scale[n, g] * (code[n, k] - zero[n, g]),  g = k /
 // group_size. Symmetric weights have the constant zero point 2^(b-1).
+//
+// Codes of 8 bits may be floats instead, without zero points: W[n, k] = scale[n, g] * code[n, k].
+enum class CodeKind : uint8_t { integer, e4m3, e5m2 };
+
 struct IntGroup {
   int64_t n = 0;
   int64_t k = 0;
@@ -30,9 +34,14 @@ struct IntGroup {
   int bits = 4;
   bool has_zeros = false;
   DType scale_dtype = DType::f32;
+  CodeKind kind = CodeKind::integer;
 
   constexpr int64_t groups() const { return ceil_div(k, group_size); }
   constexpr int center() const { return 1 << (bits - 1); }
+  constexpr bool has_floats() const { return kind != CodeKind::integer; }
+  constexpr Float8 float_type() const {  // of codes that are floats
+    return kind == CodeKind::e4m3 ? Float8::e4m3 : Float8::e5m2;
+  }
   Status check() const;
 };
 

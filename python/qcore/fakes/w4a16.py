@@ -10,6 +10,9 @@ from torch import Tensor
 from qcore import _C
 from qcore.fakes.checks import FLOATS, expect, expect_bias, expect_same_device
 
+# The last size of a descriptor: 0 integers, 1 integers with zero points, or these.
+FLOAT_CODES = {torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}
+_CODE_DTYPES = (torch.uint8, torch.uint8, *FLOAT_CODES)
 _LAYOUTS = {layout["number"]: layout for layout in _C.layouts() if layout["format"] == "int_group"}
 
 
@@ -18,13 +21,14 @@ def _described(
 ) -> tuple[int, int, int, bool]:
     """N, K, group_size and has_zeros of a packed weight."""
     expect(
-        shape.dtype == torch.uint8 and shape.dim() == 7 and shape.shape[0] == 0 and shape.shape[6] <= 1,
+        shape.dtype == torch.uint8 and shape.dim() == 7 and shape.shape[0] == 0 and shape.shape[6] <= 3,
         op,
         "shape",
-        "the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, group_size, bits, has_zeros]",
+        "the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, group_size, bits, codes]",
         shape,
     )
-    number, n, k, group_size, _, has_zeros = (int(size) for size in shape.shape[1:])
+    number, n, k, group_size, _, codes = (int(size) for size in shape.shape[1:])
+    has_zeros = codes == 1
     torch._check(
         number in _LAYOUTS,
         lambda: f"qcore.{op}: shape names layout {number}, expected one of {[*_LAYOUTS]}",
@@ -41,7 +45,7 @@ def _described(
     )
     expect_same_device(op, "scales", scales, "qweight", qweight)
     expect_same_device(op, "zeros", zeros, "qweight", qweight)
-    return n, k, group_size, bool(has_zeros)
+    return n, k, group_size, has_zeros
 
 
 def _fake_packed(
@@ -81,7 +85,16 @@ def _fake_packed(
         codes.new_empty(n_qweight, dtype=torch.uint8),
         scales.new_empty(n_scales),
         codes.new_empty(n_zeros, dtype=torch.uint8),
-        codes.new_empty(0, number, n, k, width, bits, zeros is not None, dtype=torch.uint8),
+        codes.new_empty(
+            0,
+            number,
+            n,
+            k,
+            width,
+            bits,
+            FLOAT_CODES.get(codes.dtype, int(zeros is not None)),
+            dtype=torch.uint8,
+        ),
     )
 
 
@@ -90,8 +103,16 @@ def _fake_pack(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int, bits: int = 4, layout: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     op = "w4a16_pack"
-    ok = codes.dtype == torch.uint8 and codes.dim() == 2 and codes.shape[1] > 0
-    expect(ok, op, "codes", "uint8 [N, K] with K > 0", codes)
+    ok = codes.dtype in (torch.uint8, *FLOAT_CODES) and codes.dim() == 2 and codes.shape[1] > 0
+    expect(ok, op, "codes", "uint8, float8_e4m3fn or float8_e5m2 [N, K] with K > 0", codes)
+    if codes.dtype in FLOAT_CODES:
+        torch._check(
+            bits == 8, lambda: f"qcore.{op}: bits: expected 8, because the codes are floats, got {bits}"
+        )
+        torch._check(
+            zeros is None,
+            lambda: f"qcore.{op}: has_zeros: expected false, because the codes are floats",
+        )
     sizes = int(codes.shape[0]), int(codes.shape[1])
     return _fake_packed(op, ("codes", codes), scales, zeros, sizes, group_size, bits, layout)
 
@@ -133,7 +154,7 @@ def _fake_unpack(
     n, k, group_size, has_zeros = _described("w4a16_unpack", qweight, scales, zeros, shape)
     groups = (k + group_size - 1) // group_size
     return (
-        qweight.new_empty(n, k),
+        qweight.new_empty(n, k, dtype=_CODE_DTYPES[int(shape.shape[6])]),
         scales.new_empty(n, groups),
         qweight.new_empty(n, groups) if has_zeros else qweight.new_empty(0),
     )
@@ -198,10 +219,12 @@ def _gemm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 def _dequantize(qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor) -> Tensor:
     """The weight, float32 [N, K]."""
-    group_size, bits, has_zeros = shape.shape[4:]
+    group_size, bits, kind = shape.shape[4:]
     codes, scales, zeros = torch.ops.qcore.w4a16_unpack(qweight, scales, zeros, shape)
     group = torch.arange(codes.shape[1], device=codes.device) // group_size
-    zero = zeros[:, group].float() if has_zeros else float(1 << (bits - 1))
+    zero: Tensor | float = zeros[:, group].float() if kind == 1 else float(1 << (bits - 1))
+    if codes.dtype != torch.uint8:
+        zero = 0.0
     weight: Tensor = (codes.float() - zero) * scales.float()[:, group]
     return weight
 
