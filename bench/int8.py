@@ -2,6 +2,7 @@
 
     python bench/int8.py                       M = 1, 16, 128, 512, N = K = 4096, 2 threads
     python bench/int8.py --m 1 --threads 1     less
+    python bench/int8.py --thread-time         one thread by its processor time, on a busy machine
 
 Contenders take turns; medians of the ratios within a round, so that what else runs on the machine falls on
 all of them. Up to 32 rows of x the weights rotate over 256 MB. Beside them, in the same rounds: reading
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,6 +32,25 @@ ROTATED_ROWS = 32  # of x: beyond them a product is bound by arithmetic
 OURS, ONEDNN, MEMORY, VNNI = "qcore int8_gemm", "oneDNN u8s8", "memory", "multiply units"
 
 Calls = Sequence[Callable[[], Tensor]]
+
+
+class ThreadClock(CpuClock):
+    """The processor time of the calling thread: on a machine with much else to do, and for one thread."""
+
+    def once(self, calls: Sequence[Callable[[], object]]) -> float:
+        calls[0]()
+        start = time.thread_time()
+        for call in calls:
+            call()
+        return time.thread_time() - start
+
+    def replay(self, captured: Sequence[Callable[[], object]], times: int) -> float:
+        captured[-1]()
+        start = time.thread_time()
+        for _ in range(times):
+            for call in captured:
+                call()
+        return time.thread_time() - start
 
 
 class Problem:
@@ -97,9 +118,11 @@ CONTENDERS: dict[str, Callable[[Problem], Calls]] = {
 }
 
 
-def measure(m: int, n: int, k: int, threads: int, rounds: int, probes: Probes) -> dict[str, object]:
+def measure(
+    m: int, n: int, k: int, threads: int, rounds: int, probes: Probes, clock: CpuClock
+) -> dict[str, object]:
     torch.set_num_threads(threads)
-    problem, clock, entries = Problem(m, n, k), CpuClock(), []
+    problem, entries = Problem(m, n, k), []
     for name, make in CONTENDERS.items():
         calls = make(problem)
         error = problem.error(name, calls[0]())
@@ -138,11 +161,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[2])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--thread-time", action="store_true", help="processor time of one thread")
     arguments = parser.parse_args()
+    clock = ThreadClock() if arguments.thread_time else CpuClock()
+    if arguments.thread_time:
+        arguments.threads = [1]
     console, probes, results = Console(width=120), Probes(), []
     for threads in arguments.threads:
         for m in arguments.m:
-            result = measure(m, arguments.n, arguments.k, threads, arguments.rounds, probes)
+            result = measure(m, arguments.n, arguments.k, threads, arguments.rounds, probes, clock)
             results.append(result)
             table = Table(title=f"M={m} N={arguments.n} K={arguments.k}, {threads} threads, {_C.cpu_isa()}")
             columns = ("us", "GOP/s", "GB/s", "of oneDNN", "of memory", "of units")
