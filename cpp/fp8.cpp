@@ -48,17 +48,17 @@ Status check(const Fp8Args& args) {
 }
 
 Fp8Problem problem_of(const Fp8Args& args) {
-  return {.m = args.m,
-          .n = args.n,
-          .k = args.k,
-          .x_type = args.x_type,
-          .w_type = args.w_type,
-          .x_scales = args.x_scales,
-          .w_scales = args.w_scales,
-          .dtype = args.dtype,
-          .floats = args.floats.x != nullptr,
-          .aligned = (args.floats.x ? aligned(args.floats) : aligned(args.x, args.x_stride)) &&
-                     aligned(args.weight, args.k)};
+  return {
+      .m = args.m,
+      .n = args.n,
+      .k = args.k,
+      .x_type = args.x_type,
+      .w_type = args.w_type,
+      .x_scales = args.x_scales,
+      .w_scales = args.w_scales,
+      .dtype = args.dtype,
+      .floats = args.floats.x != nullptr,
+      .aligned = (args.floats.x || aligned(args.x, args.x_stride)) && aligned(args.weight, args.k)};
 }
 
 }  // namespace

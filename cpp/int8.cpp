@@ -49,13 +49,13 @@ Status check(const Int8Args& args, const Executor& executor) {
 }
 
 Int8Problem problem_of(const Int8Args& args) {
-  return {.m = args.m,
-          .n = args.n,
-          .k = args.k,
-          .dtype = args.dtype,
-          .floats = args.floats.x != nullptr,
-          .aligned = (args.floats.x ? aligned(args.floats) : aligned(args.x, args.x_stride)) &&
-                     aligned(args.weight, args.k)};
+  return {
+      .m = args.m,
+      .n = args.n,
+      .k = args.k,
+      .dtype = args.dtype,
+      .floats = args.floats.x != nullptr,
+      .aligned = (args.floats.x || aligned(args.x, args.x_stride)) && aligned(args.weight, args.k)};
 }
 
 }  // namespace

@@ -79,7 +79,6 @@ Status supports_sizes(const Problem& p) {
     return Status::unsupported(
         "copies 16 bytes at a time, and x, the weight or their rows are not aligned to 16 bytes");
   }
-  // Floats of 16 bits may be aligned where their codes are not.
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
   if (p.m > kMost || p.n > kMost || p.k > kMost ||
       ceil_div(p.m, 8) * ceil_div(p.n, kRows) * kMostSplits > kMost) {

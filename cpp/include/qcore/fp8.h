@@ -48,8 +48,8 @@ struct Fp8Problem {
   Scales x_scales = Scales::row, w_scales = Scales::row;
   DType dtype = DType::f32;  // of y
   bool floats = false;
-  bool aligned =
-      true;  // x (or floats.x), the weight and all their rows start at multiples of 16 bytes
+  // x, unless it is floats, the weight and all their rows start at multiples of 16 bytes.
+  bool aligned = true;
 };
 
 struct Fp8 {

@@ -51,8 +51,8 @@ struct Int8Problem {
   int64_t m = 0, n = 0, k = 0;
   DType dtype = DType::f32;  // of y
   bool floats = false;
-  bool aligned =
-      true;  // x (or floats.x), the weight and all their rows start at multiples of 16 bytes
+  // x, unless it is floats, the weight and all their rows start at multiples of 16 bytes.
+  bool aligned = true;
 };
 
 struct Int8 {
