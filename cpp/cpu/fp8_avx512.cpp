@@ -2,14 +2,7 @@
 // machine; everything inside it lives in this namespace only.
 #include "cpu/fp8/prelude.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                    \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::fp8 {
 #include "cpu/fp8/isa_avx512.h"
@@ -20,8 +13,4 @@ Status fp8_gemm(const Fp8Args& args, const Executor& executor) {
 }
 }  // namespace qcore::avx512::fp8
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

@@ -4,12 +4,7 @@
 
 #define QCORE_VNNI256 0
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::int8 {
 #include "cpu/int8/isa_256.h"
@@ -20,8 +15,4 @@ Status int8_gemm(const Int8Args& args, const Executor& executor) {
 }
 }  // namespace qcore::avx2::int8
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

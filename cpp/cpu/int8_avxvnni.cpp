@@ -5,12 +5,7 @@
 #define QCORE_VNNI256 1
 #define QCORE_VNNI256_BYTES _mm256_dpbusd_avx_epi32
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avxvnni,avx2,fma,f16c"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avxvnni,avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVXVNNI)
 
 namespace qcore::avxvnni::int8 {
 #include "cpu/int8/isa_256.h"
@@ -21,8 +16,4 @@ Status int8_gemm(const Int8Args& args, const Executor& executor) {
 }
 }  // namespace qcore::avxvnni::int8
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

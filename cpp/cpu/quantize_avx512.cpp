@@ -2,22 +2,11 @@
 // region is compiled for any machine; everything inside it lives in this namespace only.
 #include "cpu/quantize/prelude.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                    \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c"))), \
-    apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::quantize {
 #include "cpu/quantize/isa_avx512.h"
 #include "cpu/quantize/loops.h"
 }  // namespace qcore::avx512::quantize
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET

@@ -10,24 +10,14 @@
 #define QCORE_VNNI256 1
 #define QCORE_VNNI256_BYTES _mm256_dpbusd_epi32
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512vl,avx512vnni,avx2,fma,f16c"))), \
-                             apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx512vl,avx512vnni,avx2,fma,f16c")
-#endif
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::vnni256 {
 #include "cpu/int8/isa_256.h"
 #include "cpu/int8/loops.h"
 }  // namespace qcore::vnni256
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+QCORE_END_TARGET
 
 namespace qcore {
 namespace {

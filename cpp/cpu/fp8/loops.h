@@ -193,7 +193,7 @@ inline Status gemm(const Fp8Args& args, const Executor& executor) {
   const int64_t pitch = padded(args.k) + 16;
   const int64_t at_once =
       std::min(args.m, std::max<int64_t>(32, kCopyBytes / (pitch * int64_t{sizeof(float)})));
-  const AlignedFloats copy(at_once * pitch);
+  const AlignedArray<float> copy(at_once * pitch);
   const Status no_memory{StatusCode::out_of_memory, "fp8_gemm: no memory for a copy of x"};
   if (!copy.data()) return no_memory;
   std::atomic<bool> failed = false;
@@ -218,7 +218,7 @@ inline Status gemm(const Fp8Args& args, const Executor& executor) {
     const int64_t grain = ceil_div(kGrainProducts, kColumns * args.k * rows);
     executor.parallel.for_range(columns, grain, [&](int64_t begin, int64_t end) {
       const ExactSubnormals mode;
-      const AlignedFloats lanes(rows * kColumns * kLanes);
+      const AlignedArray<float> lanes(rows * kColumns * kLanes);
       if (!lanes.data()) return failed.store(true);
       for (; begin < end; ++begin) {
         run_columns(call, begin * kColumns, reinterpret_cast<Lanes*>(lanes.data()));

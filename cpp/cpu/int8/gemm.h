@@ -78,7 +78,7 @@ inline void run_group(const Int8Args& args, const Strip& s, int64_t row0, const 
 inline Status gemm(const Int8Args& args, const Executor& executor) {
   constexpr int64_t kUnit = kHasPanels ? kBlockRows : kFewRows;
   const int64_t at_once = std::max<int64_t>(1, kCopyBytes / (args.k * kUnit)) * kUnit;
-  const AlignedBytes copy(Groups(std::min(args.m, at_once), args.k).total_bytes());
+  const AlignedArray<uint8_t> copy(Groups(std::min(args.m, at_once), args.k).total_bytes());
   if (!copy.data()) return {StatusCode::out_of_memory, "int8_gemm: no memory for a copy of x"};
   const int64_t strips = ceil_div(args.n, kStrip);
   for (int64_t row0 = 0; row0 < args.m; row0 += at_once) {

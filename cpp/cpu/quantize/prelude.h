@@ -18,10 +18,7 @@
 #include "cpu/float_mode.h"
 #include "cpu/quantize_cpu.h"
 #include "cpu/quantize_rules.h"
-
-// The vocabulary passes vectors by value; outside its target region that would have no calling
-// convention.
-#define QCORE_INLINE inline __attribute__((always_inline))
+#include "target.h"
 
 namespace qcore {
 
