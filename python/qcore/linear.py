@@ -59,7 +59,8 @@ class QLinear(nn.Module):
     @property
     def packed(self) -> Any:
         """What the op of the format takes after x: `qcore.ops.w4a16_gemm` for `IntGroup`, `kquant_gemm` for
-        `BlockFormat`, `int8_linear` for `Int8`, `fp8_linear` for `Float8`."""
+        `BlockFormat`, `int8_linear` for `Int8`, `fp8_linear` for `Float8` (`w4a16_gemm` if inputs stay as
+        they are)."""
         return self._kernels.packed(self._tensors())
 
     def _tensors(self) -> _Tensors:
@@ -145,6 +146,8 @@ def _kernels(weight: QWeight) -> _Kernels:
         return _W4A16(format, weight.shape[1])
     if isinstance(format, BlockFormat):
         return _KQuant(format, *weight.shape)
+    if isinstance(format, Float8) and format.activations is None:
+        return _Float8(format, weight.shape[1])
     if isinstance(format, (Int8, Float8)):
         if format.activations is not None and format.activations.static and weight.input_scale is None:
             raise ValueError(
@@ -212,6 +215,51 @@ class _KQuant:
 
 
 @dataclass(frozen=True)
+class _Float8:
+    """float8 weights alone: packed like integers of 8 bits on the CPU. No kernel for CUDA takes them, so that
+    there they stay as they are, and every call decodes them."""
+
+    format: Float8
+    k: int
+
+    def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
+        codes, scales = tensors["codes"], tensors["scales"]
+        if codes.device.type == "cuda":
+            return {"qweight": codes, "scales": scales}
+        rows = scales.reshape(-1, 1).expand(len(codes), 1).contiguous()
+        return ops.w4a16_pack(codes, rows, None, group_size=self.k, bits=8)._asdict()
+
+    def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
+        if not self._is_packed(buffers):
+            return {"codes": buffers["qweight"], "scales": buffers["scales"]}
+        codes, scales, _ = ops.w4a16_unpack(ops.PackedW4A16(*self.packed(buffers)))
+        return {"codes": codes, "scales": scales[0] if self.format.scales == "tensor" else scales}
+
+    def packed(self, buffers: _Tensors) -> tuple[Tensor, ...]:
+        names = ops.PackedW4A16._fields if self._is_packed(buffers) else ("qweight", "scales")
+        return tuple(buffers[name] for name in names)
+
+    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+        buffers = layer._tensors()
+        if self._is_packed(buffers):
+            packed = ops.PackedW4A16(*self.packed(buffers))
+            return ops.w4a16_gemm(x, *packed, bias=layer.bias, batch_invariant=layer.batch_invariant)
+        return _decoded_product(x, self.format.dequantize(self.unpack(buffers)), layer.bias)
+
+    def describe(self) -> str:
+        return f"float8, scales per {self.format.scales}, inputs as they are"
+
+    @staticmethod
+    def _is_packed(buffers: _Tensors) -> bool:
+        return buffers["qweight"].dtype == torch.uint8
+
+
+def _decoded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    bias = None if bias is None else bias.float()
+    return torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
+
+
+@dataclass(frozen=True)
 class _W8A8:
     """Weights that stay as they are stored. Kernels take scales in float32; what they were stored in is kept
     here, so that nothing is lost on the way back."""
@@ -248,10 +296,9 @@ class _W8A8:
 
     def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
         buffers, inputs = layer._tensors(), self.format.activations
-        if inputs is None or layer.float_activations:
-            weight = self.format.dequantize(self.unpack(buffers))
-            bias = None if layer.bias is None else layer.bias.float()
-            return torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
+        assert inputs is not None  # else it were _Float8
+        if layer.float_activations:
+            return _decoded_product(x, self.format.dequantize(self.unpack(buffers)), layer.bias)
         weight, scales, x_scale = buffers["qweight"], buffers["scales"], buffers.get("x_scale")
         if isinstance(self.format, Float8):
             return ops.fp8_linear(x, weight, scales, layer.bias, x_scale)
@@ -268,5 +315,4 @@ class _W8A8:
 
     def describe(self) -> str:
         scales = "channel" if isinstance(self.format, Int8) else self.format.scales
-        inputs = "as they are" if self.format.activations is None else str(self.format.activations)
-        return f"{self.format.name}, scales per {scales}, inputs {inputs}"
+        return f"{self.format.name}, scales per {scales}, inputs {self.format.activations}"
