@@ -227,15 +227,16 @@ struct Wgmma;
 #define QCORE_SUMS_8 QCORE_SUMS_4 ", %4, %5, %6, %7"
 #define QCORE_SUMS_16 QCORE_TEN() "%10, %11, %12, %13, %14, %15"
 #define QCORE_SUMS_32 QCORE_TEN() QCORE_TEN(1) QCORE_TEN(2) "%30, %31"
+// Formatting of these never settles.
+// clang-format off
 #define QCORE_SUMS_64 \
-  QCORE_TEN() QCORE_TEN(1) QCORE_TEN(2) QCORE_TEN(3) QCORE_TEN(4) QCORE_TEN(5) "%60, %61, %62, " \
-                                                                               "%63"
-#define QCORE_SUMS_128                                                                       \
-  QCORE_TEN()                                                                                \
-  QCORE_TEN(1)                                                                               \
-  QCORE_TEN(2)                                                                               \
-  QCORE_TEN(3) QCORE_TEN(4) QCORE_TEN(5) QCORE_TEN(6) QCORE_TEN(7) QCORE_TEN(8) QCORE_TEN(9) \
-      QCORE_TEN(10) QCORE_TEN(11) "%120, %121, %122, %123, %124, %125, %126, %127"
+  QCORE_TEN() QCORE_TEN(1) QCORE_TEN(2) QCORE_TEN(3) QCORE_TEN(4) QCORE_TEN(5) \
+  "%60, %61, %62, %63"
+#define QCORE_SUMS_128 \
+  QCORE_TEN() QCORE_TEN(1) QCORE_TEN(2) QCORE_TEN(3) QCORE_TEN(4) QCORE_TEN(5) \
+  QCORE_TEN(6) QCORE_TEN(7) QCORE_TEN(8) QCORE_TEN(9) QCORE_TEN(10) QCORE_TEN(11) \
+  "%120, %121, %122, %123, %124, %125, %126, %127"
+// clang-format on
 
 // The operands themselves.
 #define QCORE_HOLD_4(c, i) c(d[i]), c(d[i + 1]), c(d[i + 2]), c(d[i + 3])

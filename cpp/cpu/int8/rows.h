@@ -40,10 +40,12 @@ QCORE_INLINE void add_products(Ints (&acc)[R][C], const XElement* x, int64_t pit
 }
 
 // Sums of R rows of x and C of the weight over `count` columns, a multiple of kStep, added to
-// `sums` unless they are the first.
+// `sums` unless they are the first. Meanwhile the rows of the weight that are `ahead` bytes further
+// on, for the next tile, come into the L2 cache: each row is a stream of its own, as short as K, so
+// that the hardware's prefetchers start anew with every tile.
 template <int R, int C>
 void multiply_rows(const XElement* x, int64_t pitch, const int8_t* const* w, int64_t count,
-                   bool first, int32_t* sums) {
+                   int64_t ahead, bool first, int32_t* sums) {
   Ints acc[R][C];
   const int8_t* rows[C];
 #pragma GCC unroll 8
@@ -52,7 +54,11 @@ void multiply_rows(const XElement* x, int64_t pitch, const int8_t* const* w, int
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) acc[r][c] = zeros();
   }
-  for (int64_t i = 0; i < count; i += kStep) add_products(acc, x, pitch, rows, i);
+  for (int64_t i = 0; i < count; i += kStep) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) prefetch_far(rows[c] + i + ahead);
+    add_products(acc, x, pitch, rows, i);
+  }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
@@ -64,8 +70,8 @@ void multiply_rows(const XElement* x, int64_t pitch, const int8_t* const* w, int
   }
 }
 
-using MultiplyRows = void (*)(const XElement*, int64_t, const int8_t* const*, int64_t, bool,
-                              int32_t*);
+using MultiplyRows = void (*)(const XElement*, int64_t, const int8_t* const*, int64_t, int64_t,
+                              bool, int32_t*);
 
 template <int C, int... R>
 MultiplyRows tile_of(int64_t rows, std::integer_sequence<int, R...>) {
@@ -87,9 +93,10 @@ struct RowTails {
   }
 };
 
-// `count` columns of K of `rows` rows of x, at most kFewRows, and of a strip.
+// `count` columns of K of `rows` rows of x, at most kFewRows, and of a strip, whose rows are `k`
+// bytes apart.
 inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8_t* const* w,
-                      int64_t width, int64_t count, bool first, int32_t* sums) {
+                      int64_t width, int64_t k, int64_t count, bool first, int32_t* sums) {
   const bool wide = rows <= kWideTileRows;
   const int64_t tiles = ceil_div(rows, int64_t{wide ? kWideTileRows : kTileRows});
   const int64_t columns = wide ? 8 : 4;
@@ -101,7 +108,7 @@ inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8
       if constexpr (kWideTileRows > 0) {
         if (wide) multiply = tile_of<8>(height, std::make_integer_sequence<int, kWideTileRows>());
       }
-      multiply(x + top * pitch, pitch, w + c, count, first, sums + top * kStrip + c);
+      multiply(x + top * pitch, pitch, w + c, count, columns * k, first, sums + top * kStrip + c);
     }
   }
 }
@@ -114,11 +121,11 @@ inline void rows_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t 
   for (int64_t k = 0; k < whole; k += kPart) {
     const int8_t* w[kStrip];
     for (int64_t c = 0; c < kStrip; ++c) w[c] = s.w[c] + k;
-    rows_part(x + k, pitch, rows, w, s.count, std::min(kPart, whole - k), k == 0, sums);
+    rows_part(x + k, pitch, rows, w, s.count, args.k, std::min(kPart, whole - k), k == 0, sums);
   }
   if (whole < args.k) {
     const RowTails tails(s, args.k);
-    rows_part(x + whole, pitch, rows, tails.w, s.count, kStep, whole == 0, sums);
+    rows_part(x + whole, pitch, rows, tails.w, s.count, 0, kStep, whole == 0, sums);
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < s.count; c += kLanes) {
