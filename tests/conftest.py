@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,14 @@ def _no_forced_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own overrides must not change what the tests see."""
     for name in ("QCORE_FORCE_ISA", "QCORE_FORCE_KERNEL"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _compiles_anew() -> Iterator[None]:
+    """torch.compile counts how often it compiled the same code, over all tests, and gives up after eight."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_rounding_without_static_scales_needs_no_data_and_with_them_the_same_cod
     layer, other = model.model.layers[0].mlp.up_proj, static.model.layers[0].mlp.up_proj
     assert torch.equal(layer.weight, other.weight)
     with pytest.raises(
-        ValueError, match="calibration: this method needs token ids to calibrate on, as static"
+        ValueError, match="calibration: this method needs token ids to calibrate on, got None; so do static"
     ):
         quantize(tiny.make_model("llama"), "FP8_STATIC", "rtn")
 

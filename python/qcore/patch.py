@@ -83,7 +83,7 @@ def calibration_batches(
     """Forward calls from what a user may pass; token ids are cut into batches of a few sequences."""
     if calibration is None:
         raise ValueError(
-            "calibration: this method needs token ids to calibrate on, as static input scales do; got None"
+            "calibration: this method needs token ids to calibrate on, got None; so do static input scales"
         )
     if isinstance(calibration, Tensor):
         ids = calibration[None] if calibration.dim() == 1 else calibration
