@@ -94,12 +94,13 @@ struct RowTails {
 };
 
 // `count` columns of K of `rows` rows of x, at most kFewRows, and of a strip, whose rows are `k`
-// bytes apart.
+// bytes apart. If the strip was read before, to sum its rows, what is wanted next is the next one.
 inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8_t* const* w,
-                      int64_t width, int64_t k, int64_t count, bool first, int32_t* sums) {
+                      int64_t width, int64_t k, bool read_before, int64_t count, bool first,
+                      int32_t* sums) {
   const bool wide = rows <= kWideTileRows;
   const int64_t tiles = ceil_div(rows, int64_t{wide ? kWideTileRows : kTileRows});
-  const int64_t columns = wide ? 8 : 4;
+  const int64_t columns = wide ? 8 : 4, ahead = (read_before ? kStrip : columns) * k;
   for (int64_t c = 0; c < width; c += columns) {
     for (int64_t tile = 0; tile < tiles; ++tile) {
       // Tiles of nearly equal heights.
@@ -108,7 +109,7 @@ inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8
       if constexpr (kWideTileRows > 0) {
         if (wide) multiply = tile_of<8>(height, std::make_integer_sequence<int, kWideTileRows>());
       }
-      multiply(x + top * pitch, pitch, w + c, count, columns * k, first, sums + top * kStrip + c);
+      multiply(x + top * pitch, pitch, w + c, count, ahead, first, sums + top * kStrip + c);
     }
   }
 }
@@ -121,11 +122,12 @@ inline void rows_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t 
   for (int64_t k = 0; k < whole; k += kPart) {
     const int8_t* w[kStrip];
     for (int64_t c = 0; c < kStrip; ++c) w[c] = s.w[c] + k;
-    rows_part(x + k, pitch, rows, w, s.count, args.k, std::min(kPart, whole - k), k == 0, sums);
+    rows_part(x + k, pitch, rows, w, s.count, args.k, !args.w_sum, std::min(kPart, whole - k),
+              k == 0, sums);
   }
   if (whole < args.k) {
     const RowTails tails(s, args.k);
-    rows_part(x + whole, pitch, rows, tails.w, s.count, 0, kStep, whole == 0, sums);
+    rows_part(x + whole, pitch, rows, tails.w, s.count, 0, false, kStep, whole == 0, sums);
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < s.count; c += kLanes) {
