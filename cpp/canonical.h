@@ -29,6 +29,19 @@ Status check_rows(const FloatRows& x);
 Status check_zeros(const char* argument, const int32_t* zeros, Scales scales, int64_t m,
                    const Executor& executor);
 
+// Floats that a product quantizes itself, instead of x.
+template <class Args>
+Status check_floats(const Args& args) {
+  const FloatRows& x = args.floats;
+  if (Status status = check_rows(x); !status.ok()) {
+    return {status.code(), "floats." + status.message().substr(2)};
+  }
+  if (x.m != args.m) return not_in("floats.m", std::to_string(args.m) + " like m", x.m);
+  if (x.k != args.k) return not_in("floats.k", std::to_string(args.k) + " like k", x.k);
+  if (args.x) return Status::invalid("x: expected null, because floats are given");
+  return {};
+}
+
 template <class Op>
 Choice<Row<Op>> select_on(typename Op::Problem problem, const Executor& executor) {
   problem.device = executor.device;

@@ -7,13 +7,7 @@ namespace qcore {
 namespace {
 
 Status check_quantization(const Fp8Args& args) {
-  const FloatRows& x = args.floats;
-  if (Status status = check_rows(x); !status.ok()) {
-    return {status.code(), "floats." + status.message().substr(2)};
-  }
-  if (x.m != args.m) return not_in("floats.m", std::to_string(args.m) + " like m", x.m);
-  if (x.k != args.k) return not_in("floats.k", std::to_string(args.k) + " like k", x.k);
-  if (args.x) return Status::invalid("x: expected null, because floats are given");
+  if (Status status = check_floats(args); !status.ok()) return status;
   if (args.x_scale && args.w_scales == Scales::block) {
     return Status::invalid("x_scale: expected null, because scales of blocks come from floats");
   }
