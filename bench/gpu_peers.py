@@ -27,6 +27,7 @@ class Spec:
     group_size: int = 128
     asymmetric: bool = False
     act_order: bool = False
+    float8: bool = False  # the codes are e4m3
 
     @property
     def dtype_name(self) -> str:
@@ -35,10 +36,11 @@ class Spec:
 
 @dataclass(frozen=True)
 class Weight:
-    """W[n, k] = scales[n, k // group_size] * (codes[n, k] - zero), which meets x[:, perm[k]]."""
+    """W[n, k] = scales[n, k // group_size] * (codes[n, k] - zero), which meets x[:, perm[k]]. Floats have no
+    zero."""
 
     spec: Spec
-    codes: Tensor  # uint8 [N, K]
+    codes: Tensor  # uint8 or float8_e4m3fn [N, K]
     scales: Tensor  # [N, G]
     zeros: Tensor | None  # uint8 [N, G]
     perm: Tensor | None  # int32 [K]
@@ -49,7 +51,7 @@ class Weight:
         for begin in range(0, spec.n, step):
             at = slice(begin, min(begin + step, spec.n))
             values = self.codes[at].float().view(-1, spec.k // spec.group_size, spec.group_size)
-            center = float(1 << (spec.bits - 1))
+            center = 0.0 if spec.float8 else float(1 << (spec.bits - 1))
             values -= center if self.zeros is None else self.zeros[at].float().unsqueeze(-1)
             values *= self.scales[at].float().unsqueeze(-1)
             yield at, values.flatten(1)
@@ -74,9 +76,12 @@ def make_weight(spec: Spec, device: str, seed: int = 0) -> Weight:
         return torch.randint(0, 1 << spec.bits, sizes, dtype=torch.uint8, device=device, generator=g)
 
     scales = torch.rand(spec.n, groups, device=device, generator=g) * 0.02 + 0.001
+    made = codes(spec.n, spec.k)
+    if spec.float8:
+        made = torch.where(made & 0x7F == 0x7F, 1, made).view(torch.float8_e4m3fn)  # no NaN
     return Weight(
         spec,
-        codes(spec.n, spec.k),
+        made,
         scales.to(spec.dtype),
         codes(spec.n, groups) if spec.asymmetric else None,
         torch.randperm(spec.k, device=device, generator=g).int() if spec.act_order else None,
@@ -107,7 +112,12 @@ def qcore(weight: Weight) -> Contender | str:
         shape = (m, spec.n, spec.k, spec.group_size, spec.bits, spec.asymmetric)
         device = weight.codes.device.type
         try:
-            return _C.explain("w4a16", *shape, dtype=spec.dtype_name, device=device, layout=layout)[0]
+            sm = 0
+            if device == "cuda":
+                major, minor = torch.cuda.get_device_capability()
+                sm = major * 10 + minor
+            options = {"dtype": spec.dtype_name, "device": device, "layout": layout, "sm": sm}
+            return _C.explain("w4a16", *shape, **options)[0]
         except (ValueError, RuntimeError):  # the name is only a remark
             return "?"
 
@@ -169,8 +179,8 @@ def vllm_marlin(weight: Weight) -> Contender | str:
     from vllm.scalar_type import scalar_types  # type: ignore[import-not-found]
 
     spec, device = weight.spec, weight.codes.device
-    if spec.act_order or (spec.asymmetric and spec.bits != 4):
-        return "not adapted for act-order, nor for asymmetric 8 bits"
+    if spec.act_order or spec.float8 or (spec.asymmetric and spec.bits != 4):
+        return "not adapted for act-order, float8, nor for asymmetric 8 bits"
     none = torch.empty(0, dtype=torch.int32, device=device)
     groups = spec.k // spec.group_size
     words = _custom_ops.gptq_marlin_repack(
@@ -210,8 +220,8 @@ def vllm_machete(weight: Weight) -> Contender | str:
     from vllm.scalar_type import scalar_types
 
     spec = weight.spec
-    if spec.asymmetric or spec.act_order:
-        return "adapted for symmetric weights without act-order only"
+    if spec.asymmetric or spec.act_order or spec.float8:
+        return "adapted for symmetric integers without act-order only"
     if torch.cuda.get_device_capability() != (9, 0):
         return "takes Hopper only"
     kind = scalar_types.uint4b8 if spec.bits == 4 else scalar_types.uint8b128
@@ -252,8 +262,8 @@ def gemlite(weight: Weight) -> Contender | str:
     from gemlite.core import DType, GemLiteLinear  # type: ignore[import-not-found]
 
     spec = weight.spec
-    if spec.act_order:
-        return "takes no act-order"
+    if spec.act_order or spec.float8:
+        return "takes no act-order, and is not adapted for float8"
     kind = DType.BF16 if spec.dtype == torch.bfloat16 else DType.FP16
     layer = GemLiteLinear(
         spec.bits,

@@ -30,6 +30,7 @@ class Row:
     group_size: int
     asymmetric: bool
     act_order: bool
+    float8: bool
     microseconds: float
     least_us: float
     largest_us: float
@@ -45,7 +46,7 @@ class Row:
     @property
     def weight(self) -> str:
         """What stands above a table: everything but M and the contender."""
-        extra = ", asymmetric" * self.asymmetric + ", act-order" * self.act_order
+        extra = ", asymmetric" * self.asymmetric + ", act-order" * self.act_order + ", float8" * self.float8
         return f"{self.k} x {self.n}, W{self.bits} g{self.group_size}{extra}, {self.dtype}"
 
 

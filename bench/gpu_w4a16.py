@@ -59,6 +59,7 @@ def jobs(quick: bool) -> list[Job]:
         replace(base, group_size=32),
         replace(base, act_order=True),
         replace(base, bits=8),
+        replace(base, bits=8, float8=True),
     ]
     half = [Job(Spec(k, n, torch.float16), SIZES) for k, n in SHAPES]
     return plain + [Job(spec, few) for spec in variants] + half
@@ -207,6 +208,7 @@ class Bench:
                 group_size=spec.group_size,
                 asymmetric=spec.asymmetric,
                 act_order=spec.act_order,
+                float8=spec.float8,
                 microseconds=median * 1e6,
                 least_us=least * 1e6,
                 largest_us=largest * 1e6,
@@ -242,7 +244,7 @@ class Bench:
 
 
 def describe(spec: Spec) -> str:
-    kind = "asymmetric " * spec.asymmetric + "act-order " * spec.act_order
+    kind = "asymmetric " * spec.asymmetric + "act-order " * spec.act_order + "float8 " * spec.float8
     return f"{spec.k} x {spec.n} {kind}W{spec.bits} g{spec.group_size} {spec.dtype_name}"
 
 

@@ -43,12 +43,14 @@ Choice<Row<Op>> row_for(const typename Op::Args& args, const Executor& executor)
   if (Status status = check_place(args.weight.layout, executor, sm); !status.ok()) {
     return {nullptr, std::move(status), {}};
   }
-  return select<Op>({.device = executor.device,
-                     .dtype = args.dtype,
-                     .m = args.m,
-                     .weight = args.weight.shape,
-                     .layout = args.weight.layout,
-                     .sm = sm});
+  typename Op::Problem problem{.device = executor.device,
+                               .dtype = args.dtype,
+                               .m = args.m,
+                               .weight = args.weight.shape,
+                               .layout = args.weight.layout,
+                               .sm = sm};
+  if constexpr (requires { args.batch_invariant; }) problem.batch_invariant = args.batch_invariant;
+  return select<Op>(problem);
 }
 
 }  // namespace qcore

@@ -4,9 +4,12 @@
 // the bits of 1024 (fp16), 128 (bf16) or 2^23 (fp32) gives 1024 + code and so on, exactly, and one
 // packed add takes the offset and the zero point away. No rounding happens: code - zero has at most
 // 8 significant bits plus a sign. Scales are not applied here but to sums over a group.
+//
+// Codes of 8 bits may be floats instead: see FloatCodes.
 #pragma once
 
 #include "ptx.cuh"
+#include "qcore/formats.h"
 
 namespace qcore::dequant {
 
@@ -99,6 +102,44 @@ struct Codes<Bfloat, 8> {
       const float b3 = ptx::float_from_bits(ptx::permute_bytes<0x7653>(word[w], kMagic));
       a[2 * w] = ptx::pack2<Bfloat>(b0 + row0, b1 + row0);
       a[2 * w + 1] = ptx::pack2<Bfloat>(b2 + row8, b3 + row8);
+    }
+  }
+};
+
+// How e4m3 and e5m2 become the 16-bit numbers of a kernel: exponent and mantissa are shifted to
+// where T has its own, and one multiplication by a power of two makes up for the exponent's other
+// bias. Exact, for subnormal codes too. Codes that are infinite or NaN count as what comes after
+// the largest number; only e5m2 in fp16, whose bits are the upper half of T's, keeps them.
+struct FloatCodes {
+  uint32_t mask = 0;  // of what is shifted, in both halves; 0: the codes are integers
+  uint32_t shift = 0;
+  uint32_t factor = 0;  // twice in T
+
+  constexpr FloatCodes() = default;
+  constexpr FloatCodes(CodeKind kind, DType dtype) {
+    if (kind == CodeKind::integer) return;
+    const bool half = dtype == DType::f16, e4m3 = kind == CodeKind::e4m3;
+    // A code comes in the upper half of 16 bits. 5 or 8 bits of exponent instead of 4 or 5.
+    shift = (half ? 5 : 8) - (e4m3 ? 4 : 5);
+    mask = (0x7f00u >> shift) * 0x00010001u;
+    // 2^(15 - 7), 2^0; 2^(127 - 7), 2^(127 - 15).
+    factor = half ? (e4m3 ? 0x5c005c00u : 0x3c003c00u) : (e4m3 ? 0x7b807b80u : 0x77807780u);
+  }
+  QCORE_DEVICE bool any() const { return mask != 0; }
+
+  // Two words as Codes<T, 8> takes them.
+  template <class T>
+  QCORE_DEVICE void dequantize(const uint32_t* word, uint32_t (&a)[4]) const {
+    constexpr uint32_t kMinusZero = 0x80008000u;
+    QCORE_UNROLL
+    for (int w = 0; w < 2; ++w) {
+      const uint32_t pair[2] = {ptx::permute_bytes<0x1404>(word[w], 0),
+                                ptx::permute_bytes<0x3424>(word[w], 0)};
+      QCORE_UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const uint32_t bits = (pair[i] >> shift & mask) | (pair[i] & 0x80008000u);
+        a[2 * w + i] = ptx::fma2<T>(bits, factor, kMinusZero);
+      }
     }
   }
 };

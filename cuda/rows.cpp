@@ -5,6 +5,7 @@
 #include "kquant/packed.h"
 #include "kquant/plan.h"
 #include "kquant/rows.h"
+#include "marlin/hopper_plan.h"
 #include "marlin/plan.h"
 #include "quantize/rows.h"
 #include "registry.h"
@@ -20,14 +21,16 @@ Status takes_every_problem(const Problem& problem) {
   return problem.weight.check();
 }
 
-Status takes_integers(const W4A16::Problem& problem) {
-  if (problem.weight.has_floats()) {
-    return Status::unsupported("multiplies integer codes, these are floats");
-  }
-  return problem.weight.check();
-}
-
 const Row<W4A16> kW4A16[] = {
+    {{.name = "w4a16_marlin_sm90",
+      .op = W4A16::kName,
+      .device = Device::cuda,
+      .sm = 90,
+      .layout = &marlin::layout},
+     marlin::hopper_supports,
+     marlin::hopper_workspace_bytes,
+     marlin::hopper_gemm,
+     marlin::describe_hopper_plan},
     {{.name = "w4a16_marlin_sm80",
       .op = W4A16::kName,
       .device = Device::cuda,
@@ -35,13 +38,14 @@ const Row<W4A16> kW4A16[] = {
       .layout = &marlin::layout},
      marlin::supports,
      marlin::workspace_bytes,
-     marlin::gemm},
+     marlin::gemm,
+     marlin::describe_plan},
     {{.name = "w4a16_cuda_reference",
       .op = W4A16::kName,
       .device = Device::cuda,
       .sm = 80,
       .layout = &marlin::layout},
-     takes_integers,
+     takes_every_problem<W4A16::Problem>,
      nullptr,
      marlin::reference_gemm},
 };

@@ -21,6 +21,14 @@ struct GlobalLoad {
   }
 };
 
+QCORE_DEVICE float float_of(Float8 type, uint32_t bits) {
+  if (type == Float8::e5m2) return ptx::to_float<ptx::Half>(bits << 8);
+  // Read as fp16 its exponent is 8 too low.
+  const uint32_t half = (bits & 0x80) << 8 | (bits & 0x7f) << 7;
+  return (bits & 0x7f) == 0x7f ? ptx::float_from_bits(0x7fc00000u)
+                               : ptx::to_float<ptx::Half>(half) * 256.0f;
+}
+
 struct Pair {
   float first, second;
 };

@@ -51,6 +51,7 @@ def make_row(**changes: Any) -> Row:
         bits=4,
         group_size=128,
         asymmetric=False,
+        float8=False,
         act_order=False,
         **dict(microseconds=10.0, least_us=9.5, largest_us=11.0, limit_us=6.4, tb_per_s=3.05),
         **dict(tflop_per_s=188.0, fraction=0.64, speedup=2.5, error=1.7e-3, copies=9, weight_bytes=30 << 20),
@@ -238,7 +239,12 @@ def test_jobs_are_different_and_valid(quick: bool) -> None:
 
 @pytest.mark.parametrize(
     "spec",
-    [SMALL, replace(SMALL, asymmetric=True, bits=8), replace(SMALL, act_order=True, dtype=torch.float16)],
+    [
+        SMALL,
+        replace(SMALL, asymmetric=True, bits=8),
+        replace(SMALL, bits=8, float8=True),
+        replace(SMALL, act_order=True, dtype=torch.float16),
+    ],
 )
 def test_contenders_agree_on_the_cpu(spec: Spec) -> None:
     weight = make_weight(spec, "cpu")

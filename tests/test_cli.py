@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from conftest import REPOSITORY
+from qcore import _C
 from qcore.cli import app
 
 MODEL = REPOSITORY / "models" / "pydoc-llama-7m"
@@ -169,7 +171,25 @@ def test_as_a_module_and_quiet_when_piped(tmp_path: Path) -> None:
     assert done.stdout.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [[], ["quantize"], ["eval"], ["inspect"]])
+def test_explain_names_the_kernel_and_why_no_other() -> None:
+    result = run("explain", 300, 512, "--m", 1, "--m", 40)
+    assert result.exit_code == 0
+    chosen, _, _ = _C.explain("w4a16", 40, 300, 512, 128, dtype="bfloat16")
+    assert result.stdout.count(chosen) == 2
+    result = run("explain", 300, 512, "--bits", 5)
+    assert result.exit_code == 1
+    assert "bits: expected 2, 3, 4 or 8, got 5" in result.stderr
+
+
+@pytest.mark.skipif(not _C.cuda_built(), reason="this build has no CUDA kernels")
+def test_explain_needs_no_gpu() -> None:
+    result = run("explain", 28672, 8192, "--device", "cuda", "--sm", 90, "--multiprocessors", 132)
+    assert result.exit_code == 0
+    assert re.search(r"4096.*w4a16_marlin_sm90.*tiles of 256 rows x 128 tokens on 132 blocks", result.stdout)
+    assert "not w4a16_marlin_sm90, M = 1: multiplies 33 tokens or more" in result.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["quantize"], ["eval"], ["inspect"], ["explain"]])
 def test_help_teaches(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0

@@ -81,7 +81,7 @@ def test_every_kernel_gives_the_same_bits(type: str, kernel: str, monkeypatch: p
 def test_forced_isa_is_taken(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gemm(x := make_x(3, WEIGHT.k))
     monkeypatch.setenv("QCORE_FORCE_ISA", isa)
-    chosen, _ = _C.explain_kquant("Q4_K", 3, WEIGHT.n, WEIGHT.k)
+    chosen, _, _ = _C.explain_kquant("Q4_K", 3, WEIGHT.n, WEIGHT.k)
     isa_of = {row["name"]: row["isa"] for row in ops.kernels()}
     assert isa_of[chosen] == expected_isa(isa, "kquant")
     assert torch.equal(gemm(x), expected)

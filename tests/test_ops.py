@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -257,7 +258,7 @@ def test_full_accuracy_next_to_the_zero_point(
 # -- choice of the kernel --------------------------------------------------------------------------
 
 
-def explain(**changes: object) -> tuple[str, list[tuple[str, str]]]:
+def explain(**changes: object) -> tuple[str, list[tuple[str, str]], str]:
     problem = {"op": "w4a16", "m": 1, "n": 48, "k": 300, "group_size": 64} | changes
     return _C.explain(**problem)  # type: ignore[arg-type]
 
@@ -272,7 +273,7 @@ def test_forced_kernel_is_taken(kernel: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_forced_isa_is_taken(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QCORE_FORCE_ISA", isa)
     assert _C.cpu_isa() == isa
-    chosen, rejected = explain()
+    chosen, rejected, _ = explain()
     isa_of = {row["name"]: row["isa"] for row in ops.kernels()}
     assert isa_of[chosen] == expected_isa(isa)
     for name, reason in rejected:
@@ -324,6 +325,31 @@ def test_reference_is_last_and_always_able() -> None:
     assert {row["format"] for row in ops.kernels()} <= formats
     names = [row["name"] for row in ops.kernels()]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.skipif(not _C.cuda_built(), reason="this build has no CUDA kernels")
+@pytest.mark.parametrize(
+    ("sm", "m", "invariant", "kernel", "reason"),
+    [
+        (90, 1, False, "w4a16_marlin_sm80", "33 tokens or more, these are 1"),
+        (90, 32, False, "w4a16_marlin_sm80", "33 tokens or more, these are 32"),
+        (90, 33, False, "w4a16_marlin_sm90", ""),
+        (90, 4096, False, "w4a16_marlin_sm90", ""),
+        (90, 4096, True, "w4a16_marlin_sm80", "depends on the number of tokens"),
+        # Cards without a row of their own run what runs everywhere.
+        (80, 4096, False, "w4a16_marlin_sm80", "needs compute capability 9.0"),
+        (89, 4096, False, "w4a16_marlin_sm80", "needs compute capability 9.0"),
+        (100, 4096, False, "w4a16_marlin_sm80", "9.0 alone"),
+        (120, 4096, False, "w4a16_marlin_sm80", "9.0 alone"),
+    ],
+)
+def test_which_kernel_a_gpu_runs(sm: int, m: int, invariant: bool, kernel: str, reason: str) -> None:
+    shape = {"n": 14336, "k": 4096, "group_size": 128, "dtype": "bfloat16", "device": "cuda"}
+    chosen, rejected, plan = explain(**shape, m=m, sm=sm, multiprocessors=132, batch_invariant=invariant)
+    assert chosen == kernel
+    assert [name for name, why in rejected if reason in why] == (["w4a16_marlin_sm90"] if reason else [])
+    assert re.search(r"\d+ (tiles|blocks) of \d+ rows x \d+ tokens", plan)
+    assert explain(**shape, m=m, sm=sm, batch_invariant=invariant)[2] == ""  # how many multiprocessors?
 
 
 def test_explain_refuses_what_is_no_problem() -> None:

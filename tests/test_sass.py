@@ -54,6 +54,11 @@ def hopper(types: str, tile: str = ".*", block_scales: str = r"\w+") -> str:
     return rf"w8a8::HopperGemm<{types}, qcore::w8a8::HopperTile<{tile}>, {block_scales}>"
 
 
+def marlin_hopper(bits: str = r"\d", blocks: str = r"\d", tokens: str = r"\d+") -> str:
+    """Hopper's own kernel for packed weights: the numbers of marlin::HopperVariant."""
+    return rf"marlin::HopperGemm<qcore::ptx::\w+, qcore::marlin::HopperVariant<{bits}, {blocks}, {tokens}>"
+
+
 INT8 = "qcore::ptx::Int8, qcore::ptx::Int8"
 FP8 = r"qcore::ptx::E\dm\d, qcore::ptx::E\dm\d"
 
@@ -92,6 +97,42 @@ RULES = (
         for tiles in (1, 2)
         for warps_k in (1, 2, 4, 8)
     ),
+    # Hopper's own: the warpgroup's matrix unit with A from registers, copies by the copy engine alone, one
+    # barrier of the whole block in the beginning.
+    Rule(
+        marlin_hopper(),
+        registers=168,
+        must=(
+            r"\bHGMMA\.64x\d+x16\.F32(\.BF16)? R\d+, R\d+, gdesc",
+            r"\bUTMALDG\.2D",
+            r"\bUTMALDG\.3D",
+            r"\bLDS\.128",
+            r"\bSYNCS\.PHASECHK",
+            r"\bUSETMAXREG\.DEALLOC",
+            r"\bUSETMAXREG\.TRY_ALLOC",
+            r"\bSTG\.E\.128",
+        ),
+        must_not=(*NO_SPILLS, r"\bHMMA", r"\bLDGSTS"),
+    ),
+    # A chunk: its products, their decoding, and an addition for each sum after every 32 columns, as groups of
+    # 32 need; for longer groups most of these are jumped over.
+    *(
+        Rule(
+            marlin_hopper("4", str(blocks), str(tokens)),
+            loop=(r"\bHGMMA", blocks * (4 * (tokens // 2 + 20) + 250)),
+        )
+        for blocks in (1, 2)
+        for tokens in (64, 128)
+    ),
+    *(
+        Rule(
+            marlin_hopper("8", str(blocks), str(tokens)),
+            loop=(r"\bHGMMA", blocks * (2 * (tokens // 2 + 20) + 280)),
+        )
+        for blocks in (1, 2)
+        for tokens in (64, 128)
+    ),
+    Rule(r"marlin::ReduceShared<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
     Rule(r"marlin::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
     Rule(r"marlin::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
     Rule(r"marlin::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),
@@ -177,7 +218,7 @@ def test_kernels_are_what_was_planned(compiled: list[Kernel]) -> None:
 def test_every_kernel_is_there_for_every_target_and_has_a_rule(compiled: list[Kernel]) -> None:
     assert {kernel.target for kernel in compiled} == set(TARGETS)
     for name, count in Counter(kernel.name for kernel in compiled).items():
-        targets = 1 if "w8a8::HopperGemm<" in name else len(TARGETS)
+        targets = 1 if re.search("::HopperGemm<|marlin::ReduceShared<", name) else len(TARGETS)
         assert count == targets, f"{name} is there for {count} targets"
         assert any(re.search(rule.name, name) for rule in RULES), f"no rule for {name}"
     # For cards that have no code of their own here: 10.3, 11.0, 12.1 and newer ones.

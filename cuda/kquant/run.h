@@ -126,7 +126,7 @@ Status run_gemm(const KquantArgs& args, const marlin::Plan& plan, const Launch& 
                                 .bias = args.bias,
                                 .y = args.y,
                                 .workspace = args.workspace};
-  return marlin::run_passes(product, plan, [&](const marlin::Product& pass) {
+  return marlin::run_passes(product, plan.tokens, [&](const marlin::Product& pass) {
     return run_pass<T>(args, pass, plan, launch);
   });
 }

@@ -22,6 +22,7 @@ struct GemmParams : TileParams {
   int scale_size;  // of one, in bytes
   int set_shift;   // log2 of the lanes that bring 32 scales
   int center;      // the zero point of a symmetric weight
+  dequant::FloatCodes floats;
   int groups, group_halves;
   int halves;  // along the padded K
 };
@@ -153,7 +154,7 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
       const int step = half * kStepsPerHalf + s;
       for_tiles([&](int tile) {
         constexpr int kWords = sizeof(Words) / 4;
-        Codes::dequantize(&words[tile].word[step * Codes::kWords % kWords], offsets[tile], a[tile]);
+        dequantize(&words[tile].word[step * Codes::kWords % kWords], tile, a[tile]);
       });
       if constexpr (kTokenTiles == 1) {
         multiply_add(partial, 0, a, {b[2 * s], b[2 * s + 1]});
@@ -167,6 +168,13 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
         }
       }
     }
+  }
+
+  QCORE_DEVICE void dequantize(const uint32_t* word, int tile, uint32_t (&a)[4]) const {
+    if constexpr (V::kBits == 8) {
+      if (p.floats.any()) return p.floats.template dequantize<T>(word, a);
+    }
+    Codes::dequantize(word, offsets[tile], a);
   }
 
   QCORE_DEVICE void load_words(uint32_t stage, int half, Words (&words)[kWarpTiles]) const {

@@ -23,12 +23,12 @@ struct Product {
   }
 };
 
-// Calls pass(product) for at most plan.tokens tokens at a time, of 2 bytes an element.
+// Calls pass(product) for at most `tokens` tokens at a time, of 2 bytes an element.
 template <class Pass>
-Status run_passes(const Product& product, const Plan& plan, const Pass& pass) {
-  for (int64_t token = 0; token < product.m; token += plan.tokens) {
+Status run_passes(const Product& product, int64_t tokens, const Pass& pass) {
+  for (int64_t token = 0; token < product.m; token += tokens) {
     Product part = product;
-    part.m = std::min<int64_t>(plan.tokens, product.m - token);
+    part.m = std::min(tokens, product.m - token);
     part.x = static_cast<const char*>(product.x) + token * product.x_stride * 2;
     part.y = static_cast<char*>(product.y) + token * product.n * 2;
     if (Status status = pass(part); !status.ok()) return status;

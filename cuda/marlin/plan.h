@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "marlin/layout.h"
 #include "qcore/w4a16.h"
@@ -106,6 +107,11 @@ struct DeviceLimits {
   int multiprocessors;
   int shared_bytes;  // that one block may have
 };
+// By compute capability, 90 for 9.0: the CUDA programming guide's table.
+constexpr int shared_bytes_of(int sm) {
+  if (sm == 86 || sm == 89 || sm >= 120) return 99 << 10;
+  return (sm < 90 ? 163 : 227) << 10;
+}
 
 struct Plan {
   int tokens;  // of one pass: more are multiplied in several, so that the workspace stays small
@@ -133,6 +139,9 @@ Plan choose_plan(const Work& work, const DeviceLimits& limits);
 // The plan with a given variant and number of splits, for tests and for tuning.
 Plan make_plan(const Work& work, VariantKey variant, int splits);
 
+// Whether activations must be brought into the order of the packed columns first.
+bool must_gather(const W4A16Args& args, const Geometry& g);
+
 // Copies of 16 bytes need aligned rows and places that 32 bits can count.
 bool activations_fit(const void* x, int64_t m, int64_t x_stride, int64_t k);
 
@@ -141,6 +150,11 @@ bool activations_fit(const void* x, int64_t m, int64_t x_stride, int64_t k);
 Plan choose_plan(const W4A16Args& args, const DeviceLimits& limits);
 Plan make_plan(const W4A16Args& args, VariantKey variant, int splits);
 Status supports(const W4A16::Problem& problem);
+// The plan in words, if the GPU is known, with activations that are aligned.
+std::string describe_plan(const W4A16::Problem& problem);
+W4A16Args args_of(const W4A16::Problem& problem);
+// What the kernels rely on: memory aligned to 16 bytes, and a workspace where one is needed.
+Status check_memory(const W4A16Args& args, int64_t workspace_bytes);
 
 inline constexpr int64_t kMostWorkspaceBytes = int64_t{64} << 20;  // of a pass, where it can be cut
 

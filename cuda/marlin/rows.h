@@ -7,6 +7,9 @@ namespace qcore::marlin {
 
 Status workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes);
 Status gemm(const W4A16Args& args, const Executor& executor);
+// hopper_rows.cu
+Status hopper_workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes);
+Status hopper_gemm(const W4A16Args& args, const Executor& executor);
 Status reference_gemm(const W4A16Args& args, const Executor& executor);
 
 }  // namespace qcore::marlin

@@ -57,6 +57,7 @@ Status run_pass(const W4A16Args& args, const Product& pass, const Plan& plan,
   params.scale_size = static_cast<int>(size_of(weight.shape.scale_dtype));
   params.set_shift = weight.shape.scale_dtype == DType::f32 ? 3 : 2;
   params.center = weight.shape.center();
+  params.floats = dequant::FloatCodes(weight.shape.kind, args.dtype);
   params.groups = static_cast<int>(g.groups);
   params.group_halves = static_cast<int>(g.groups > 1 ? g.group_halves : g.padded_k());
   params.halves = static_cast<int>(g.halves);
@@ -72,7 +73,7 @@ Status run_pass(const W4A16Args& args, const Product& pass, const Plan& plan,
 // args.workspace holds plan.workspace_bytes().
 template <class T, class Launch>
 Status run_gemm(const W4A16Args& args, const Plan& plan, const Launch& launch) {
-  return run_passes(product_of(args), plan,
+  return run_passes(product_of(args), plan.tokens,
                     [&](const Product& pass) { return run_pass<T>(args, pass, plan, launch); });
 }
 
@@ -91,6 +92,7 @@ Status run_reference(const W4A16Args& args, const Launch& launch) {
                       .scales = weight.scales,
                       .zeros = weight.zeros,
                       .center = weight.shape.center(),
+                      .kind = weight.shape.kind,
                       .perm = args.perm,
                       .bias = args.bias,
                       .y = args.y});

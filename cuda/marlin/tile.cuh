@@ -17,6 +17,7 @@
 #include "marlin/plan.h"
 #include "ptx.cuh"
 #include "scalars.cuh"
+#include "tile_order.h"
 
 namespace qcore::marlin {
 
@@ -96,18 +97,12 @@ class Tile {
     warp_k = thread / 32 / V::kWarpsN;
   }
 
-  // Blocks that run at the same time should share weights and activations in the L2 cache, so the
-  // tiles are walked in groups of 8 blocks of tokens.
   QCORE_DEVICE void place_block() {
-    constexpr int kGroup = 8;
     const int tiles = p.slices * p.token_blocks;
     split = ptx::block_index() / tiles;
-    const int tile = ptx::block_index() % tiles;
-    const int first = tile / (kGroup * p.slices) * kGroup;
-    const int height = min(kGroup, p.token_blocks - first);
-    const int inside = tile - first * p.slices;
-    token0 = (first + inside % height) * V::kTokens;
-    row0 = inside / height * V::kRows;
+    const TilePlace at = tile_place(ptx::block_index() % tiles, p.token_blocks, p.slices);
+    token0 = at.across * V::kTokens;
+    row0 = at.along * V::kRows;
   }
 
   // Parts of a split along K are equal but for the last ones.

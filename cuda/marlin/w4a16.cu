@@ -14,11 +14,6 @@ Status plan_for(const W4A16Args& args, const Executor& executor, Plan& plan) {
   return {};
 }
 
-Status check_aligned(const char* argument, const void* pointer) {
-  if (reinterpret_cast<uintptr_t>(pointer) % 16 == 0) return {};
-  return Status::invalid(std::string(argument) + ": expected 16-byte aligned memory");
-}
-
 }  // namespace
 
 Status workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes) {
@@ -31,19 +26,10 @@ Status workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t&
 }
 
 Status gemm(const W4A16Args& args, const Executor& executor) {
-  const PackedIntGroup& weight = args.weight;
   if (args.empty()) return {};
   Plan plan;
-  for (const Status& status :
-       {check_aligned("weight.qweight", weight.qweight),
-        check_aligned("weight.scales", weight.scales), check_aligned("weight.zeros", weight.zeros),
-        check_aligned("workspace", args.workspace), plan_for(args, executor, plan)}) {
-    if (!status.ok()) return status;
-  }
-  if (plan.workspace_bytes() > 0 && !args.workspace) {
-    return Status::invalid("workspace: expected " + std::to_string(plan.workspace_bytes()) +
-                           " bytes, got null");
-  }
+  if (Status status = plan_for(args, executor, plan); !status.ok()) return status;
+  if (Status status = check_memory(args, plan.workspace_bytes()); !status.ok()) return status;
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();
   const cuda::Launcher launch{static_cast<cudaStream_t>(executor.stream)};

@@ -18,6 +18,7 @@
 
 #include "fragments.h"
 #include "quantize/rows.cuh"
+#include "tile_order.h"
 #include "w8a8/finish.cuh"
 #include "w8a8/row_sums.cuh"
 #include "w8a8/variant.h"
@@ -99,18 +100,12 @@ class Gemm {
     place(work);
   }
 
-  // Blocks that run at the same time should share weights and activations in the L2 cache, so the
-  // tiles are walked in groups of 8 blocks of tokens.
   QCORE_DEVICE void place(int work) {
-    constexpr int kGroup = 8;
     const int tiles = p.slices * p.token_blocks;
     split = work / tiles;
-    const int tile = work % tiles;
-    const int first = tile / (kGroup * p.slices) * kGroup;
-    const int height = min(kGroup, p.token_blocks - first);
-    const int inside = tile - first * p.slices;
-    token0 = (first + inside % height) * V::kTokens;
-    row0 = inside / height * kRows;
+    const TilePlace at = tile_place(work % tiles, p.token_blocks, p.slices);
+    token0 = at.across * V::kTokens;
+    row0 = at.along * kRows;
     warp_row = thread / 32 % V::kWarpsN * (kRowTiles * 16);
     warp_token = thread / 32 / V::kWarpsN * (kTokenTiles * 8);
   }

@@ -6,10 +6,6 @@
 // arrives as zeros. Blocks stay and take tiles in turn: the ring runs on, so the next tile's
 // operands are on their way while this one is written.
 //
-// A stage is handed over by two barriers: "full" counts the bytes that arrived, "empty" one thread
-// of every warp that has read it. Both change phase once a round, so the parity of the round says
-// which phase to wait for.
-//
 // Integers add up in the matrix unit, exactly. FP8 sums of one chunk are brought to fp32 outside of
 // it, since it keeps about 14 bits; scales of blocks are those of the chunk and applied there.
 //
@@ -21,6 +17,8 @@
 #include "ptx8.cuh"
 #include "ptx_hopper.cuh"
 #include "quantize/rows.cuh"
+#include "ring.cuh"
+#include "tile_order.h"
 #include "w8a8/finish.cuh"
 #include "w8a8/hopper_tile.h"
 #include "w8a8/row_sums.cuh"
@@ -67,7 +65,8 @@ class HopperGemm {
   // A block scale of the weight is that of a whole tile.
   static_assert(kInt8 || 128 % kColumns == 0);
 
-  QCORE_DEVICE explicit HopperGemm(const Params& params) : p(params), base(ptx::shared_base()) {}
+  QCORE_DEVICE explicit HopperGemm(const Params& params)
+      : p(params), ring(ptx::shared_base(), Tile::kStageBytes, Tile::kStages) {}
 
   struct MeetSome {
     QCORE_DEVICE static void meet() { ptx::sync_named(1, quantize::kThreads); }
@@ -92,13 +91,7 @@ class HopperGemm {
   }
 
   QCORE_DEVICE void run_block() {
-    if (ptx::thread_index() == 0) {
-      for (int s = 0; s < Tile::kStages; ++s) {
-        ptx::barrier_init(full(s), 1);
-        ptx::barrier_init(empty(s), Tile::kGroups * 4);
-      }
-      ptx::fence_barrier_init();
-    }
+    if (ptx::thread_index() == 0) ring.make(Tile::kGroups * 4);
     ptx::sync_block();
     // With one warpgroup to multiply, registers suffice for all.
     if (ptx::thread_index() >= Tile::kGroups * 128) {
@@ -116,37 +109,15 @@ class HopperGemm {
     int row, column, split;
     int first, end;  // chunks
   };
-  // Blocks that run at the same time should share operands in the L2 cache, so tiles are walked in
-  // groups of 8 rows of tiles.
   QCORE_DEVICE Place place(int work) const {
-    constexpr int kGroup = 8;
-    const int tiles = p.row_tiles * p.column_tiles;
-    const int split = work / tiles, tile = work % tiles;
-    const int first = tile / (kGroup * p.column_tiles) * kGroup;
-    const int height = min(kGroup, p.row_tiles - first);
-    const int inside = tile - first * p.column_tiles;
-    return {(first + inside % height) * Tile::kRows, inside / height * kColumns, split,
-            split * p.split_chunks, min((split + 1) * p.split_chunks, p.chunks)};
+    const int tiles = p.row_tiles * p.column_tiles, split = work / tiles;
+    const TilePlace at = tile_place(work % tiles, p.row_tiles, p.column_tiles);
+    return {at.across * Tile::kRows, at.along * kColumns, split, split * p.split_chunks,
+            min((split + 1) * p.split_chunks, p.chunks)};
   }
   QCORE_DEVICE int works() const { return p.row_tiles * p.column_tiles * p.splits; }
 
-  // ---- The ring
-
-  QCORE_DEVICE ptx::SharedAddress full(int s) const {
-    return base + static_cast<uint32_t>(Tile::kFull + s * 8);
-  }
-  QCORE_DEVICE ptx::SharedAddress empty(int s) const {
-    return base + static_cast<uint32_t>(Tile::kEmpty + s * 8);
-  }
-  QCORE_DEVICE ptx::SharedAddress stage_at(int s) const {
-    return base + static_cast<uint32_t>(s * Tile::kStageBytes);
-  }
-  QCORE_DEVICE void next_stage() {
-    if (++stage == Tile::kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
+  // ---- Copies
 
   QCORE_DEVICE void bring() {
     ptx::prefetch_tensor_map(p.x);
@@ -154,12 +125,11 @@ class HopperGemm {
     for (int work = ptx::block_index(); work < works(); work += ptx::block_count()) {
       const Place at = place(work);
       for (int chunk = at.first; chunk < at.end; ++chunk) {
-        ptx::barrier_wait(empty(stage), parity ^ 1);  // at first, the phase before the first one
-        ptx::barrier_arrive_expect(full(stage), Tile::kStageBytes);
+        ring.start_filling(Tile::kStageBytes);
         const int k = chunk * kHopperChunk;
-        ptx::copy_tensor_2d(stage_at(stage), p.x, k, at.row, full(stage));
-        ptx::copy_tensor_2d(stage_at(stage) + Tile::kXBytes, p.weight, k, at.column, full(stage));
-        next_stage();
+        ptx::copy_tensor_2d(ring.at(), p.x, k, at.row, ring.full());
+        ptx::copy_tensor_2d(ring.at() + Tile::kXBytes, p.weight, k, at.column, ring.full());
+        ring.next();
       }
     }
   }
@@ -187,17 +157,13 @@ class HopperGemm {
   QCORE_DEVICE void start(int block, Sum (&d)[kSums], bool accumulate) const {
     const uint32_t rows = static_cast<uint32_t>((group_row + block * 64) * kHopperChunk);
     constexpr uint32_t kEight = 8 * kHopperChunk;  // bytes of 8 rows
-    const uint64_t x = ptx::descriptor(Swizzle::bytes128, stage_at(stage) + rows, kEight);
-    const uint64_t w = ptx::descriptor(Swizzle::bytes128, stage_at(stage) + Tile::kXBytes, kEight);
+    const uint64_t x = ptx::descriptor(Swizzle::bytes128, ring.at() + rows, kEight);
+    const uint64_t w = ptx::descriptor(Swizzle::bytes128, ring.at() + Tile::kXBytes, kEight);
     QCORE_UNROLL
     for (uint32_t k = 0; k < kHopperChunk; k += 32) {
       ptx::wgmma<X, W, kColumns>(d, ptx::descriptor_advance(x, k), ptx::descriptor_advance(w, k),
                                  accumulate || k > 0);
     }
-  }
-
-  QCORE_DEVICE void release(int s) const {
-    if (lane == 0) ptx::barrier_arrive(empty(s));
   }
 
   QCORE_DEVICE void own(Sum (&sums)[kBlocks][kSums]) const {
@@ -215,19 +181,19 @@ class HopperGemm {
     own(sums);
     int before = -1;
     for (int chunk = at.first; chunk < at.end; ++chunk) {
-      ptx::barrier_wait(full(stage), parity);
+      ring.wait_until_full();
       ptx::wgmma_fence();
       QCORE_UNROLL
       for (int b = 0; b < kBlocks; ++b) start(b, sums[b], true);
       ptx::wgmma_commit();
       ptx::wgmma_wait<1>();
-      if (before >= 0) release(before);
-      before = stage;
-      next_stage();
+      if (before >= 0) ring.release(before);
+      before = ring.stage();
+      ring.next();
     }
     ptx::wgmma_wait<0>();
     own(sums);
-    release(before);
+    ring.release(before);
   }
 
   QCORE_DEVICE void add_floats(const Place& at, Sum (&sums)[kBlocks][kSums]) {
@@ -240,7 +206,7 @@ class HopperGemm {
     float scale[kBlocks][2];
     for (int chunk = at.first; chunk < at.end; ++chunk) {
       if constexpr (kBlockScales) load_scales(at, chunk, scale);
-      ptx::barrier_wait(full(stage), parity);
+      ring.wait_until_full();
       QCORE_UNROLL
       for (int b = 0; b < kBlocks; ++b) {
         ptx::wgmma_own(partial);
@@ -249,7 +215,7 @@ class HopperGemm {
         ptx::wgmma_commit();
         ptx::wgmma_wait<0>();
         ptx::wgmma_own(partial);
-        if (b + 1 == kBlocks) release(stage);
+        if (b + 1 == kBlocks) ring.release(ring.stage());
         QCORE_UNROLL
         for (int i = 0; i < kSums; ++i) {
           if constexpr (kBlockScales) {
@@ -259,7 +225,7 @@ class HopperGemm {
           }
         }
       }
-      next_stage();
+      ring.next();
     }
   }
 
@@ -363,9 +329,7 @@ class HopperGemm {
   }
 
   const Params& p;
-  const uint32_t base;  // of shared memory
-  int stage = 0;
-  uint32_t parity = 0;  // of the round
+  Ring ring;
   int group_row, warp_row, lane;
 };
 

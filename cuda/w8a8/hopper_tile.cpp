@@ -6,25 +6,21 @@
 namespace qcore::w8a8 {
 namespace {
 
-// Clocks of one multiprocessor, roughly: the matrix unit makes 4096 products in one, 21 bytes of
-// global memory and 40 of the L2 cache come in one.
-constexpr double kProducts = 4096, kGlobalBytes = 21, kCacheBytes = 40;
+constexpr double kProducts = 4096;  // that the matrix unit makes in one clock
 constexpr int kMostHopperSplits = 8;
-// To fill the pipeline and to write a tile, and for the launch that adds up splits.
-constexpr double kStart = 1500, kReduce = 4000;
 
 double cost(int64_t m, int64_t n, const HopperPlan& p, int multiprocessors) {
   const double rows = p.tile.rows, columns = p.tile.columns;
   const double present = static_cast<double>(std::min<int64_t>(m, p.tile.rows));
   // The weight comes from global memory once, and from the cache for all other rows of tiles.
   const double chunk = std::max({rows * columns * kHopperChunk / kProducts,
-                                 columns * kHopperChunk / kGlobalBytes / p.row_tiles,
-                                 (present + columns) * kHopperChunk / kCacheBytes});
+                                 columns * kHopperChunk / kHopperGlobalBytes / p.row_tiles,
+                                 (present + columns) * kHopperChunk / kHopperCacheBytes});
   const double rounds = static_cast<double>(ceil_div(p.works(), multiprocessors));
-  double clocks = rounds * (p.split_chunks * chunk + rows * columns / 8) + kStart;
+  double clocks = rounds * (p.split_chunks * chunk + rows * columns / 8) + kHopperStart;
   if (p.splits > 1) {
     const double bytes = static_cast<double>(m) * static_cast<double>(n) * 8 * p.splits;
-    clocks += kReduce + bytes / multiprocessors / kGlobalBytes;
+    clocks += kHopperLaunch + bytes / multiprocessors / kHopperGlobalBytes;
   }
   return clocks;
 }

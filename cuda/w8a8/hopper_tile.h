@@ -6,12 +6,12 @@
 #include <cstdint>
 #include <span>
 
+#include "hopper.h"
 #include "w8a8/plan.h"
 
 namespace qcore::w8a8 {
 
 inline constexpr int kHopperChunk = 128;  // columns of K of one stage, as many bytes
-inline constexpr int kHopperSharedBytes = 227 << 10;
 
 // kGroups warpgroups multiply, one above the other; each does kBlocks times 64 rows of x, and all
 // kColumns rows of the weight. Another warpgroup brings the operands.
@@ -22,10 +22,9 @@ struct HopperTile {
   static constexpr int kThreads = (kGroups + 1) * 128;
   static constexpr int kXBytes = kRows * kHopperChunk, kWBytes = kColumns * kHopperChunk;
   static constexpr int kStageBytes = kXBytes + kWBytes;
-  static constexpr int kStages = std::min(16, kHopperSharedBytes / (kStageBytes + 16));
-  // Behind the stages: for each a barrier that it is full, and one that it is empty.
-  static constexpr int kFull = kStages * kStageBytes, kEmpty = kFull + kStages * 8;
-  static constexpr int kSharedBytes = kEmpty + kStages * 8;
+  static constexpr int kStages =
+      std::min(16, kHopperSharedBytes / (kStageBytes + kRingBarrierBytes));
+  static constexpr int kSharedBytes = kStages * (kStageBytes + kRingBarrierBytes);
 };
 
 // What is built: groups, blocks and columns. The sums of a thread take kBlocks * kColumns / 2

@@ -20,13 +20,8 @@ template <class X>
 QCORE_DEVICE auto number_of(uint32_t bits) {
   if constexpr (std::is_same_v<X, ptx::Int8>) {
     return static_cast<int32_t>(static_cast<int8_t>(bits));
-  } else if constexpr (std::is_same_v<X, ptx::E5m2>) {
-    return ptx::to_float<ptx::Half>(bits << 8);
   } else {
-    // Read as fp16 its exponent is 8 too low.
-    const uint32_t half = (bits & 0x80) << 8 | (bits & 0x7f) << 7;
-    return (bits & 0x7f) == 0x7f ? ptx::float_from_bits(0x7fc00000u)
-                                 : ptx::to_float<ptx::Half>(half) * 256.0f;
+    return float_of(std::is_same_v<X, ptx::E5m2> ? Float8::e5m2 : Float8::e4m3, bits);
   }
 }
 

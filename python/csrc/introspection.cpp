@@ -47,16 +47,14 @@ auto select_or_throw(const typename Op::Problem& problem) {
   return choice;
 }
 
-using Explanation = std::pair<std::string, std::vector<std::pair<std::string, std::string>>>;
-
 template <class Op>
 Explanation explain_choice(const typename Op::Problem& problem) {
   const auto choice = select_or_throw<Op>(problem);
-  Explanation result{choice.row->name, {}};
+  std::vector<std::pair<std::string, std::string>> rejected;
   for (const Rejection& rejection : choice.rejected) {
-    result.second.emplace_back(rejection.kernel, rejection.reason);
+    rejected.emplace_back(rejection.kernel, rejection.reason);
   }
-  return result;
+  return {choice.row->name, rejected, choice.row->plan ? choice.row->plan(problem) : ""};
 }
 
 BlockShape make_blocks(const std::string& type, int64_t n, int64_t k) {
@@ -124,9 +122,9 @@ std::vector<py::dict> list_layouts() {
   return result;
 }
 
-std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain(
-    const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size, int bits,
-    bool has_zeros, const std::string& dtype, const std::string& device, int layout) {
+Explanation explain(const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size,
+                    int bits, bool has_zeros, const std::string& dtype, const std::string& device,
+                    int layout, int sm, int multiprocessors, bool batch_invariant) {
   check_op(op);
   W4A16::Problem problem;
   problem.device = parse_device(device);
@@ -134,6 +132,9 @@ std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain
   problem.m = m;
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, problem.dtype);
   problem.layout = layout;
+  problem.sm = sm;
+  problem.multiprocessors = multiprocessors;
+  problem.batch_invariant = batch_invariant;
   return explain_choice<W4A16>(problem);
 }
 

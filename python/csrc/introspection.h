@@ -17,17 +17,19 @@ std::vector<pybind11::dict> list_kernels();        // name, op, format, device, 
 std::vector<std::string> list_isas();              // that this machine can run, weakest first
 std::vector<pybind11::dict> list_layouts();        // number, name, format, device
 
-// The kernel that would take the problem, and the faster ones that were passed over with the
-// reason. Throws ValueError, with every reason, if none takes it. `layout` 0: the weight is not
-// packed yet.
-std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain(
-    const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size, int bits,
-    bool has_zeros, const std::string& dtype, const std::string& device, int layout);
+// The kernel that would take the problem, the faster ones that were passed over with the reason,
+// and how it would cut the problem up, in words. Throws ValueError, with every reason, if none
+// takes it. `layout` 0: the weight is not packed yet; `sm` and `multiprocessors` 0: a GPU is not
+// known.
+using Explanation =
+    std::tuple<std::string, std::vector<std::pair<std::string, std::string>>, std::string>;
+Explanation explain(const std::string& op, int64_t m, int64_t n, int64_t k, int64_t group_size,
+                    int bits, bool has_zeros, const std::string& dtype, const std::string& device,
+                    int layout, int sm, int multiprocessors, bool batch_invariant);
 
 // The same for op "kquant" and a weight in a block format.
-std::pair<std::string, std::vector<std::pair<std::string, std::string>>> explain_kquant(
-    const std::string& type, int64_t m, int64_t n, int64_t k, const std::string& dtype,
-    const std::string& device, int layout);
+Explanation explain_kquant(const std::string& type, int64_t m, int64_t n, int64_t k,
+                           const std::string& dtype, const std::string& device, int layout);
 
 // What kquant_pack gives in each layout, the first one of a device being its default: layout, name,
 // device, elements.

@@ -22,7 +22,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("layouts", &qcore::binding::list_layouts);
   m.def("explain", &qcore::binding::explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a,
         "bits"_a = 4, "has_zeros"_a = false, "dtype"_a = "float32", "device"_a = "cpu",
-        "layout"_a = 0);
+        "layout"_a = 0, "sm"_a = 0, "multiprocessors"_a = 0, "batch_invariant"_a = false);
   m.def("explain_kquant", &qcore::binding::explain_kquant, "type"_a, "m"_a, "n"_a, "k"_a,
         "dtype"_a = "float32", "device"_a = "cpu", "layout"_a = 0);
   m.def("packed_blocks", &qcore::binding::packed_blocks, "type"_a, "n"_a, "k"_a);

@@ -55,7 +55,10 @@ def explain(
     dtype: str = "float32",
     device: str = "cpu",
     layout: int = 0,
-) -> tuple[str, list[tuple[str, str]]]: ...
+    sm: int = 0,
+    multiprocessors: int = 0,
+    batch_invariant: bool = False,
+) -> tuple[str, list[tuple[str, str]], str]: ...
 def explain_kquant(
     type: str,
     m: int,
@@ -64,7 +67,7 @@ def explain_kquant(
     dtype: str = "float32",
     device: str = "cpu",
     layout: int = 0,
-) -> tuple[str, list[tuple[str, str]]]: ...
+) -> tuple[str, list[tuple[str, str]], str]: ...
 def packed_blocks(type: str, n: int, k: int) -> list[PackedBlocksInfo]: ...
 def packed_sizes(
     op: str,

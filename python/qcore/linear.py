@@ -216,42 +216,29 @@ class _KQuant:
 
 @dataclass(frozen=True)
 class _Float8:
-    """float8 weights alone: packed like integers of 8 bits on the CPU. No kernel for CUDA takes them, so that
-    there they stay as they are, and every call decodes them."""
+    """float8 weights alone: packed and multiplied like integers of 8 bits."""
 
     format: Float8
     k: int
 
     def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
         codes, scales = tensors["codes"], tensors["scales"]
-        if codes.device.type == "cuda":
-            return {"qweight": codes, "scales": scales}
         rows = scales.reshape(-1, 1).expand(len(codes), 1).contiguous()
         return ops.w4a16_pack(codes, rows, None, group_size=self.k, bits=8)._asdict()
 
     def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
-        if not self._is_packed(buffers):
-            return {"codes": buffers["qweight"], "scales": buffers["scales"]}
-        codes, scales, _ = ops.w4a16_unpack(ops.PackedW4A16(*self.packed(buffers)))
+        codes, scales, _ = ops.w4a16_unpack(self.packed(buffers))
         return {"codes": codes, "scales": scales[0] if self.format.scales == "tensor" else scales}
 
-    def packed(self, buffers: _Tensors) -> tuple[Tensor, ...]:
-        names = ops.PackedW4A16._fields if self._is_packed(buffers) else ("qweight", "scales")
-        return tuple(buffers[name] for name in names)
+    def packed(self, buffers: _Tensors) -> ops.PackedW4A16:
+        return ops.PackedW4A16(*(buffers[name] for name in ops.PackedW4A16._fields))
 
     def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
-        buffers = layer._tensors()
-        if self._is_packed(buffers):
-            packed = ops.PackedW4A16(*self.packed(buffers))
-            return ops.w4a16_gemm(x, *packed, bias=layer.bias, batch_invariant=layer.batch_invariant)
-        return _decoded_product(x, self.format.dequantize(self.unpack(buffers)), layer.bias)
+        packed = self.packed(layer._tensors())
+        return ops.w4a16_gemm(x, *packed, bias=layer.bias, batch_invariant=layer.batch_invariant)
 
     def describe(self) -> str:
         return f"float8, scales per {self.format.scales}, inputs as they are"
-
-    @staticmethod
-    def _is_packed(buffers: _Tensors) -> bool:
-        return buffers["qweight"].dtype == torch.uint8
 
 
 def _decoded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

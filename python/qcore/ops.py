@@ -97,7 +97,8 @@ def w4a16_pack(
 
     Args:
         codes: uint8 [N, K], each below ``2 ** bits``; or float8_e4m3fn or float8_e5m2 with 8 bits, which
-            stand for ``scale * code``. (No kernel on CUDA takes floats yet.)
+            stand for ``scale * code`` and should be finite: on CUDA a NaN or an infinity may count as the
+            number after the largest.
         scales: float32, float16 or bfloat16 [N, G].
         zeros: uint8 [N, G], or None if the weight is symmetric.
         group_size: columns per scale, 1 to K; the last group of a row may be shorter.

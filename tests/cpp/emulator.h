@@ -2,6 +2,7 @@
 #pragma once
 
 #include "gpu_cases.h"
+#include "simt/hopper.h"
 #include "simt/simt.h"
 
 namespace qcore::testing {
@@ -37,6 +38,12 @@ class Emulator {
                   .seed = schedule_.seed,
                   .resident_blocks = resident},
                  [&] { Kernel::run(params); });
+    return {};
+  }
+
+  Status tensor_map(const TensorFacts& facts, TensorMap& map) const {
+    if (Status status = facts.check(); !status.ok()) return status;
+    simt::make_tensor_map(facts, map);
     return {};
   }
 

@@ -24,6 +24,10 @@ inline Case gpu_case(Rng& rng) {
   w.has_zeros = pick(rng, {false, true});
   w.scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   c.dtype = pick(rng, {DType::f16, DType::bf16});
+  if (w.bits == 8 && !w.has_zeros) {
+    w.kind = pick(rng, {CodeKind::integer, CodeKind::e4m3, CodeKind::e5m2});
+    if (w.kind == CodeKind::e5m2) c.dtype = DType::bf16;  // a float16 would overflow
+  }
   c.m = pick<int64_t>(rng, {1, 2, 7, 8, 9, 16, 17, 31, 33, 64, 65, uniform(rng, 1, 300)});
   c.perm = pick(rng, {false, false, true});
   c.bias = pick(rng, {false, true});

@@ -5,9 +5,8 @@
 #include <cstdlib>
 #include <set>
 
-#include "emulator.h"
 #include "marlin/pack.cuh"
-#include "marlin/run.h"
+#include "marlin_problem.h"
 
 namespace qcore {
 namespace {
@@ -19,76 +18,11 @@ using marlin::VariantKey;
 using simt::Access;
 using simt::Order;
 
-// One product with its memory on the emulated GPU.
-class Problem {
- public:
-  // x lies `misaligned` elements behind a boundary of 256 bytes.
-  explicit Problem(const GemmData& data, int64_t misaligned = 0)
-      : data_(data),
-        packed_(pack(marlin::layout, data.weight)),
-        x_("x", with_gap(data.x.bytes, misaligned * 2)),
-        qweight_("qweight", packed_.qweight),
-        scales_("scales", packed_.scales),
-        zeros_("zeros", packed_.zeros),
-        perm_("perm", data.perm),
-        bias_("bias", data.bias.bytes) {
-    EXPECT_TRUE(packed_.status.ok()) << packed_.status.message();
-    args = data.args(packed_.view, nullptr);
-    args.x = x_.data<char>() + misaligned * 2;
-    args.weight.qweight = qweight_.data<char>();
-    args.weight.scales = scales_.data<char>();
-    if (args.weight.zeros) args.weight.zeros = zeros_.data<uint8_t>();
-    if (args.perm) args.perm = perm_.data<int32_t>();
-    if (args.bias) args.bias = bias_.data<char>();
-  }
-
-  std::vector<char> multiply(const Plan& plan, const Schedule& schedule = {}) {
-    return run(plan.workspace_bytes(), [&] {
-      const Emulator launch(schedule);
-      return data_.shape.dtype == DType::f16 ? marlin::run_gemm<ptx::Half>(args, plan, launch)
-                                             : marlin::run_gemm<ptx::Bfloat>(args, plan, launch);
-    });
-  }
-  std::vector<char> multiply_by_reference() {
-    return run(0, [&] { return marlin::run_reference(args, Emulator()); });
-  }
-
-  void compare(const std::vector<char>& y, const std::string& how) const {
-    expect_exact(data_, y.data(), how);
-  }
-
-  W4A16Args args;
-
- private:
-  static std::vector<char> with_gap(const std::vector<char>& bytes, int64_t gap) {
-    std::vector<char> moved(static_cast<size_t>(gap), char(0xff));
-    moved.insert(moved.end(), bytes.begin(), bytes.end());
-    return moved;
-  }
-
-  template <class Launch>
-  std::vector<char> run(int64_t workspace_bytes, const Launch& launch) {
-    const int64_t count = args.m * args.weight.shape.n;
-    const simt::Buffer y("y", static_cast<size_t>(count * size_of(args.dtype)), Access::write_once);
-    const simt::Buffer workspace("workspace", static_cast<size_t>(workspace_bytes),
-                                 Access::read_write);
-    args.y = y.data<char>();
-    args.workspace = workspace.data<char>();
-    const Status status = launch();
-    EXPECT_TRUE(status.ok()) << status.message();
-    return y.values<char>();
-  }
-
-  const GemmData& data_;
-  Packed packed_;
-  simt::Buffer x_, qweight_, scales_, zeros_, perm_, bias_;
-};
-
 TEST(Marlin, IsCloseToTheExactProduct) {
   Rng rng = fresh_rng(31);
   for (int i = 0; i < 400; ++i) {
     const GemmData data = random_data(gpu_case(rng), rng);
-    Problem problem(data, pick<int64_t>(rng, {0, 0, 0, 1, 3}));
+    MarlinProblem problem(data, pick<int64_t>(rng, {0, 0, 0, 1, 3}));
     const DeviceLimits limits{pick(rng, {1, 4, 16, 132}), pick(rng, {99 << 10, 227 << 10})};
     problem.args.batch_invariant = pick(rng, {false, false, true});
     const Plan plan = marlin::choose_plan(problem.args, limits);
@@ -118,7 +52,7 @@ TEST(Marlin, EveryVariant) {
                  .bias = true};
           kinds.insert({marlin::stored_bits(bits), marlin::flush_halves(c.weight)});
           const GemmData data = random_data(c, rng);
-          Problem problem(data);
+          MarlinProblem problem(data);
           const Plan plan =
               marlin::make_plan(problem.args, variant, static_cast<int>(uniform(rng, 1, 3)));
           problem.compare(problem.multiply(plan, any_schedule(rng)), describe(plan));
@@ -136,7 +70,7 @@ TEST(Marlin, SameBitsInEveryOrderOfBlocks) {
     Case c = gpu_case(rng);
     c.weight.n = 300;
     const GemmData data = random_data(c, rng);
-    Problem problem(data);
+    MarlinProblem problem(data);
     const Plan plan = marlin::make_plan(problem.args, pick(rng, {VariantKey{1, 8}, {2, 2}, {4, 1}}),
                                         static_cast<int>(uniform(rng, 1, 5)));
     const std::vector<char> y = problem.multiply(plan);
@@ -153,7 +87,7 @@ TEST(Marlin, BatchInvariantRowsDoNotDependOnM) {
     c.m = 90;
     const GemmData data = random_data(c, rng);
     const DeviceLimits limits{pick(rng, {1, 8, 132}), 227 << 10};
-    Problem whole(data);
+    MarlinProblem whole(data);
     whole.args.batch_invariant = true;
     const std::vector<char> y = whole.multiply(marlin::choose_plan(whole.args, limits));
     for (const int64_t m : {1, 5, 16, 30, 64}) {
@@ -161,7 +95,7 @@ TEST(Marlin, BatchInvariantRowsDoNotDependOnM) {
       part.shape.m = m;
       const int64_t first = uniform(rng, 0, c.m - m);
       part.x.bytes.erase(part.x.bytes.begin(), part.x.bytes.begin() + first * data.x_stride * 2);
-      Problem alone(part);
+      MarlinProblem alone(part);
       alone.args.batch_invariant = true;
       const std::vector<char> rows = alone.multiply(marlin::choose_plan(alone.args, limits));
       EXPECT_EQ(0, std::memcmp(rows.data(), y.data() + first * c.weight.n * 2, rows.size()))
@@ -177,7 +111,7 @@ TEST(Marlin, PassesDoNotChangeTheResult) {
     Case c = gpu_case(rng);
     c.m = uniform(rng, 20, 100);
     const GemmData data = random_data(c, rng);
-    Problem problem(data);
+    MarlinProblem problem(data);
     Plan plan = marlin::make_plan(problem.args, {1, 2}, static_cast<int>(uniform(rng, 1, 3)));
     ASSERT_EQ(plan.tokens, c.m);
     const std::vector<char> whole = problem.multiply(plan);
@@ -202,20 +136,53 @@ TEST(Marlin, OneHotReturnsOneColumnExactly) {
         data.x.set(m * data.x_stride + source, j == k ? 1.0f : 0.0f);
       }
     }
-    Problem problem(data);
+    MarlinProblem problem(data);
     const std::vector<char> y =
         problem.multiply(marlin::choose_plan(problem.args, {pick(rng, {1, 64}), 227 << 10}));
     const IntGroup& w = c.weight;
     for (int64_t m = 0; m < c.m; ++m) {
       const int64_t k = column[static_cast<size_t>(m)], g = k / w.group_size;
       for (int64_t n = 0; n < w.n; ++n) {
-        const float weight =
-            data.weight.scales.get(n * w.groups() + g) *
-            static_cast<float>(data.weight.centred(n, k) - data.weight.zero_less_center(n, g));
+        const float weight = data.weight.scales.get(n * w.groups() + g) *
+                             static_cast<float>(data.weight.value(n, k));
         Buffer rounded(c.dtype, 1);
         rounded.set(0, weight);
         ASSERT_EQ(load_scalar(c.dtype, y.data(), m * w.n + n), rounded.get(0))
             << describe(c) << " m=" << m << " n=" << n << " k=" << k;
+      }
+    }
+  }
+}
+
+// Every finite code, subnormal ones too, in the places of both rows that a lane holds.
+TEST(Marlin, FloatCodesAreReadExactly) {
+  Rng rng = fresh_rng(42);
+  for (const CodeKind kind : {CodeKind::e4m3, CodeKind::e5m2}) {
+    for (const DType dtype : {DType::f16, DType::bf16}) {
+      Case c{.weight = {.n = 256, .k = 32, .group_size = 32, .bits = 8, .kind = kind},
+             .m = 32,
+             .dtype = dtype};
+      GemmData data = random_data(c, rng);
+      for (int64_t n = 0; n < 256; ++n) {
+        data.weight.scales.set(n, 0x1p-2f);
+        for (int64_t k = 0; k < 32; ++k) {
+          uint8_t& code = data.weight.codes[static_cast<size_t>(n * 32 + k)];
+          code = static_cast<uint8_t>(n + k);
+          if (!std::isfinite(data.weight.value(n, k))) code = 1;
+        }
+      }
+      for (int64_t m = 0; m < 32; ++m) {
+        for (int64_t k = 0; k < 32; ++k) data.x.set(m * data.x_stride + k, m == k ? 1.0f : 0.0f);
+      }
+      MarlinProblem problem(data);
+      const std::vector<char> y =
+          problem.multiply(marlin::choose_plan(problem.args, {8, 227 << 10}));
+      const std::vector<char> reference = problem.multiply_by_reference();
+      EXPECT_EQ(y, reference);
+      for (int64_t i = 0; i < 32 * 256; ++i) {
+        ASSERT_EQ(load_scalar(dtype, y.data(), i),
+                  static_cast<float>(data.weight.value(i % 256, i / 256)) * 0x1p-2f)
+            << "n " << i % 256 << ", k " << i / 256;
       }
     }
   }
@@ -228,7 +195,7 @@ TEST(Marlin, InfinityAndNaNStayInTheirRow) {
   GemmData data = random_data(c, rng);
   data.x.set(3 * data.x_stride + 77, INFINITY);
   data.x.set(9 * data.x_stride + 5, NAN);
-  Problem problem(data);
+  MarlinProblem problem(data);
   const std::vector<char> y = problem.multiply(marlin::choose_plan(problem.args, {8, 227 << 10}));
   for (int64_t i = 0; i < c.m * c.weight.n; ++i) {
     const float value = load_scalar(c.dtype, y.data(), i);
@@ -250,7 +217,7 @@ TEST(Marlin, AColumnThatDoesNotExistGivesNaN) {
   GemmData data = random_data(c, rng);
   for (const int32_t bad : {-1, 64, 1 << 30}) {
     data.perm[10] = bad;
-    Problem problem(data);
+    MarlinProblem problem(data);
     for (const std::vector<char>& y :
          {problem.multiply(marlin::choose_plan(problem.args, {8, 227 << 10})),
           problem.multiply_by_reference()}) {
@@ -265,7 +232,7 @@ TEST(MarlinReference, IsCloseToTheExactProduct) {
     Case c = random_case(rng);
     c.m = std::max<int64_t>(1, std::min<int64_t>(c.m, 20));
     const GemmData data = random_data(c, rng);
-    Problem problem(data);
+    MarlinProblem problem(data);
     problem.compare(problem.multiply_by_reference(), "reference");
     if (::testing::Test::HasFailure()) return;
   }

@@ -165,6 +165,50 @@ TYPED_TEST(Products, AreRightForEverySwizzleAndSize) {
   }
 }
 
+// A is in registers that take turns, as in a kernel that decodes it: so many products are under way
+// when one is written over.
+void multiply_from_registers(int pending, int changed) {
+  simt::launch({.threads = 128, .shared_bytes = 2048}, [&] {
+    const int thread = thread_index();
+    for (int i = thread; i < 512; i += 128) store_shared(static_cast<uint32_t>(i * 4), 1.f);
+    fence_proxy_async();
+    sync_block();
+    float d[4] = {};
+    uint32_t a[2][4];
+    for (int step = 0; step < 4; ++step) {
+      for (uint32_t& word : a[step % 2]) word = 0x3c003c00u + static_cast<uint32_t>(step);
+      wgmma_fence();
+      wgmma<Half, Half, 8>(d, a[step % 2], descriptor_plain(0, 128, 256), step > 0);
+      wgmma_commit();
+      if (step == changed && thread == 77) a[step % 2][3] ^= 1;
+      if (pending == 0) {
+        wgmma_wait<0>();
+      } else if (pending == 1) {
+        wgmma_wait<1>();
+      }
+    }
+    wgmma_wait<0>();
+    wgmma_own(d);
+  });
+}
+
+TEST(Wgmma, RegistersOfAStayAsTheyAreUntilTheProductWasWaitedFor) {
+  const auto says = [](int pending, int changed) -> std::string {
+    try {
+      multiply_from_registers(pending, changed);
+    } catch (const simt::Fault& fault) {
+      return fault.what();
+    }
+    return "";
+  };
+  EXPECT_EQ(says(0, -1), "");
+  EXPECT_EQ(says(1, -1), "");
+  const std::string fault = "registers of A were changed while under way";
+  EXPECT_NE(says(2, -1).find(fault), std::string::npos);  // written over too early
+  EXPECT_NE(says(1, 2).find(fault), std::string::npos);
+  EXPECT_NE(says(1, 3).find(fault), std::string::npos);
+}
+
 // The matrix unit keeps about 14 bits of a sum of FP8 products: ones are lost beside 2^14. A kernel
 // that brings sums to fp32 after every 128 of K keeps them.
 TEST(Wgmma, LongFp8SumsLoseTermsUnlessTheyAreBroughtToFp32) {

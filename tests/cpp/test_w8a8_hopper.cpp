@@ -17,17 +17,6 @@ using simt::Order;
 using w8a8::HopperPlan;
 using w8a8::HopperTileKey;
 
-// Starts kernels and makes tensor maps, as cuda::Launcher does on a GPU.
-class HopperEmulator : public Emulator {
- public:
-  using Emulator::Emulator;
-  Status tensor_map(const TensorFacts& facts, TensorMap& map) const {
-    if (Status status = facts.check(); !status.ok()) return status;
-    simt::make_tensor_map(facts, map);
-    return {};
-  }
-};
-
 std::string describe(const HopperPlan& plan) {
   return "tile " + std::to_string(plan.tile.rows) + "x" + std::to_string(plan.tile.columns) +
          ", splits " + std::to_string(plan.splits) + ", blocks " + std::to_string(plan.blocks);
@@ -41,7 +30,7 @@ std::vector<char> multiply(const W8A8Data& d, HopperTileKey tile, int splits, in
     if (args.floats.x) plan.blocks = std::min(multiprocessors, 5);
     return problem.multiply(args, w8a8::hopper_workspace(args, plan).bytes,
                             [&](const auto& with_memory) {
-                              return w8a8::run_hopper(with_memory, plan, HopperEmulator(schedule));
+                              return w8a8::run_hopper(with_memory, plan, Emulator(schedule));
                             });
   };
   return d.shape.integer ? run(problem.int8()) : run(problem.fp8());

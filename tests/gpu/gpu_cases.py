@@ -35,6 +35,12 @@ def cuda_weight(case: WeightCase, seed: int = 0, device: str = "cuda") -> Weight
     )
 
 
+def compute_capability() -> int:
+    """90 for 9.0."""
+    major, minor = torch.cuda.get_device_capability()
+    return major * 10 + minor
+
+
 @contextmanager
 def poisoned() -> Iterator[None]:
     """Memory that torch hands out is full of NaN: outputs and workspaces that are not written show."""
@@ -53,13 +59,25 @@ def gemm(x: Tensor, *arguments: object, **options: object) -> Tensor:
         return ops.w4a16_gemm(x, *arguments, **options)  # type: ignore[arg-type]
 
 
-def refusal(kernel: str, case: WeightCase, dtype: torch.dtype, m: int) -> str | None:
+def refusal(
+    kernel: str, case: WeightCase, dtype: torch.dtype, m: int, batch_invariant: bool = False
+) -> str | None:
     """Why the forced kernel does not take the problem, None if it does."""
     group_size = case.k if case.group_size == -1 else case.group_size
     name = str(dtype).removeprefix("torch.")
     try:
-        taken, _ = _C.explain(
-            "w4a16", m, case.n, case.k, group_size, case.bits, case.asymmetric, name, "cuda"
+        taken, _, _ = _C.explain(
+            "w4a16",
+            m,
+            case.n,
+            case.k,
+            group_size,
+            case.bits,
+            case.asymmetric,
+            name,
+            "cuda",
+            sm=compute_capability(),
+            batch_invariant=batch_invariant,
         )
     except ValueError as error:
         return str(error)

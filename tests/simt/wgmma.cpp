@@ -1,6 +1,6 @@
 // A product starts when all four warps have come to it. It reads shared memory from then on until
 // each warp has waited; meanwhile its sums are hidden, and the registers that belong to them hold
-// poison that nobody may change.
+// poison that nobody may change. Nor may anybody change the registers that hold A.
 #include "simt/wgmma.h"
 
 #include <cstring>
@@ -152,7 +152,7 @@ void execute(const Issue& issue) {
   WgmmaSums& sums = take_sums(issue);
   // Static: the last lane to arrive executes this, each time on another stack.
   static unsigned char a[64][32], b[256][32];
-  WgmmaProduct product{++issue.group.issued, {}};
+  WgmmaProduct product{++issue.group.issued, {}, 0, {}};
   const int first_warp = issue.warps->index;
   if (call.a_registers) {
     for (const WarpGroup::PerWarp& warp : issue.group.warps) {
@@ -163,6 +163,8 @@ void execute(const Issue& issue) {
     }
     for (int thread = 0; thread < 128; ++thread) {
       unsigned char bytes[16];
+      product.a.push_back({issue.of(thread).a_registers, {}});
+      std::memcpy(product.a.back().value, issue.of(thread).a_registers, 16);
       std::memcpy(bytes, issue.of(thread).a_registers, 16);
       for (int i = 0; i < 16; ++i) {
         const fragments::Element e = fragments::wgmma_a_byte(thread, i);
@@ -218,6 +220,12 @@ void land_until(WarpGroup& group, uint64_t number) {
     if (product.number > number) break;
     if (product.waited & my_bit()) continue;
     product.waited |= my_bit();
+    for (size_t lane = 0; lane < 32 && !product.a.empty(); ++lane) {
+      const WgmmaRegisters& a = product.a[static_cast<size_t>(warp.index % 4) * 32 + lane];
+      if (std::memcmp(a.at, a.value, sizeof a.value) != 0) {
+        fault("wgmma: registers of A were changed while under way", {});
+      }
+    }
     const size_t quarter = product.lines.size() / 4;
     const size_t first = static_cast<size_t>(warp.index % 4) * quarter;
     for (size_t i = first; i < first + quarter; ++i) {

@@ -33,10 +33,17 @@ struct WgmmaSums {
   uint32_t landed = 0;          // warps whose registers have them
 };
 
+// Registers of A that a product reads until it was waited for.
+struct WgmmaRegisters {
+  const uint32_t* at;
+  uint32_t value[4];
+};
+
 struct WgmmaProduct {
   uint64_t number;
-  std::vector<uint32_t> lines;  // of shared memory, being read
-  uint32_t waited = 0;          // warps
+  std::vector<uint32_t> lines;    // of shared memory, being read
+  uint32_t waited = 0;            // warps
+  std::vector<WgmmaRegisters> a;  // of each thread, if A is in registers
 };
 
 struct WarpGroup : Waitable {

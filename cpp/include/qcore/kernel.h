@@ -44,6 +44,8 @@ struct Row : KernelRow {
   // Null if the row never needs any.
   Status (*workspace_bytes)(const Args&, const Executor&, int64_t& bytes);
   Status (*run)(const Args&, const Executor&);
+  // How the row would cut up the problem, in words, for people; null if there is nothing to say.
+  std::string (*plan)(const typename Op::Problem&) = nullptr;
 
   const typename Op::Layout& weight_layout() const {
     return static_cast<const typename Op::Layout&>(*layout);
@@ -57,8 +59,10 @@ struct GemmProblem {
   DType dtype = DType::f32;
   int64_t m = 0;
   Weight weight = {};
-  int layout = 0;  // 0: not packed yet
-  int sm = 0;      // compute capability of the GPU, 90 for 9.0; 0: not known yet
+  int layout = 0;           // 0: not packed yet
+  int sm = 0;               // compute capability of the GPU, 90 for 9.0; 0: not known yet
+  int multiprocessors = 0;  // of the GPU; 0: not known yet
+  bool batch_invariant = false;
 };
 
 std::span<const KernelRow* const> kernels();

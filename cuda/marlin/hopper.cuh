@@ -1,0 +1,371 @@
+// y[M, N] = x[M, K] * W[N, K]^T on Hopper (sm_90a), for many tokens, from the layout fragment16.
+//
+// The warpgroup's matrix unit takes 64 rows times 16 columns of A from registers: four tiles of
+// mma.m16n8k16 one above the other, a warp each. So a panel of the packed weight is operand A as it
+// is, decoded as in gemm.cuh by the one thread that holds it, and no other layout is needed.
+// Activations are operand B, in shared memory, permuted by the copy engine as the matrix unit wants
+// them.
+//
+// One thread of a third warpgroup starts all copies: activations, weights, scales, zero points. The
+// other two multiply; while the products of one are under way, the other one decodes. Within a
+// warpgroup the next columns are decoded while the present ones are multiplied.
+//
+// As in gemm.cuh products of codes are summed over (a part of) a group, and the sum is multiplied
+// by the scale: no weight is rounded.
+//
+// Blocks stay, and do what Segments says: whole tiles, then a length of the tiles that several
+// blocks share. Sums of a shared tile go to slots of their own, which ReduceShared adds in the
+// order of K; nothing depends on which block ran first.
+#pragma once
+
+#include "dequant.cuh"
+#include "fragments.h"
+#include "marlin/hopper_plan.h"
+#include "ring.cuh"
+#include "scalars.cuh"
+#include "tile_order.h"
+
+namespace qcore::marlin {
+
+struct HopperParams {
+  TensorMap x;       // boxes of kTokens rows, kSliceColumns wide
+  TensorMap weight;  // words [panels, chunks * kTiles, 256]; boxes of kPanels and one chunk
+  TensorMap scales;  // [panels, groups, kPanelRows]; boxes of kPanels and one group
+  TensorMap zeros;   // likewise, if has_zeros
+  int m, n;
+  Split split;
+  int row_tiles, token_tiles;
+  int flush_shift;  // log2 of the halves of K between two scales
+  int group_halves;
+  int stages;
+  uint32_t stage_bytes, copied_bytes;
+  DType scale_dtype;
+  int scale_size;  // of one, in bytes
+  bool has_zeros;
+  int center;  // the zero point of a symmetric weight
+  dequant::FloatCodes floats;
+  float* partial;  // slots [kTokens, kRows] of what several blocks share
+  const void* bias;
+  void* y;
+  bool vector_store;
+};
+
+template <class T, class V>
+class HopperGemm {
+ public:
+  using Params = HopperParams;
+  static constexpr int kThreads = V::kThreads;
+  static constexpr int kMinBlocks = 1;
+
+  QCORE_DEVICE static void run(const Params& p) { HopperGemm(p).run_block(); }
+
+ private:
+  using Codes = dequant::Codes<T, V::kBits>;
+  static constexpr int kBlocks = V::kBlocks, kTokens = V::kTokens;
+  static constexpr int kMultiplying = V::kGroups * 128;  // threads
+  static constexpr int kSums = kTokens / 2;              // of a thread in one panel
+  static constexpr int kChunkHalves = chunk_halves(V::kBits);
+  // Columns that are decoded at a time, in steps, while the ones before are multiplied. Where
+  // registers are short, one step.
+  static constexpr int kPart = kBlocks * kTokens >= 256 ? 1 : 2;
+  static constexpr int kHalfParts = kHalfColumns / kStepColumns / kPart;
+  static constexpr int kChunkParts = kChunkHalves * kHalfParts;
+  static constexpr int kBlockSteps = V::kBits == 4 ? 4 : 2;  // of 512 bytes of a tile
+
+  QCORE_DEVICE explicit HopperGemm(const Params& params)
+      : p(params), ring(ptx::shared_base(), params.stage_bytes, params.stages) {}
+
+  QCORE_DEVICE void run_block() {
+    const int thread = ptx::thread_index();
+    if (thread == 0) ring.make(kMultiplying / 32);
+    ptx::sync_block();
+    if (thread >= kMultiplying) {
+      ptx::registers_decrease<40>();
+      if (thread < kMultiplying + 32 && ptx::elect_one()) bring();
+    } else {
+      ptx::registers_increase<232>();
+      multiply();
+    }
+  }
+
+  struct Place {
+    int panel, token;  // the first ones
+  };
+  QCORE_DEVICE Place place(int tile) const {
+    const TilePlace at = tile_place(tile, p.token_tiles, p.row_tiles);
+    return {at.along * V::kPanels, at.across * kTokens};
+  }
+
+  // ---- Copies
+
+  QCORE_DEVICE void bring() {
+    ptx::prefetch_tensor_map(p.x);
+    ptx::prefetch_tensor_map(p.weight);
+    ptx::prefetch_tensor_map(p.scales);
+    if (p.has_zeros) ptx::prefetch_tensor_map(p.zeros);
+    Segments segments(p.split, ptx::block_index());
+    for (Segment segment; segments.next(segment);) {
+      const Place at = place(segment.tile);
+      for (int chunk = segment.first; chunk < segment.end; ++chunk) {
+        ring.start_filling(p.copied_bytes);
+        bring_chunk(at, chunk);
+        ring.next();
+      }
+    }
+  }
+
+  QCORE_DEVICE void bring_chunk(const Place& at, int chunk) const {
+    ptx::SharedAddress to = ring.at();
+    QCORE_UNROLL
+    for (int column = 0; column < V::kChunkColumns; column += V::kSliceColumns) {
+      ptx::copy_tensor_2d(to, p.x, chunk * V::kChunkColumns + column, at.token, ring.full());
+      to += V::kSliceBytes;
+    }
+    ptx::copy_tensor_3d(to, p.weight, 0, chunk * kTiles, at.panel, ring.full());
+    to += V::kWeightBytes;
+    // Groups that do not exist are beyond the tensor: their scales arrive as zeros.
+    const auto scale_bytes = static_cast<uint32_t>(V::kPanels * kPanelRows * p.scale_size);
+    for (int half = 0; half < kChunkHalves; half += 1 << p.flush_shift) {
+      const int group = (chunk * kChunkHalves + half) / p.group_halves;
+      ptx::copy_tensor_3d(to, p.scales, 0, group, at.panel, ring.full());
+      to += scale_bytes;
+      if (p.has_zeros) {
+        ptx::copy_tensor_3d(to, p.zeros, 0, group, at.panel, ring.full());
+        to += V::zero_bytes(true);
+      }
+    }
+  }
+
+  // ---- The product
+
+  QCORE_DEVICE void multiply() {
+    lane = ptx::thread_index() % 32;
+    warp = ptx::thread_index() / 32 % 4;
+    panel0 = ptx::thread_index() / 128 * kBlocks;
+    const auto center = static_cast<uint32_t>(p.center);
+    offsets = Codes::offsets(center, center);
+    float partial[kSums] = {};
+    Segments segments(p.split, ptx::block_index());
+    for (Segment segment; segments.next(segment);) {
+      float total[kBlocks][kSums];
+      QCORE_UNROLL
+      for (int b = 0; b < kBlocks; ++b) {
+        QCORE_UNROLL
+        for (int i = 0; i < kSums; ++i) total[b][i] = 0;
+      }
+      for (int chunk = segment.first; chunk < segment.end; ++chunk) {
+        ring.wait_until_full();
+        compute(partial, total);
+        ring.release(ring.stage());
+        ring.next();
+      }
+      write(segment, total);
+    }
+  }
+
+  // The panels one after the other; the parts of each along K.
+  QCORE_DEVICE void compute(float (&partial)[kSums], float (&total)[kBlocks][kSums]) {
+    constexpr int kParts = kBlocks * kChunkParts;
+    const uint32_t stage = ring.at();
+    const uint64_t x = ptx::descriptor(Swizzle::bytes128, stage, 8 * V::kSliceColumns * 2);
+    uint32_t a[2][kPart][4];
+    ptx::Vec16 words;
+    decode(stage, 0, words, a[0]);
+    QCORE_UNROLL
+    for (int i = 0; i < kParts; ++i) {
+      const int block = i / kChunkParts, part = i % kChunkParts;
+      const bool begins = begins_set(part);
+      if (begins) ptx::wgmma_own(partial);
+      ptx::wgmma_fence();
+      QCORE_UNROLL
+      for (int s = 0; s < kPart; ++s) {
+        const int step = part * kPart + s;
+        constexpr int kSliceSteps = V::kSliceColumns / kStepColumns;
+        const auto from = static_cast<uint32_t>(step / kSliceSteps * V::kSliceBytes +
+                                                step % kSliceSteps * kStepColumns * 2);
+        ptx::wgmma<T, T, kTokens>(partial, a[i % 2][s], ptx::descriptor_advance(x, from),
+                                  !begins || s > 0);
+      }
+      ptx::wgmma_commit();
+      if (i + 1 < kParts) {
+        ptx::wgmma_wait<1>();  // the products before have read what is decoded over
+        decode(stage, i + 1, words, a[(i + 1) % 2]);
+      }
+      if (begins_set(part + 1)) {
+        ptx::wgmma_wait<0>();
+        ptx::wgmma_own(partial);
+        flush(stage, block, part, partial, total[block]);
+      }
+    }
+  }
+
+  // A chunk begins and ends with a set.
+  QCORE_DEVICE bool begins_set(int part) const {
+    return part % kHalfParts == 0 &&
+           (part == kChunkParts || (part / kHalfParts & ((1 << p.flush_shift) - 1)) == 0);
+  }
+  QCORE_DEVICE uint32_t set_at(uint32_t stage, int part) const {
+    const int set_bytes = V::kPanels * kPanelRows * (p.scale_size + (p.has_zeros ? 1 : 0));
+    return stage + static_cast<uint32_t>(V::kXBytes + V::kWeightBytes +
+                                         (part / kHalfParts >> p.flush_shift) * set_bytes);
+  }
+  // A lane's rows of its tile are r and r + 8, r = lane / 4, whose parameters are neighbours.
+  QCORE_DEVICE int parameter(int block) const {
+    return (panel0 + block) * kPanelRows + warp * kTileRows + lane / 4 * 2;
+  }
+
+  QCORE_DEVICE void decode(uint32_t stage, int i, ptx::Vec16& words, uint32_t (&a)[kPart][4]) {
+    const int block = i / kChunkParts, part = i % kChunkParts;
+    if (part * kPart % kBlockSteps == 0) {
+      words = ptx::load_shared<ptx::Vec16>(
+          stage +
+          static_cast<uint32_t>(V::kXBytes + (panel0 + block) * V::kPanelBytes + warp * kTileBytes +
+                                part * kPart / kBlockSteps * kBlockBytes + lane * kLaneBytes));
+    }
+    if (p.has_zeros && begins_set(part)) {
+      const uint32_t pair = ptx::load_shared<uint16_t>(
+          set_at(stage, part) +
+          static_cast<uint32_t>(V::kPanels * kPanelRows * p.scale_size + parameter(block)));
+      offsets = Codes::offsets(pair & 0xff, pair >> 8);
+    }
+    QCORE_UNROLL
+    for (int s = 0; s < kPart; ++s) {
+      const uint32_t* word = &words.word[(part * kPart + s) % kBlockSteps * Codes::kWords];
+      if (V::kBits == 8 && p.floats.any()) {
+        p.floats.template dequantize<T>(word, a[s]);
+      } else {
+        Codes::dequantize(word, offsets, a[s]);
+      }
+    }
+  }
+
+  QCORE_DEVICE void flush(uint32_t stage, int block, int part, const float (&partial)[kSums],
+                          float (&total)[kSums]) const {
+    const Pair scale =
+        load_shared_pair(p.scale_dtype, set_at(stage, part) +
+                                            static_cast<uint32_t>(parameter(block) * p.scale_size));
+    QCORE_UNROLL
+    for (int i = 0; i < kSums; ++i) {
+      total[i] += (i & 2 ? scale.second : scale.first) * partial[i];
+    }
+  }
+
+  // ---- The result
+
+  // A thread holds two neighbouring tokens of two rows; memory wants rows. Each warp turns them
+  // over in its own corner of shared memory, 32 tokens at a time. The loops stay loops, or this
+  // would be most of the kernel's code: so sums move down to where the body takes them.
+  QCORE_DEVICE void write(const Segment& segment, float (&total)[kBlocks][kSums]) const {
+    const Place at = place(segment.tile);
+    const uint32_t corner =
+        ring.end() + static_cast<uint32_t>(ptx::thread_index() / 32 * V::kStagedBytes);
+    QCORE_NO_UNROLL
+    for (int b = 0; b < kBlocks; ++b) {
+      const int row = (panel0 + b) * kPanelRows + warp * kTileRows;  // of the tile
+      QCORE_NO_UNROLL
+      for (int first = 0; first < kTokens; first += V::kStagedTokens) {
+        QCORE_UNROLL
+        for (int i = 0; i < V::kStagedTokens / 2; ++i) {
+          const fragments::Element e = fragments::wgmma_d_element(lane, i);
+          ptx::store_shared(
+              corner + static_cast<uint32_t>((e.column * V::kStagedStride + e.row) * 4),
+              total[0][i]);
+        }
+        ptx::sync_warp();
+        QCORE_NO_UNROLL
+        for (int unit = lane; unit < V::kStagedTokens * kTileRows / 8; unit += 32) {
+          const int token = unit / 2, eight = unit % 2 * 8;
+          put(segment, at, first + token, row + eight,
+              corner + static_cast<uint32_t>((token * V::kStagedStride + eight) * 4));
+        }
+        ptx::sync_warp();
+        QCORE_UNROLL
+        for (int i = 0; i + V::kStagedTokens / 2 < kSums; ++i) {
+          total[0][i] = total[0][i + V::kStagedTokens / 2];
+        }
+      }
+      if (b + 1 == kBlocks) break;
+      QCORE_UNROLL
+      for (int i = 0; i < kSums; ++i) total[0][i] = total[kBlocks - 1][i];
+    }
+  }
+  static_assert(kBlocks <= 2);
+
+  // Eight rows of one token, counted in the tile.
+  QCORE_DEVICE void put(const Segment& segment, const Place& at, int token, int row,
+                        uint32_t from) const {
+    const int first_row = at.panel * kPanelRows;
+    if (at.token + token >= p.m || first_row + row >= p.n) return;
+    float sum[8];
+    QCORE_UNROLL
+    for (int v = 0; v < 2; ++v) {
+      const auto four = ptx::load_shared<ptx::Vec16>(from + static_cast<uint32_t>(v * 16));
+      QCORE_UNROLL
+      for (int j = 0; j < 4; ++j) sum[v * 4 + j] = ptx::float_from_bits(four.word[j]);
+    }
+    if (segment.whole()) {
+      store_8<T>(p.y, p.bias, at.token + token, first_row + row, p.n, p.vector_store, sum);
+    } else {
+      const int64_t slot = int64_t{segment.slot} * kTokens + token;
+      store_8_floats(p.partial + slot * V::kRows + row, sum);
+    }
+  }
+
+  const Params& p;
+  Ring ring;
+  int lane, warp, panel0;
+  dequant::Offsets offsets;
+};
+
+struct ReduceSharedParams {
+  Split split;
+  int rows, tokens;  // of a tile
+  int row_tiles, token_tiles;
+  int m, n;
+  const float* partial;
+  const void* bias;
+  void* y;
+  bool vector_store;
+};
+
+// Adds up what several blocks have of a tile, in the order of K. Eight rows of one token per
+// thread.
+template <class T>
+struct ReduceShared {
+  using Params = ReduceSharedParams;
+  static constexpr int kThreads = 256;
+  static constexpr int kMinBlocks = 1;
+
+  static int blocks(const Params& p) {
+    return static_cast<int>(
+        ceil_div(int64_t{p.split.tiles - p.split.whole} * p.tokens * p.rows / 8, kThreads));
+  }
+
+  QCORE_DEVICE static void run(const Params& p) {
+    const int64_t index = static_cast<int64_t>(ptx::block_index()) * kThreads + ptx::thread_index();
+    const int eights = p.rows / 8, in_tile = p.tokens * eights;
+    const int tile = p.split.whole + static_cast<int>(index / in_tile);
+    if (tile >= p.split.tiles) return;
+    const int token = static_cast<int>(index % in_tile) / eights;
+    const int row = static_cast<int>(index % in_tile) % eights * 8;
+    const TilePlace at = tile_place(tile, p.token_tiles, p.row_tiles);
+    const int y_token = at.across * p.tokens + token, y_row = at.along * p.rows + row;
+    if (y_token >= p.m || y_row >= p.n) return;
+    float sum[8] = {};
+    for (int block = p.split.first_sharer(tile); block < p.split.sharing; ++block) {
+      const Segment part = p.split.part(tile, block);
+      if (part.first >= part.end) break;
+      if (part.whole()) return;  // whoever did it all has written it
+      const float* from = p.partial + ((int64_t{part.slot} * p.tokens + token) * p.rows + row);
+      QCORE_UNROLL
+      for (int v = 0; v < 2; ++v) {
+        const ptx::Vec16 four = ptx::load_global(reinterpret_cast<const ptx::Vec16*>(from) + v);
+        QCORE_UNROLL
+        for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
+      }
+    }
+    store_8<T>(p.y, p.bias, y_token, y_row, p.n, p.vector_store, sum);
+  }
+};
+
+}  // namespace qcore::marlin

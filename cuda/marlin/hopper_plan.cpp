@@ -1,0 +1,127 @@
+#include "marlin/hopper_plan.h"
+
+#include <limits>
+
+namespace qcore::marlin {
+namespace {
+
+// In one clock the matrix unit makes so many products, and 4 warps issue an instruction each.
+constexpr double kProducts = 2048, kInstructions = 128;
+// Instructions for a weight and for a sum, with what goes with them, and clocks to write a sum.
+constexpr double kPerWeight = 1.7, kPerSum = 1.3, kPerWritten = 1.0 / 16;
+// What part of the instructions does not hide behind the products.
+constexpr double kExposed = 0.2;
+
+double cost(const IntGroup& w, int64_t m, int64_t chunks, HopperTileKey tile, const Split& split) {
+  const double rows = tile.rows, tokens = tile.tokens, columns = chunk_columns(w.bits);
+  const double sets = static_cast<double>(chunk_halves(w.bits)) / flush_halves(w);
+  const double weight_bytes = rows * columns * stored_bits(w.bits) / 8;
+  const double token_tiles = static_cast<double>(ceil_div(m, tile.tokens));
+  // The weight comes from global memory once, and from the cache for all other tokens.
+  const double instructions =
+      (rows * columns * kPerWeight + rows * tokens * sets * kPerSum) / kInstructions;
+  const double chunk = std::max({rows * tokens * columns / kProducts + kExposed * instructions,
+                                 instructions, weight_bytes / kHopperGlobalBytes / token_tiles,
+                                 (weight_bytes + tokens * columns * 2) / kHopperCacheBytes});
+  const double tile_clocks = static_cast<double>(chunks) * chunk + rows * tokens * kPerWritten;
+  double clocks =
+      kHopperStart + static_cast<double>(ceil_div(split.whole, split.blocks)) * tile_clocks;
+  if (split.sharing > 0) {
+    const double sums = 2 * rows * tokens;  // of one block
+    clocks += static_cast<double>(ceil_div(split.shared_chunks(), split.sharing)) * chunk +
+              sums * kPerWritten + kHopperLaunch + sums * 4 / kHopperCacheBytes;
+  }
+  return clocks;
+}
+
+HopperPlan make(const W4A16Args& args, const Geometry& g, HopperTileKey tile, Sharing sharing,
+                int multiprocessors) {
+  HopperPlan plan{.tile = tile,
+                  .sharing = sharing,
+                  .multiprocessors = multiprocessors,
+                  .tokens = args.m,
+                  .gather = must_gather(args, g),
+                  .gathered_bytes = 0,
+                  .partial_bytes = 0};
+  if (plan.gather) {
+    constexpr int64_t kPass = 512;
+    const int64_t most = kMostWorkspaceBytes / (g.padded_k() * 2) / kPass * kPass;
+    plan.tokens = std::min(args.m, std::max(most, kPass));
+    plan.gathered_bytes = ceil_div(plan.tokens * g.padded_k() * 2, 256) * 256;
+  }
+  const bool shares = sharing != Sharing::nothing;
+  plan.partial_bytes = shares ? int64_t{2} * multiprocessors * tile.rows * tile.tokens * 4 : 0;
+  return plan;
+}
+
+}  // namespace
+
+Split HopperPlan::split(int64_t m, int64_t n, int64_t chunks) const {
+  const auto tiles = static_cast<int>(ceil_div(n, tile.rows) * ceil_div(m, tile.tokens));
+  Split split{.tiles = tiles,
+              .chunks = static_cast<int>(chunks),
+              .blocks = std::min(tiles, multiprocessors),
+              .whole = tiles,
+              .sharing = 0};
+  if (sharing == Sharing::nothing || tiles % multiprocessors == 0) return split;
+  const int rounds = tiles / multiprocessors - (sharing == Sharing::rest_and_round ? 1 : 0);
+  split.whole = std::max(rounds, 0) * multiprocessors;
+  // A length of fewer chunks would take longer to begin and to end than to multiply.
+  constexpr int64_t kLeastChunks = 4;
+  split.sharing = static_cast<int>(
+      std::clamp<int64_t>(split.shared_chunks() / kLeastChunks, 1, multiprocessors));
+  split.blocks = std::max(split.sharing, std::min(split.whole, multiprocessors));
+  return split;
+}
+
+HopperPlan make_hopper_plan(const W4A16Args& args, HopperTileKey tile, Sharing sharing,
+                            int multiprocessors) {
+  return make(args, Geometry(args.weight.shape), tile, sharing, multiprocessors);
+}
+
+HopperPlan choose_hopper_plan(const W4A16Args& args, int multiprocessors) {
+  const Geometry g(args.weight.shape);
+  HopperPlan best{};
+  double least = std::numeric_limits<double>::infinity();
+  for (const HopperTileKey& tile : kHopperTiles) {
+    for (const Sharing sharing : {Sharing::nothing, Sharing::rest, Sharing::rest_and_round}) {
+      const HopperPlan plan = make(args, g, tile, sharing, multiprocessors);
+      const double clocks = cost(args.weight.shape, plan.tokens, g.chunks, tile,
+                                 plan.split(plan.tokens, g.n, g.chunks));
+      if (clocks < least) best = plan, least = clocks;
+    }
+  }
+  return best;
+}
+
+std::string describe_hopper_plan(const W4A16::Problem& problem) {
+  if (problem.multiprocessors == 0 || problem.m == 0 || problem.weight.n == 0) return "";
+  const HopperPlan plan = choose_hopper_plan(args_of(problem), problem.multiprocessors);
+  const Split split = plan.split(plan.tokens, problem.weight.n, Geometry(problem.weight).chunks);
+  std::string text = std::to_string(split.tiles) + " tiles of " + std::to_string(plan.tile.rows) +
+                     " rows x " + std::to_string(plan.tile.tokens) + " tokens on " +
+                     std::to_string(split.blocks) + " blocks";
+  if (split.sharing > 0) {
+    text += ", " + std::to_string(split.tiles - split.whole) + " of them shared by " +
+            std::to_string(split.sharing);
+  }
+  return text + (plan.gather ? ", activations gathered first" : "");
+}
+
+Status hopper_supports(const W4A16::Problem& problem) {
+  if (Status status = supports(problem); !status.ok()) return status;
+  if (problem.sm != 0 && problem.sm != 90) {
+    return Status::unsupported("runs on compute capability 9.0 alone");
+  }
+  if (problem.m > 0 && problem.m < kHopperLeastTokens) {
+    return Status::unsupported("multiplies " + std::to_string(kHopperLeastTokens) +
+                               " tokens or more, these are " + std::to_string(problem.m) +
+                               ": their time is the memory's");
+  }
+  if (problem.batch_invariant) {
+    return Status::unsupported("adds up in an order that depends on the number of tokens");
+  }
+  return {};
+}
+
+}  // namespace qcore::marlin

@@ -1,0 +1,188 @@
+// How one product is cut up for the kernel that only Hopper runs: which tile, and which block does
+// what. Plain host code, tested where no GPU is; the kernel reads the same Split.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "hopper.h"
+#include "marlin/plan.h"
+
+namespace qcore::marlin {
+
+// Two warpgroups multiply, side by side along N. Each has kBlocks panels of the weight and all
+// kTokens tokens of the tile; a third one brings what they need. The sums of a thread take
+// kBlocks * kTokens / 2 registers, those of one group of columns kTokens / 2 more.
+template <int kBits_, int kBlocks_, int kTokens_>
+struct HopperVariant {
+  static constexpr int kBits = kBits_, kBlocks = kBlocks_, kTokens = kTokens_;
+  static constexpr int kGroups = 2;
+  static constexpr int kPanels = kGroups * kBlocks;
+  static constexpr int kRows = kPanels * kPanelRows;
+  static constexpr int kThreads = (kGroups + 1) * 128;
+  static constexpr int kChunkColumns = chunk_columns(kBits);
+  // Activations lie in slices of 64 columns, as many bytes as the swizzle has.
+  static constexpr int kSliceColumns = 64;
+  static constexpr int kSliceBytes = kTokens * kSliceColumns * 2;
+  static constexpr int kXBytes = kChunkColumns / kSliceColumns * kSliceBytes;
+  static constexpr int kPanelBytes = kTiles * kTileBytes;  // of one chunk
+  static constexpr int kWeightBytes = kPanels * kPanelBytes;
+
+  // Behind the stages every warp that multiplies has room for its 16 rows of 32 tokens on their way
+  // out. The padding spreads a warp's stores over all banks.
+  static constexpr int kStagedTokens = 32;
+  static constexpr int kStagedStride = kTileRows + 4;
+  static constexpr int kStagedBytes = kStagedTokens * kStagedStride * 4;
+  static constexpr int kAllStagedBytes = kGroups * 4 * kStagedBytes;
+
+  // A set is what one period of the sums, flush_halves(), has of scales, and of zero points.
+  static constexpr int scale_bytes(DType scale_dtype) {
+    return kPanels * kPanelRows * static_cast<int>(size_of(scale_dtype));
+  }
+  static constexpr int zero_bytes(bool has_zeros) { return has_zeros ? kPanels * kPanelRows : 0; }
+  static constexpr int sets(const IntGroup& w) { return chunk_halves(kBits) / flush_halves(w); }
+  // What comes with one chunk; stages start where the swizzle's pattern does.
+  static constexpr int copied_bytes(const IntGroup& w) {
+    return kXBytes + kWeightBytes +
+           sets(w) * (scale_bytes(w.scale_dtype) + zero_bytes(w.has_zeros));
+  }
+  static constexpr int stage_bytes(const IntGroup& w) {
+    return static_cast<int>(ceil_div(copied_bytes(w), 1024)) * 1024;
+  }
+  static constexpr int stages(const IntGroup& w) {
+    return std::min(16,
+                    (kHopperSharedBytes - kAllStagedBytes) / (stage_bytes(w) + kRingBarrierBytes));
+  }
+  static constexpr int shared_bytes(const IntGroup& w) {
+    return stages(w) * (stage_bytes(w) + kRingBarrierBytes) + kAllStagedBytes;
+  }
+};
+
+// What is built: blocks and tokens.
+#define QCORE_MARLIN_HOPPER_VARIANTS(X) X(2, 128) X(1, 128) X(2, 64) X(1, 64)
+struct HopperTileKey {
+  int rows, tokens;
+  bool operator==(const HopperTileKey&) const = default;
+};
+inline constexpr HopperTileKey kHopperTiles[] = {
+#define QCORE_MARLIN_HOPPER_KEY(blocks, tokens) {HopperVariant<4, blocks, tokens>::kRows, tokens},
+    QCORE_MARLIN_HOPPER_VARIANTS(QCORE_MARLIN_HOPPER_KEY)
+#undef QCORE_MARLIN_HOPPER_KEY
+};
+
+// Calls f.template operator()<HopperVariant<...>>() for the tile and the weight; false if it is not
+// built.
+template <class F>
+bool with_hopper_variant(const IntGroup& w, HopperTileKey key, const F& f) {
+#define QCORE_MARLIN_HOPPER_CASE(blocks, tokens_)                                          \
+  if (key == HopperTileKey{HopperVariant<4, blocks, tokens_>::kRows, tokens_}) {           \
+    stored_bits(w.bits) == 8 ? f.template operator()<HopperVariant<8, blocks, tokens_>>()  \
+                             : f.template operator()<HopperVariant<4, blocks, tokens_>>(); \
+    return true;                                                                           \
+  }
+  QCORE_MARLIN_HOPPER_VARIANTS(QCORE_MARLIN_HOPPER_CASE)
+#undef QCORE_MARLIN_HOPPER_CASE
+  return false;
+}
+
+// One block's part of one tile: all of it, or chunks [first, end) whose sums go to a slot of the
+// workspace.
+struct Segment {
+  int tile, first, end;
+  int slot;  // -1: all of the tile
+
+  constexpr bool whole() const { return slot < 0; }
+};
+
+// Tiles below `whole` are taken in turn, each by one block. The others are laid end to end along K
+// and cut into `sharing` equal lengths, one for each of as many blocks, so that no multiprocessor
+// waits for others. A length begins and ends inside of tiles: two slots for each.
+struct Split {
+  int tiles, chunks;
+  int blocks;  // of the launch
+  int whole, sharing;
+
+  constexpr int64_t shared_chunks() const { return int64_t{tiles - whole} * chunks; }
+  // Where the length of a block begins, 0 .. sharing.
+  constexpr int64_t begin(int block) const { return shared_chunks() * block / sharing; }
+
+  // The part of shared tile `tile` that a block has, if any: first < end.
+  constexpr Segment part(int tile, int block) const {
+    const int64_t tile_begin = int64_t{tile - whole} * chunks, tile_end = tile_begin + chunks;
+    const int64_t first = std::max(begin(block), tile_begin);
+    const int64_t end = std::min(begin(block + 1), tile_end);
+    const bool all = first == tile_begin && end == tile_end;
+    return {tile, static_cast<int>(first - tile_begin), static_cast<int>(end - tile_begin),
+            all ? -1 : block * 2 + (first == begin(block) ? 0 : 1)};
+  }
+  // The first block that has a part of the tile.
+  constexpr int first_sharer(int tile) const {
+    const int64_t at = int64_t{tile - whole} * chunks;
+    int block = static_cast<int>(at * sharing / shared_chunks());
+    while (begin(block + 1) <= at) ++block;
+    return block;
+  }
+};
+
+// What one block does, in order.
+class Segments {
+ public:
+  constexpr Segments(const Split& split, int block)
+      : split_(split), block_(block), tile_(block), shared_(block < split.sharing) {}
+
+  constexpr bool next(Segment& segment) {
+    if (tile_ < split_.whole) {
+      segment = {tile_, 0, split_.chunks, -1};
+      tile_ += split_.blocks;
+      return true;
+    }
+    if (!shared_) return false;
+    if (!begun_) {
+      tile_ = split_.whole + static_cast<int>(split_.begin(block_) / split_.chunks);
+      begun_ = true;
+    }
+    if (tile_ >= split_.tiles) return false;
+    segment = split_.part(tile_++, block_);
+    return segment.first < segment.end;
+  }
+
+ private:
+  const Split& split_;
+  int block_, tile_;
+  bool shared_, begun_ = false;
+};
+
+// How many rounds of tiles (one for every block) are shared, beside the last, incomplete one.
+enum class Sharing { nothing, rest, rest_and_round };
+
+struct HopperPlan {
+  HopperTileKey tile;
+  Sharing sharing;
+  int multiprocessors;
+  int64_t tokens;  // of one pass: more are multiplied in several, so that the workspace stays small
+  bool gather;     // activations are copied into the order of the packed columns
+  int64_t gathered_bytes;  // at the start of the workspace
+  int64_t partial_bytes;   // after them: slots of fp32 sums
+
+  int64_t workspace_bytes() const { return gathered_bytes + partial_bytes; }
+  // Of a pass.
+  Split split(int64_t m, int64_t n, int64_t chunks) const;
+};
+
+HopperPlan make_hopper_plan(const W4A16Args& args, HopperTileKey tile, Sharing sharing,
+                            int multiprocessors);
+// The cheapest by the estimate in hopper_plan.cpp.
+HopperPlan choose_hopper_plan(const W4A16Args& args, int multiprocessors);
+
+// The plan in words, if the GPU is known, with activations that are aligned.
+std::string describe_hopper_plan(const W4A16::Problem& problem);
+
+// What this kernel leaves to others, with the reason.
+Status hopper_supports(const W4A16::Problem& problem);
+
+// Fewer tokens are bound by reading the weight, which the kernel for all cards does with all
+// warps; from here on the matrix unit decides, which a warp alone uses to two thirds.
+inline constexpr int64_t kHopperLeastTokens = 33;
+
+}  // namespace qcore::marlin
