@@ -20,6 +20,7 @@ SYMMETRIC = Int8(Activations("int8", "tensor"))
 ASYMMETRIC = Int8(Activations("int8", "tensor", symmetric=False))
 FLOAT8 = Float8("tensor", Activations("e4m3", "tensor"))
 METHODS = [Rtn(), Gptq(), Awq(act_scale=False)]
+SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
 def calibrated(
@@ -48,30 +49,46 @@ def inputs(model: nn.Module, ids: Tensor | None = None) -> dict[str, Tensor]:
     return {name: torch.cat(parts) for name, parts in seen.items()}
 
 
+def output_error(x: Tensor, w: Tensor, scale: float, zero: Tensor | None) -> float:
+    """Squared error of x [tokens, K] @ w [N, K]^T where x is rounded, columns taken as independent."""
+    offset = 0 if zero is None else int(zero)
+    rounded = ((x / scale).round() + offset).clamp(-128, 127).sub(offset) * scale
+    return float((rounded - x).square().sum(0) @ w.double().square().sum(0))
+
+
+def least_error(x: Tensor, w: Tensor, symmetric: bool) -> float:
+    """The least of many ranges, all of them tried."""
+    low, high = float(x.min().clamp_max(0)), float(x.max().clamp_min(0))
+    parts = [0.95**i for i in range(20)]
+    if symmetric:
+        return min(output_error(x, w, part * max(-low, high) / 127, None) for part in parts)
+    steps = [((b * high - a * low) / 255, a * low) for a in parts for b in parts]
+    return min(output_error(x, w, s, torch.tensor(-128 - end / s).round()) for s, end in steps)
+
+
 @pytest.mark.parametrize("format", [SYMMETRIC, ASYMMETRIC, FLOAT8], ids=str)
 @pytest.mark.parametrize("method", [Rtn(), Gptq()], ids=str)
 def test_scales_are_those_of_the_inputs_behind_quantized_layers(format: Format, method: Method) -> None:
-    model = tiny.make_model("llama")
+    model, original = tiny.make_model("llama"), tiny.make_model("llama")
     weights = calibrated(model, format, method)
     # The model now has the dequantized weights, so it sees again what calibration saw; with rtn a block is
     # measured once, before any of its own layers is quantized, so that only its first inputs are the same.
-    first = ("q_proj", "k_proj", "v_proj")
     compared = 0
     for name, x in inputs(model).items():
-        if name not in weights or (isinstance(method, Rtn) and not name.endswith(first)):
+        if name not in weights or (isinstance(method, Rtn) and not name.endswith(SHARING[0])):
             continue
-        low, high = float(x.min().clamp_max(0)), float(x.max().clamp_min(0))
         scale, zero = weights[name].input_scale, weights[name].input_zero
         assert scale is not None
-        if format is ASYMMETRIC:
-            assert float(scale) == pytest.approx((high - low) / 255, rel=1e-5)
-            assert zero is not None
-            assert abs(int(zero) - (-128 - low / float(scale))) <= 0.51
-        else:
-            assert float(scale) == pytest.approx(
-                max(-low, high) / (448 if format is FLOAT8 else 127), rel=1e-5
-            )
+        if format is FLOAT8:
+            assert float(scale) == pytest.approx(float(x.abs().max()) / 448, rel=1e-5)
             assert zero is None
+        else:
+            assert (zero is None) == (format is SYMMETRIC)
+            parent, _, last = name.rpartition(".")
+            same = next((names for names in SHARING if last in names), (last,))
+            w = torch.cat([original.get_submodule(f"{parent}.{n}").weight for n in same]).detach()  # type: ignore[arg-type]
+            # Of so few inputs the errors are not quite what those of many are on average.
+            assert output_error(x, w, float(scale), zero) <= 1.15 * least_error(x, w, format is SYMMETRIC)
         compared += 1
     assert compared == (6 if isinstance(method, Rtn) else 14)
 
@@ -81,19 +98,18 @@ def test_scales_are_those_of_the_inputs_behind_quantized_layers(format: Format, 
 def test_layers_that_read_one_tensor_share_its_scale(format: Format, method: Method) -> None:
     weights = calibrated(tiny.make_model("llama"), format, method)
     for block in range(2):
-        for names in (
-            ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            ("mlp.gate_proj", "mlp.up_proj"),
-        ):
-            scales = [weights[f"model.layers.{block}.{name}"].input_scale for name in names]
-            zeros = [weights[f"model.layers.{block}.{name}"].input_zero for name in names]
+        for parent, names in zip(("self_attn", "mlp"), SHARING, strict=True):
+            layers = [weights[f"model.layers.{block}.{parent}.{name}"] for name in names]
+            scales, zeros = [w.input_scale for w in layers], [w.input_zero for w in layers]
             assert len({float(s) for s in scales}) == 1  # type: ignore[arg-type]
             assert len({None if z is None else int(z) for z in zeros}) == 1
     scales = {float(w.input_scale) for w in weights.values()}  # type: ignore[arg-type]
-    assert len(scales) == 8
+    # Where a range ends at one of few numbers, it may be that of another layer by chance.
+    assert len(scales) == 8 if format is FLOAT8 else len(scales) > 4
 
 
-def test_masked_tokens_do_not_count() -> None:
+@pytest.mark.parametrize("format", [SYMMETRIC, FLOAT8], ids=str)
+def test_masked_tokens_do_not_count(format: Format) -> None:
     def model() -> nn.Module:
         planted = tiny.make_model("llama")
         planted.model.layers[0].input_layernorm.weight.data.fill_(1)  # type: ignore[index, union-attr]
@@ -105,15 +121,32 @@ def test_masked_tokens_do_not_count() -> None:
     short, ids[:, 12:] = ids[:, :12].clone(), 5
     mask = torch.ones(2, ids.shape[1])
     name = "model.layers.0.self_attn.q_proj"
-    whole = calibrated(model(), SYMMETRIC, ids=ids, attention_mask=mask)[name].input_scale
+    whole = calibrated(model(), format, ids=ids, attention_mask=mask)[name].input_scale
     mask[:, 12:] = 0
-    masked = calibrated(model(), SYMMETRIC, ids=ids, attention_mask=mask)[name].input_scale
-    expected = calibrated(model(), SYMMETRIC, ids=short)[name].input_scale
+    masked = calibrated(model(), format, ids=ids, attention_mask=mask)[name].input_scale
+    expected = calibrated(model(), format, ids=short)[name].input_scale
     assert whole is not None
     assert masked is not None
-    assert float(whole) == pytest.approx(8 / 127, rel=1e-3)
+    if format is FLOAT8:
+        assert float(whole) == pytest.approx(8 / 448, rel=1e-3)
     assert float(masked) < 0.9 * float(whole)
     assert torch.equal(masked, expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("format", [SYMMETRIC, ASYMMETRIC], ids=str)
+@pytest.mark.parametrize("method", METHODS, ids=str)
+def test_order_of_batches_and_threads_decide_nothing(format: Format, method: Method) -> None:
+    weights = calibrated(tiny.make_model("llama"), format, method)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        turned = calibrated(tiny.make_model("llama"), format, method, ids=tiny.tokens().roll(2, 0))
+    finally:
+        torch.set_num_threads(threads)
+    for name, weight in weights.items():
+        assert torch.equal(weight.input_scale, turned[name].input_scale)  # type: ignore[arg-type]
+        if format is ASYMMETRIC:
+            assert torch.equal(weight.input_zero, turned[name].input_zero)  # type: ignore[arg-type]
 
 
 def test_activations_do_not_move_codes() -> None:
@@ -142,7 +175,10 @@ def test_the_scale_of_divided_inputs() -> None:
     x, s = torch.randn(100, 16, generator=generator), torch.rand(16, generator=generator) + 0.1
     for part in x.split([1, 0, 99]):
         stats.add(part)
-    low, high = stats.divided_by(s).divided_by(s).range
+    twice = stats.divided_by(s).divided_by(s)
+    low, high = twice.range
+    # Nothing is known of the weights, so nothing is left out.
+    assert twice.static_range(Activations("int8", "tensor")) == (low, high)
     assert float(low) == pytest.approx(float((x / s / s).min()))
     assert float(high) == pytest.approx(float((x / s / s).max()))
     positive = InputStats(16, moments=False)

@@ -11,17 +11,11 @@ from qcore import evaluate, load, quantize, quantize_folder
 from qcore.text import token_chunks
 
 MODEL = REPOSITORY / "models" / "pydoc-llama-7m"
-# Dynamic scales, and float8 in all its forms, lose next to nothing; static int8 scales must cover the few
-# huge inputs of down_proj, and pay for it.
-WITHIN = {
-    "W8A8": 0.005,
-    "FP8": 0.005,
-    "FP8_STATIC": 0.005,
-    "FP8_BLOCK": 0.005,
-    "W8A16_FP8": 0.005,
-    "W8A8_STATIC": 0.02,
-    "W8A8_ASYM": 0.02,
-}
+WITHIN = 0.005
+# Dynamic scales, and float8 in all its forms, lose next to nothing.
+SCHEMES = ("W8A8", "FP8", "FP8_STATIC", "FP8_BLOCK", "W8A16_FP8")
+# Static scales of integers leave out the few huge inputs of down_proj, and pay for it: on average .4 %.
+CLIPPED = ("W8A8_STATIC", "W8A8_ASYM")
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +51,27 @@ def plant_outliers(model: nn.Module, factor: float = 64.0, channels: int = 4) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", WITHIN)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_8_bits_cost_little(scheme: str, text: Tensor, calibration: Tensor, original: float) -> None:
     model = quantize(load(MODEL, dtype=torch.bfloat16), scheme, "rtn", calibration)
-    assert evaluate(model, text).perplexity < (1 + WITHIN[scheme]) * original
+    assert evaluate(model, text).perplexity < (1 + WITHIN) * original
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", CLIPPED)
+def test_clipped_inputs_cost_little(scheme: str) -> None:
+    # As in the README: what is lost varies so much from text to text that its standard error over the 8
+    # chunks above is .13 %; over these 48 it is .06 %. The divergence, .0102 and more of whole ranges, is the
+    # surer figure.
+    text = token_chunks(MODEL, MODEL / "eval.txt", 512, 48)
+    calibration = token_chunks(MODEL, MODEL / "calibration.txt", 512, 32)
+    reference = load(MODEL, dtype=torch.bfloat16)
+    result = evaluate(
+        quantize(load(MODEL, dtype=torch.bfloat16), scheme, "rtn", calibration), text, reference
+    )
+    assert result.perplexity < (1 + WITHIN) * evaluate(reference, text).perplexity
+    assert result.kl is not None
+    assert result.kl < 0.0055
 
 
 @pytest.mark.slow

@@ -94,9 +94,9 @@ def calibrate(
             for b in range(len(batches)):
                 calls.hidden[b] = calls.run(model, index, b)
                 calls.rest[index][b] = ((), {})
-    outside = [_linear(model, n) for n in formats if not any(n.startswith(b + ".") for b in names)]
+    outside = [n for n in formats if not any(n.startswith(b + ".") for b in names)]
     if outside:
-        stats = {linear: _new_stats(linear, method) for linear in outside}
+        stats = {(m := _linear(model, n)): _new_stats({m: formats[n]}, method) for n in outside}
         with _Observer(stats) as observer:
             for batch, hidden in zip(batches, calls.hidden, strict=True):
                 observer.run(_Run(partial(run_after_blocks, model, calls, batch, hidden), _mask(batch)))
@@ -137,7 +137,7 @@ def quantize_linear(
     if format.activations is None or not format.activations.static:
         return q
     assert stats is not None  # see needs_calibration
-    scale, zero = format.activations.static_scale(*stats.range, scale_dtype)
+    scale, zero = format.activations.static_scale(*stats.static_range(format.activations), scale_dtype)
     return replace(q, input_scale=scale, input_zero=zero)
 
 
@@ -260,7 +260,8 @@ class _Block:
     def _collect(self, groups: Sequence[_Group]) -> list[InputStats]:
         """Statistics of each group's input over all batches."""
         first = [self.linears[group.names[0]] for group in groups]
-        stats = [_new_stats(m, self.method) for m in first]
+        readers = [{self.linears[n]: self.formats[n] for n in group.names} for group in groups]
+        stats = [_new_stats(each, self.method) for each in readers]
         with _Observer(dict(zip(first, stats, strict=True))) as observer, torch.no_grad():
             for run in self.runs:
                 observer.run(run)
@@ -351,8 +352,11 @@ class _Observer:
             raise Stop
 
 
-def _new_stats(linear: nn.Linear, method: Method) -> InputStats:
-    return InputStats(linear.in_features, linear.weight.device, moments=method.needs_calibration)
+def _new_stats(layers: Mapping[nn.Linear, Format], method: Method) -> InputStats:
+    """For the input that these layers share."""
+    first = next(iter(layers))
+    weights = [m.weight for m, f in layers.items() if f.activations is not None and f.activations.clips]
+    return InputStats(first.in_features, first.weight.device, method.needs_calibration, weights)
 
 
 def _input_of(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:

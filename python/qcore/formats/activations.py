@@ -50,6 +50,12 @@ class Activations:
         """Whether the scale comes from calibration and is stored with the weight."""
         return self.scales == "tensor"
 
+    @property
+    def clips(self) -> bool:
+        """Whether a static scale may leave out the largest inputs: integers lose the small ones to it, floats
+        do not."""
+        return self.static and self.type == "int8"
+
     def static_scale(self, low: Tensor, high: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         """Scale, in dtype, and zero point, int32 or None if symmetric, both [1], for inputs from low to high.
 

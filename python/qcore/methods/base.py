@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qcore.formats import Format
+from qcore.formats import Activations, Format
+from qcore.methods.ranges import Histogram, best_range, best_symmetric_range
 from qcore.qweight import QWeight
 
 __all__ = ["InputStats", "Method"]
@@ -22,17 +24,29 @@ class InputStats:
         gram: float64 [K, K], the sum of x^T x, before `scale`.
         abs_sum: float64 [K], the sum of |x|, before `scale`.
         low, high: float64 [K], the least and the greatest x, or 0 if that is beyond them; before `scale`.
+        sensitivity: float64 [K] or None: the squared norms of the columns of the weights, by which a squared
+            error of a column of x counts in what is made of it; before `scale`.
+        histogram: of x, or None; before `scale`.
         scale: float64 [K] or None: these are the statistics of x / scale.
 
-    Without `moments` there is no gram, which costs most of the time.
+    Without `moments` there is no gram, which costs most of the time. A histogram, and a sensitivity, there is
+    only with `weights`: all [N, K] that x is multiplied by once it is rounded by the same static scale.
     """
 
-    def __init__(self, k: int, device: torch.device | str = "cpu", moments: bool = True) -> None:
+    def __init__(
+        self,
+        k: int,
+        device: torch.device | str = "cpu",
+        moments: bool = True,
+        weights: Sequence[Tensor] = (),
+    ) -> None:
         self.tokens = 0
         self.moments = moments
         self.gram = torch.zeros(k, k, dtype=torch.float64, device=device) if moments else torch.empty(0)
         self.abs_sum = torch.zeros(k, dtype=torch.float64, device=device)
         self.low, self.high = torch.zeros_like(self.abs_sum), torch.zeros_like(self.abs_sum)
+        self.sensitivity = _squared_norms(weights) if weights else None
+        self.histogram = Histogram(k, device) if weights else None
         self.scale: Tensor | None = None
 
     def add(self, x: Tensor, keep: Tensor | None = None) -> None:
@@ -50,6 +64,8 @@ class InputStats:
         self.abs_sum += x.abs().sum(0)
         self.tokens += x.shape[0]
         if x.shape[0]:
+            if self.histogram is not None:
+                self.histogram.add(x)
             low, high = x.aminmax(dim=0)
             self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
 
@@ -79,6 +95,21 @@ class InputStats:
             low, high = low / self.scale, high / self.scale
         return low.amin(), high.amax()
 
+    def static_range(self, inputs: Activations) -> tuple[Tensor, Tensor]:
+        """What of x a static scale is to cover, float64 scalars, at most 0 and at least 0: the whole range if
+        nothing may be left out or there is no histogram, else the range of the least output error."""
+        low, high = self.range
+        if not inputs.clips or self.histogram is None or self.sensitivity is None:
+            return low, high
+        weight = self.sensitivity if self.scale is None else self.sensitivity * self.scale.square()
+        counts = self.histogram.total(weight, self.scale)
+        if inputs.symmetric:
+            end = best_symmetric_range(counts, float(torch.maximum(-low, high)))
+            ends = (-end, end)
+        else:
+            ends = best_range(counts, float(low), float(high))
+        return low.new_tensor(ends[0]), low.new_tensor(ends[1])
+
     def output_error(self, delta: Tensor) -> float:
         """Mean squared norm of x @ delta^T per token, for an error delta [N, K] of the weight."""
         d = delta.double() if self.scale is None else delta.double() / self.scale
@@ -89,6 +120,12 @@ class InputStats:
         scaled = copy.copy(self)
         scaled.scale = scale.double() if self.scale is None else self.scale * scale
         return scaled
+
+
+def _squared_norms(weights: Sequence[Tensor]) -> Tensor:
+    """Of the columns of all weights [N, K] together, float64 [K]."""
+    parts = [part for w in weights for part in w.detach().split(1024)]  # never all in float64
+    return torch.stack([part.double().square().sum(0) for part in parts]).sum(0)
 
 
 class Method(Protocol):
