@@ -14,7 +14,7 @@ MODEL = REPOSITORY / "models" / "pydoc-llama-7m"
 WITHIN = 0.005
 # Dynamic scales, and float8 in all its forms, lose next to nothing.
 SCHEMES = ("W8A8", "FP8", "FP8_STATIC", "FP8_BLOCK", "W8A16_FP8")
-# Static scales of integers leave out the few huge inputs of down_proj, and pay for it: on average .4 %.
+# Static scales of integers leave out the few huge inputs of down_proj, and pay for it: .4 % on average.
 CLIPPED = ("W8A8_STATIC", "W8A8_ASYM")
 
 
@@ -61,8 +61,8 @@ def test_8_bits_cost_little(scheme: str, text: Tensor, calibration: Tensor, orig
 @pytest.mark.parametrize("scheme", CLIPPED)
 def test_clipped_inputs_cost_little(scheme: str) -> None:
     # As in the README: what is lost varies so much from text to text that its standard error over the 8
-    # chunks above is .13 %; over these 48 it is .06 %. The divergence, .0102 and more of whole ranges, is the
-    # surer figure.
+    # chunks above is .1 %; over these 48 it is .06 %. The divergence is the surer figure: whole ranges give
+    # .0102 and more.
     text = token_chunks(MODEL, MODEL / "eval.txt", 512, 48)
     calibration = token_chunks(MODEL, MODEL / "calibration.txt", 512, 32)
     reference = load(MODEL, dtype=torch.bfloat16)
