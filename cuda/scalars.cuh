@@ -69,6 +69,15 @@ QCORE_DEVICE void store_8_floats(float* to, const float (&value)[8]) {
   }
 }
 
+QCORE_DEVICE void add_8_floats(const float* from, float (&sum)[8]) {
+  QCORE_UNROLL
+  for (int v = 0; v < 2; ++v) {
+    const ptx::Vec16 four = ptx::load_global(reinterpret_cast<const ptx::Vec16*>(from) + v);
+    QCORE_UNROLL
+    for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
+  }
+}
+
 // y[token, column .. column + 8) = value + bias, as far as the columns exist. vector_store: both
 // may be accessed 16 bytes at a time where all eight do.
 template <class T>

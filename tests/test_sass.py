@@ -108,8 +108,8 @@ RULES = (
             r"\bUTMALDG\.3D",
             r"\bLDS\.128",
             r"\bSYNCS\.PHASECHK",
-            r"\bUSETMAXREG\.DEALLOC",
-            r"\bUSETMAXREG\.TRY_ALLOC",
+            r"\bUSETMAXREG\.DEALLOC\.CTAPOOL 0x28\b",  # 40 registers for those that copy
+            r"\bUSETMAXREG\.TRY_ALLOC\.CTAPOOL \w+, 0xe8\b",  # 232 for those that multiply
             r"\bSTG\.E\.128",
         ),
         must_not=(*NO_SPILLS, r"\bHMMA", r"\bLDGSTS"),

@@ -356,13 +356,7 @@ struct ReduceShared {
       const Segment part = p.split.part(tile, block);
       if (part.first >= part.end) break;
       if (part.whole()) return;  // whoever did it all has written it
-      const float* from = p.partial + ((int64_t{part.slot} * p.tokens + token) * p.rows + row);
-      QCORE_UNROLL
-      for (int v = 0; v < 2; ++v) {
-        const ptx::Vec16 four = ptx::load_global(reinterpret_cast<const ptx::Vec16*>(from) + v);
-        QCORE_UNROLL
-        for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
-      }
+      add_8_floats(p.partial + (int64_t{part.slot} * p.tokens + token) * p.rows + row, sum);
     }
     store_8<T>(p.y, p.bias, y_token, y_row, p.n, p.vector_store, sum);
   }

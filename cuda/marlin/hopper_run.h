@@ -61,9 +61,6 @@ Status run_hopper_variant(const W4A16Args& args, const Product& pass, const Hopp
                           const Launch& launch) {
   const IntGroup& w = args.weight.shape;
   const Geometry g(w);
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-  };
   HopperParams p{};
   if (Status status = hopper_maps<V>(args, pass, plan.gather, launch, p); !status.ok()) {
     return status;
@@ -86,7 +83,7 @@ Status run_hopper_variant(const W4A16Args& args, const Product& pass, const Hopp
   p.partial = reinterpret_cast<float*>(static_cast<char*>(pass.workspace) + plan.gathered_bytes);
   p.bias = pass.bias;
   p.y = pass.y;
-  p.vector_store = pass.n % 8 == 0 && aligned(pass.y) && aligned(pass.bias);
+  p.vector_store = stores_vectors(pass);
   Status status =
       launch.template operator()<HopperGemm<T, V>>(p.split.blocks, V::shared_bytes(w), p);
   if (!status.ok() || p.split.sharing == 0) return status;

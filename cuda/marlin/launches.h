@@ -36,9 +36,14 @@ Status run_passes(const Product& product, int64_t tokens, const Pass& pass) {
   return {};
 }
 
+// Whether y may be written, and bias read, 16 bytes at a time.
+inline bool stores_vectors(const Product& product) {
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  return product.n % 8 == 0 && aligned(product.y) && aligned(product.bias);
+}
+
 // With plan.gather the activations have been brought to the start of the workspace.
 inline TileParams tile_params(const Product& pass, const Plan& plan) {
-  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
   const int64_t columns = plan.gather ? pass.padded_columns : pass.columns;
   return {
       .x = plan.gather ? pass.workspace : pass.x,
@@ -55,7 +60,7 @@ inline TileParams tile_params(const Product& pass, const Plan& plan) {
       .bias = pass.bias,
       .y = pass.y,
       .partial = pass.partial(plan),
-      .vector_store = pass.n % 8 == 0 && aligned(pass.y) && aligned(pass.bias),
+      .vector_store = stores_vectors(pass),
   };
 }
 

@@ -33,13 +33,7 @@ struct Reduce {
     if (index >= p.m * eights || index % eights * 8 >= p.n) return;
     float sum[8] = {};
     for (int split = 0; split < p.splits; ++split) {
-      const float* from = p.partial + (split * static_cast<int64_t>(p.m) * eights + index) * 8;
-      QCORE_UNROLL
-      for (int v = 0; v < 2; ++v) {
-        const ptx::Vec16 four = ptx::load_global(reinterpret_cast<const ptx::Vec16*>(from) + v);
-        QCORE_UNROLL
-        for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
-      }
+      add_8_floats(p.partial + (split * static_cast<int64_t>(p.m) * eights + index) * 8, sum);
     }
     store_8<T>(p.y, p.bias, index / eights, static_cast<int>(index % eights * 8), p.n,
                p.vector_store, sum);
