@@ -27,6 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from qcore import _C
+from qcore.memory import in_huge_pages
 
 ROTATED_ROWS = 32  # of x: beyond them a product is bound by arithmetic
 OURS, ONEDNN, MEMORY, VNNI = "qcore int8_gemm", "oneDNN u8s8", "memory", "multiply units"
@@ -60,7 +61,7 @@ class Problem:
         generator = torch.Generator().manual_seed(0)
         copies = timing.copies_wanted(n * k, 1 << 40) if m <= ROTATED_ROWS else 1
         draw = torch.randint(-128, 128, (n, k), dtype=torch.int8, generator=generator)
-        self.weights = timing.rotated(draw, copies)
+        self.weights = [in_huge_pages(draw) for _ in range(copies)]  # as QLinear has them
         self.x = torch.randint(-128, 128, (m, k), dtype=torch.int8, generator=generator)
         self.x_scale = torch.full((m, 1), 0.02)
         self.w_scale = torch.rand(n, generator=generator) * 0.01 + 0.001
@@ -82,10 +83,10 @@ class Problem:
         ]
 
     def qcore_linear(self) -> Calls:
-        """From floats."""
-        x = self.x.float() * 0.02
+        """From floats, as QLinear calls it."""
+        x, sums = self.x.float() * 0.02, self.weights[0].sum(1, dtype=torch.int32)
         linear = torch.ops.qcore.int8_linear
-        return [lambda w=w: linear(x, w, self.w_scale) for w in self.weights]  # type: ignore[misc]
+        return [lambda w=w: linear(x, w, self.w_scale, sums) for w in self.weights]  # type: ignore[misc]
 
     def onednn(self) -> Calls:
         """x with a zero point of 128, packed weights, float32 out."""

@@ -5,11 +5,11 @@
 
 #include "checks.h"
 #include "cpu/block16.h"
-#include "cpu/huge_pages.h"
 #include "cpu/panel16.h"
 #include "formats/code_order.h"
 #include "kquant/packed.h"
 #include "packing.h"
+#include "qcore/memory.h"
 
 namespace qcore {
 namespace {

@@ -87,12 +87,15 @@ QCORE_DEVICE float shuffle_xor(float value, int mask) {
 
 // ---- Memory
 
-// Volatile, so that it is computed once and kept.
+// The value, computed once and kept.
+QCORE_DEVICE uint32_t keep(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
+}
+
 QCORE_DEVICE SharedAddress shared_base() {
   extern __shared__ __align__(1024) char qcore_shared_memory[];
-  SharedAddress base = static_cast<SharedAddress>(__cvta_generic_to_shared(qcore_shared_memory));
-  asm volatile("" : "+r"(base));
-  return base;
+  return keep(static_cast<SharedAddress>(__cvta_generic_to_shared(qcore_shared_memory)));
 }
 
 // T is an unsigned integer, float, Vec8 or Vec16; addresses are aligned to its size.

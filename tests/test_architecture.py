@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # that do not know each other.
 LAYERS = (
     {"_C", "blocks", "progress"},
-    {"fakes"},
+    {"fakes", "memory"},
     {"w8a8_ops"},
     {"ops"},
     {"formats"},

@@ -54,9 +54,10 @@ def hopper(types: str, tile: str = ".*", block_scales: str = r"\w+") -> str:
     return rf"w8a8::HopperGemm<{types}, qcore::w8a8::HopperTile<{tile}>, {block_scales}>"
 
 
-def marlin_hopper(bits: str = r"\d", blocks: str = r"\d", tokens: str = r"\d+") -> str:
+def marlin_hopper(bits: str = r"\d", floats: str = r"\w+", blocks: str = r"\d", tokens: str = r"\d+") -> str:
     """Hopper's own kernel for packed weights: the numbers of marlin::HopperVariant."""
-    return rf"marlin::HopperGemm<qcore::ptx::\w+, qcore::marlin::HopperVariant<{bits}, {blocks}, {tokens}>"
+    numbers = f"{bits}, {floats}, {blocks}, {tokens}"
+    return rf"marlin::HopperGemm<qcore::ptx::\w+, qcore::marlin::HopperVariant<{numbers}>"
 
 
 INT8 = "qcore::ptx::Int8, qcore::ptx::Int8"
@@ -114,21 +115,14 @@ RULES = (
         ),
         must_not=(*NO_SPILLS, r"\bHMMA", r"\bLDGSTS"),
     ),
-    # A chunk: its products, their decoding, and an addition for each sum after every 32 columns, as groups of
-    # 32 need; for longer groups most of these are jumped over.
+    # 128 columns: their products, their decoding, and an addition for each sum after every 32 columns, as
+    # groups of 32 need; for longer groups most of these are jumped over.
     *(
         Rule(
-            marlin_hopper("4", str(blocks), str(tokens)),
-            loop=(r"\bHGMMA", blocks * (4 * (tokens // 2 + 20) + 250)),
+            marlin_hopper(bits, blocks=str(blocks), tokens=str(tokens)),
+            loop=(r"\bHGMMA", blocks * (4 * (tokens // 2 + 20) + decoding)),
         )
-        for blocks in (1, 2)
-        for tokens in (64, 128)
-    ),
-    *(
-        Rule(
-            marlin_hopper("8", str(blocks), str(tokens)),
-            loop=(r"\bHGMMA", blocks * (2 * (tokens // 2 + 20) + 280)),
-        )
+        for bits, decoding in (("4", 250), ("8", 310))
         for blocks in (1, 2)
         for tokens in (64, 128)
     ),

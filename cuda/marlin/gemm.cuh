@@ -119,7 +119,16 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
 
   // ---- The product
 
+  // With 8 bits the codes may be floats.
   QCORE_DEVICE void compute(uint32_t stage) {
+    if constexpr (V::kBits == 8) {
+      if (p.floats.any()) return compute_codes<true>(stage);
+    }
+    compute_codes<false>(stage);
+  }
+
+  template <bool kFloats>
+  QCORE_DEVICE void compute_codes(uint32_t stage) {
     QCORE_NO_UNROLL
     for (int round = 0; round < kChunkHalves / kRoundHalves; ++round) {
       Words words[kWarpTiles];
@@ -133,7 +142,7 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
           const int half = s * V::kFlushHalves + i;  // of the round
           const int first = round * kRoundHalves;
           if (half % kWordsHalves == 0) load_words(stage, first + half, words);
-          multiply(stage, first, half, words, partial);
+          multiply<kFloats>(stage, first, half, words, partial);
         }
         flush(stage, set, partial);
       }
@@ -142,6 +151,7 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
 
   // One ldmatrix brings four 8x8 matrices: two steps of 8 tokens if there are no more, else one
   // step of 16 tokens, so that few fragments of the weight are live at a time.
+  template <bool kFloats>
   QCORE_DEVICE void multiply(uint32_t stage, int first_half, int half,
                              const Words (&words)[kWarpTiles],
                              float (&partial)[kWarpTiles][kTokenTiles][4]) {
@@ -154,7 +164,12 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
       const int step = half * kStepsPerHalf + s;
       for_tiles([&](int tile) {
         constexpr int kWords = sizeof(Words) / 4;
-        dequantize(&words[tile].word[step * Codes::kWords % kWords], tile, a[tile]);
+        const uint32_t* word = &words[tile].word[step * Codes::kWords % kWords];
+        if constexpr (kFloats) {
+          p.floats.template dequantize<T>(word, a[tile]);
+        } else {
+          Codes::dequantize(word, offsets[tile], a[tile]);
+        }
       });
       if constexpr (kTokenTiles == 1) {
         multiply_add(partial, 0, a, {b[2 * s], b[2 * s + 1]});
@@ -168,13 +183,6 @@ class Gemm : public Tile<Gemm<T, V>, T, V, GemmParams> {
         }
       }
     }
-  }
-
-  QCORE_DEVICE void dequantize(const uint32_t* word, int tile, uint32_t (&a)[4]) const {
-    if constexpr (V::kBits == 8) {
-      if (p.floats.any()) return p.floats.template dequantize<T>(word, a);
-    }
-    Codes::dequantize(word, offsets[tile], a);
   }
 
   QCORE_DEVICE void load_words(uint32_t stage, int half, Words (&words)[kWarpTiles]) const {

@@ -8,7 +8,8 @@
 //
 // One thread of a third warpgroup starts all copies: activations, weights, scales, zero points. The
 // other two multiply; while the products of one are under way, the other one decodes. Within a
-// warpgroup the next columns are decoded while the present ones are multiplied.
+// warpgroup the next columns are read and decoded while the present ones are multiplied, also from
+// one stage of the ring to the next.
 //
 // As in gemm.cuh products of codes are summed over (a part of) a group, and the sum is multiplied
 // by the scale: no weight is rounded.
@@ -29,7 +30,7 @@ namespace qcore::marlin {
 
 struct HopperParams {
   TensorMap x;       // boxes of kTokens rows, kSliceColumns wide
-  TensorMap weight;  // words [panels, chunks * kTiles, 256]; boxes of kPanels and one chunk
+  TensorMap weight;  // words [panels, tiles along K, 256]; boxes of kPanels and kPanelTiles
   TensorMap scales;  // [panels, groups, kPanelRows]; boxes of kPanels and one group
   TensorMap zeros;   // likewise, if has_zeros
   int m, n;
@@ -64,12 +65,12 @@ class HopperGemm {
   static constexpr int kBlocks = V::kBlocks, kTokens = V::kTokens;
   static constexpr int kMultiplying = V::kGroups * 128;  // threads
   static constexpr int kSums = kTokens / 2;              // of a thread in one panel
-  static constexpr int kChunkHalves = chunk_halves(V::kBits);
   // Columns that are decoded at a time, in steps, while the ones before are multiplied. Where
   // registers are short, one step.
   static constexpr int kPart = kBlocks * kTokens >= 256 ? 1 : 2;
   static constexpr int kHalfParts = kHalfColumns / kStepColumns / kPart;
-  static constexpr int kChunkParts = kChunkHalves * kHalfParts;
+  static constexpr int kPanelParts = kHopperHalves * kHalfParts;  // of a panel in one stage
+  static constexpr int kParts = kBlocks * kPanelParts;
   static constexpr int kBlockSteps = V::kBits == 4 ? 4 : 2;  // of 512 bytes of a tile
 
   QCORE_DEVICE explicit HopperGemm(const Params& params)
@@ -106,32 +107,43 @@ class HopperGemm {
     Segments segments(p.split, ptx::block_index());
     for (Segment segment; segments.next(segment);) {
       const Place at = place(segment.tile);
+      const int half = segment.first * kHopperHalves;
+      Group group{half / p.group_halves, half % p.group_halves};
       for (int chunk = segment.first; chunk < segment.end; ++chunk) {
         ring.start_filling(p.copied_bytes);
-        bring_chunk(at, chunk);
+        bring_chunk(at, chunk, group);
         ring.next();
       }
     }
   }
 
-  QCORE_DEVICE void bring_chunk(const Place& at, int chunk) const {
+  // Of the set that comes next: its group, and how many halves of that were before.
+  struct Group {
+    int index, position;
+  };
+
+  QCORE_DEVICE void bring_chunk(const Place& at, int chunk, Group& group) const {
     ptx::SharedAddress to = ring.at();
     QCORE_UNROLL
-    for (int column = 0; column < V::kChunkColumns; column += V::kSliceColumns) {
-      ptx::copy_tensor_2d(to, p.x, chunk * V::kChunkColumns + column, at.token, ring.full());
+    for (int column = 0; column < kHopperColumns; column += V::kSliceColumns) {
+      ptx::copy_tensor_2d(to, p.x, chunk * kHopperColumns + column, at.token, ring.full());
       to += V::kSliceBytes;
     }
-    ptx::copy_tensor_3d(to, p.weight, 0, chunk * kTiles, at.panel, ring.full());
+    ptx::copy_tensor_3d(to, p.weight, 0, chunk * V::kPanelTiles, at.panel, ring.full());
     to += V::kWeightBytes;
     // Groups that do not exist are beyond the tensor: their scales arrive as zeros.
     const auto scale_bytes = static_cast<uint32_t>(V::kPanels * kPanelRows * p.scale_size);
-    for (int half = 0; half < kChunkHalves; half += 1 << p.flush_shift) {
-      const int group = (chunk * kChunkHalves + half) / p.group_halves;
-      ptx::copy_tensor_3d(to, p.scales, 0, group, at.panel, ring.full());
+    for (int half = 0; half < kHopperHalves; half += 1 << p.flush_shift) {
+      ptx::copy_tensor_3d(to, p.scales, 0, group.index, at.panel, ring.full());
       to += scale_bytes;
       if (p.has_zeros) {
-        ptx::copy_tensor_3d(to, p.zeros, 0, group, at.panel, ring.full());
+        ptx::copy_tensor_3d(to, p.zeros, 0, group.index, at.panel, ring.full());
         to += V::zero_bytes(true);
+      }
+      group.position += 1 << p.flush_shift;
+      if (group.position >= p.group_halves) {
+        group.position -= p.group_halves;
+        ++group.index;
       }
     }
   }
@@ -139,9 +151,7 @@ class HopperGemm {
   // ---- The product
 
   QCORE_DEVICE void multiply() {
-    lane = ptx::thread_index() % 32;
-    warp = ptx::thread_index() / 32 % 4;
-    panel0 = ptx::thread_index() / 128 * kBlocks;
+    place_thread();
     const auto center = static_cast<uint32_t>(p.center);
     offsets = Codes::offsets(center, center);
     float partial[kSums] = {};
@@ -153,28 +163,44 @@ class HopperGemm {
         QCORE_UNROLL
         for (int i = 0; i < kSums; ++i) total[b][i] = 0;
       }
+      ring.wait_until_full();
+      fetch(ring.at(), 0);
+      uint32_t a[2][kPart][4];
+      decode(0, a[0]);
       for (int chunk = segment.first; chunk < segment.end; ++chunk) {
-        ring.wait_until_full();
-        compute(partial, total);
-        ring.release(ring.stage());
-        ring.next();
+        compute(chunk + 1 < segment.end, a, partial, total);
       }
       write(segment, total);
     }
   }
 
-  // The panels one after the other; the parts of each along K.
-  QCORE_DEVICE void compute(float (&partial)[kSums], float (&total)[kBlocks][kSums]) {
-    constexpr int kParts = kBlocks * kChunkParts;
+  QCORE_DEVICE void place_thread() {
+    lane = ptx::thread_index() % 32;
+    warp = ptx::thread_index() / 32 % 4;
+    panel0 = ptx::thread_index() / 128 * kBlocks;
+    // Kept: in the loop they would be computed anew.
+    words_at = ptx::keep(static_cast<uint32_t>(V::kXBytes + panel0 * V::kPanelBytes +
+                                               warp * kTileBytes + lane * kLaneBytes));
+    // A lane's rows of its tile are r and r + 8, r = lane / 4, whose parameters are neighbours.
+    const int parameter = panel0 * kPanelRows + warp * kTileRows + lane / 4 * 2;
+    constexpr int kSetsAt = V::kXBytes + V::kWeightBytes;
+    scale_at = ptx::keep(static_cast<uint32_t>(kSetsAt + parameter * p.scale_size));
+    zero_at = ptx::keep(
+        static_cast<uint32_t>(kSetsAt + V::kPanels * kPanelRows * p.scale_size + parameter));
+  }
+
+  // One stage: the panels one after the other, the parts of each along K. Part 0 is decoded, and
+  // with `more` that of the next stage will be.
+  QCORE_DEVICE void compute(bool more, uint32_t (&a)[2][kPart][4], float (&partial)[kSums],
+                            float (&total)[kBlocks][kSums]) {
+    static_assert(kParts % 2 == 0);
+    const int used = ring.stage();
     const uint32_t stage = ring.at();
     const uint64_t x = ptx::descriptor(Swizzle::bytes128, stage, 8 * V::kSliceColumns * 2);
-    uint32_t a[2][kPart][4];
-    ptx::Vec16 words;
-    decode(stage, 0, words, a[0]);
     QCORE_UNROLL
     for (int i = 0; i < kParts; ++i) {
-      const int block = i / kChunkParts, part = i % kChunkParts;
-      const bool begins = begins_set(part);
+      const int block = i / kPanelParts, part = i % kPanelParts;
+      const bool begins = begins_set(part), ends = begins_set(part + 1);
       if (begins) ptx::wgmma_own(partial);
       ptx::wgmma_fence();
       QCORE_UNROLL
@@ -187,66 +213,75 @@ class HopperGemm {
                                   !begins || s > 0);
       }
       ptx::wgmma_commit();
+      // What is read from shared memory is on its way while all wait for the products.
       if (i + 1 < kParts) {
-        ptx::wgmma_wait<1>();  // the products before have read what is decoded over
-        decode(stage, i + 1, words, a[(i + 1) % 2]);
+        fetch(stage, i + 1);
+      } else {
+        ring.next();
+        if (more) {
+          ring.wait_until_full();
+          fetch(ring.at(), 0);
+        }
       }
-      if (begins_set(part + 1)) {
+      Pair scale{};
+      if (ends) {
+        scale = load_shared_pair(p.scale_dtype,
+                                 stage + scale_at + set_offset(part) +
+                                     static_cast<uint32_t>(block * kPanelRows * p.scale_size));
+      }
+      ptx::wgmma_wait<1>();  // the products before have read what is decoded over
+      decode((i + 1) % kParts, a[(i + 1) % 2]);
+      if (ends) {
         ptx::wgmma_wait<0>();
         ptx::wgmma_own(partial);
-        flush(stage, block, part, partial, total[block]);
+        QCORE_UNROLL
+        for (int k = 0; k < kSums; ++k) {
+          total[block][k] += (k & 2 ? scale.second : scale.first) * partial[k];
+        }
       }
     }
+    ring.release(used);
   }
 
-  // A chunk begins and ends with a set.
+  // A stage begins and ends with a set.
   QCORE_DEVICE bool begins_set(int part) const {
     return part % kHalfParts == 0 &&
-           (part == kChunkParts || (part / kHalfParts & ((1 << p.flush_shift) - 1)) == 0);
+           (part == kPanelParts || (part / kHalfParts & ((1 << p.flush_shift) - 1)) == 0);
   }
-  QCORE_DEVICE uint32_t set_at(uint32_t stage, int part) const {
+  QCORE_DEVICE uint32_t set_offset(int part) const {
     const int set_bytes = V::kPanels * kPanelRows * (p.scale_size + (p.has_zeros ? 1 : 0));
-    return stage + static_cast<uint32_t>(V::kXBytes + V::kWeightBytes +
-                                         (part / kHalfParts >> p.flush_shift) * set_bytes);
-  }
-  // A lane's rows of its tile are r and r + 8, r = lane / 4, whose parameters are neighbours.
-  QCORE_DEVICE int parameter(int block) const {
-    return (panel0 + block) * kPanelRows + warp * kTileRows + lane / 4 * 2;
+    return static_cast<uint32_t>((part / kHalfParts >> p.flush_shift) * set_bytes);
   }
 
-  QCORE_DEVICE void decode(uint32_t stage, int i, ptx::Vec16& words, uint32_t (&a)[kPart][4]) {
-    const int block = i / kChunkParts, part = i % kChunkParts;
+  // What part i needs beside the part before it: words, one block of them for several parts, and
+  // the zero points of a new set.
+  QCORE_DEVICE void fetch(uint32_t stage, int i) {
+    const int block = i / kPanelParts, part = i % kPanelParts;
     if (part * kPart % kBlockSteps == 0) {
+      const int along = part * kPart / kBlockSteps;
       words = ptx::load_shared<ptx::Vec16>(
-          stage +
-          static_cast<uint32_t>(V::kXBytes + (panel0 + block) * V::kPanelBytes + warp * kTileBytes +
-                                part * kPart / kBlockSteps * kBlockBytes + lane * kLaneBytes));
+          stage + words_at +
+          static_cast<uint32_t>(block * V::kPanelBytes +
+                                along / kTileBlocks * (kTiles * kTileBytes) +
+                                along % kTileBlocks * kBlockBytes));
     }
     if (p.has_zeros && begins_set(part)) {
-      const uint32_t pair = ptx::load_shared<uint16_t>(
-          set_at(stage, part) +
-          static_cast<uint32_t>(V::kPanels * kPanelRows * p.scale_size + parameter(block)));
+      const uint32_t pair = ptx::load_shared<uint16_t>(stage + zero_at + set_offset(part) +
+                                                       static_cast<uint32_t>(block * kPanelRows));
       offsets = Codes::offsets(pair & 0xff, pair >> 8);
     }
+  }
+
+  QCORE_DEVICE void decode(int i, uint32_t (&a)[kPart][4]) const {
+    const int part = i % kPanelParts;
     QCORE_UNROLL
     for (int s = 0; s < kPart; ++s) {
       const uint32_t* word = &words.word[(part * kPart + s) % kBlockSteps * Codes::kWords];
-      if (V::kBits == 8 && p.floats.any()) {
+      if constexpr (V::kFloats) {
         p.floats.template dequantize<T>(word, a[s]);
       } else {
         Codes::dequantize(word, offsets, a[s]);
       }
-    }
-  }
-
-  QCORE_DEVICE void flush(uint32_t stage, int block, int part, const float (&partial)[kSums],
-                          float (&total)[kSums]) const {
-    const Pair scale =
-        load_shared_pair(p.scale_dtype, set_at(stage, part) +
-                                            static_cast<uint32_t>(parameter(block) * p.scale_size));
-    QCORE_UNROLL
-    for (int i = 0; i < kSums; ++i) {
-      total[i] += (i & 2 ? scale.second : scale.first) * partial[i];
     }
   }
 
@@ -314,6 +349,8 @@ class HopperGemm {
   const Params& p;
   Ring ring;
   int lane, warp, panel0;
+  uint32_t words_at, scale_at, zero_at;  // this lane's first ones in a stage
+  ptx::Vec16 words;
   dequant::Offsets offsets;
 };
 
@@ -351,13 +388,17 @@ struct ReduceShared {
     const TilePlace at = tile_place(tile, p.token_tiles, p.row_tiles);
     const int y_token = at.across * p.tokens + token, y_row = at.along * p.rows + row;
     if (y_token >= p.m || y_row >= p.n) return;
+    const int64_t begin = int64_t{tile - p.split.whole} * p.split.chunks;
+    const int first = p.split.sharer(begin), last = p.split.sharer(begin + p.split.chunks - 1);
+    if (first == last) return;                          // whoever did it all has written it
+    const int64_t stride = int64_t{p.tokens} * p.rows;  // of slots
+    const float* from = p.partial + static_cast<int64_t>(token) * p.rows + row;
     float sum[8] = {};
-    for (int block = p.split.first_sharer(tile); block < p.split.sharing; ++block) {
-      const Segment part = p.split.part(tile, block);
-      if (part.first >= part.end) break;
-      if (part.whole()) return;  // whoever did it all has written it
-      add_8_floats(p.partial + (int64_t{part.slot} * p.tokens + token) * p.rows + row, sum);
-    }
+    // The first one has come to this tile from another, or begins with it.
+    add_8_floats(from + p.split.part(tile, first).slot * stride, sum);
+    QCORE_UNROLL_BY(4)
+    for (int block = first + 1; block <= last; ++block)
+      add_8_floats(from + block * 2 * stride, sum);
     store_8<T>(p.y, p.bias, y_token, y_row, p.n, p.vector_store, sum);
   }
 };

@@ -13,8 +13,8 @@ constexpr double kPerWeight = 1.7, kPerSum = 1.3, kPerWritten = 1.0 / 16;
 constexpr double kExposed = 0.2;
 
 double cost(const IntGroup& w, int64_t m, int64_t chunks, HopperTileKey tile, const Split& split) {
-  const double rows = tile.rows, tokens = tile.tokens, columns = chunk_columns(w.bits);
-  const double sets = static_cast<double>(chunk_halves(w.bits)) / flush_halves(w);
+  const double rows = tile.rows, tokens = tile.tokens, columns = kHopperColumns;
+  const double sets = static_cast<double>(kHopperHalves) / flush_halves(w, kHopperHalves);
   const double weight_bytes = rows * columns * stored_bits(w.bits) / 8;
   const double token_tiles = static_cast<double>(ceil_div(m, tile.tokens));
   // The weight comes from global memory once, and from the cache for all other tokens.
@@ -40,7 +40,8 @@ HopperPlan make(const W4A16Args& args, const Geometry& g, HopperTileKey tile, Sh
                   .sharing = sharing,
                   .multiprocessors = multiprocessors,
                   .tokens = args.m,
-                  .gather = must_gather(args, g),
+                  // The copy engine may want rows apart.
+                  .gather = must_gather(args, g) || (args.m > 1 && args.x_stride == 0),
                   .gathered_bytes = 0,
                   .partial_bytes = 0};
   if (plan.gather) {
@@ -86,8 +87,8 @@ HopperPlan choose_hopper_plan(const W4A16Args& args, int multiprocessors) {
   for (const HopperTileKey& tile : kHopperTiles) {
     for (const Sharing sharing : {Sharing::nothing, Sharing::rest, Sharing::rest_and_round}) {
       const HopperPlan plan = make(args, g, tile, sharing, multiprocessors);
-      const double clocks = cost(args.weight.shape, plan.tokens, g.chunks, tile,
-                                 plan.split(plan.tokens, g.n, g.chunks));
+      const double clocks = cost(args.weight.shape, plan.tokens, hopper_chunks(g), tile,
+                                 plan.split(plan.tokens, g.n, hopper_chunks(g)));
       if (clocks < least) best = plan, least = clocks;
     }
   }
@@ -97,7 +98,8 @@ HopperPlan choose_hopper_plan(const W4A16Args& args, int multiprocessors) {
 std::string describe_hopper_plan(const W4A16::Problem& problem) {
   if (problem.multiprocessors == 0 || problem.m == 0 || problem.weight.n == 0) return "";
   const HopperPlan plan = choose_hopper_plan(args_of(problem), problem.multiprocessors);
-  const Split split = plan.split(plan.tokens, problem.weight.n, Geometry(problem.weight).chunks);
+  const Split split =
+      plan.split(plan.tokens, problem.weight.n, hopper_chunks(Geometry(problem.weight)));
   std::string text = std::to_string(split.tiles) + " tiles of " + std::to_string(plan.tile.rows) +
                      " rows x " + std::to_string(plan.tile.tokens) + " tokens on " +
                      std::to_string(split.blocks) + " blocks";

@@ -11,22 +11,33 @@
 
 namespace qcore::marlin {
 
+// Columns of K that come at a time: one or two chunks of the layout.
+inline constexpr int kHopperColumns = 128;
+inline constexpr int kHopperHalves = kHopperColumns / kHalfColumns;
+constexpr int64_t hopper_chunks(const Geometry& g) {
+  return ceil_div(g.halves, kHopperHalves);
+}
+
 // Two warpgroups multiply, side by side along N. Each has kBlocks panels of the weight and all
 // kTokens tokens of the tile; a third one brings what they need. The sums of a thread take
 // kBlocks * kTokens / 2 registers, those of one group of columns kTokens / 2 more.
-template <int kBits_, int kBlocks_, int kTokens_>
+//
+// kFloats: the codes are 8-bit floats.
+template <int kBits_, bool kFloats_, int kBlocks_, int kTokens_>
 struct HopperVariant {
   static constexpr int kBits = kBits_, kBlocks = kBlocks_, kTokens = kTokens_;
+  static constexpr bool kFloats = kFloats_;
   static constexpr int kGroups = 2;
   static constexpr int kPanels = kGroups * kBlocks;
   static constexpr int kRows = kPanels * kPanelRows;
   static constexpr int kThreads = (kGroups + 1) * 128;
-  static constexpr int kChunkColumns = chunk_columns(kBits);
   // Activations lie in slices of 64 columns, as many bytes as the swizzle has.
   static constexpr int kSliceColumns = 64;
   static constexpr int kSliceBytes = kTokens * kSliceColumns * 2;
-  static constexpr int kXBytes = kChunkColumns / kSliceColumns * kSliceBytes;
-  static constexpr int kPanelBytes = kTiles * kTileBytes;  // of one chunk
+  static constexpr int kXBytes = kHopperColumns / kSliceColumns * kSliceBytes;
+  // Of a panel come so many tiles of the layout, one chunk after the other.
+  static constexpr int kPanelTiles = kHopperColumns / chunk_columns(kBits) * kTiles;
+  static constexpr int kPanelBytes = kPanelTiles * kTileBytes;
   static constexpr int kWeightBytes = kPanels * kPanelBytes;
 
   // Behind the stages every warp that multiplies has room for its 16 rows of 32 tokens on their way
@@ -36,16 +47,18 @@ struct HopperVariant {
   static constexpr int kStagedBytes = kStagedTokens * kStagedStride * 4;
   static constexpr int kAllStagedBytes = kGroups * 4 * kStagedBytes;
 
-  // A set is what one period of the sums, flush_halves(), has of scales, and of zero points.
+  // A set is what one period of the sums has of scales, and of zero points.
+  static constexpr int flush_halves(const IntGroup& w) {
+    return marlin::flush_halves(w, kHopperHalves);
+  }
   static constexpr int scale_bytes(DType scale_dtype) {
     return kPanels * kPanelRows * static_cast<int>(size_of(scale_dtype));
   }
   static constexpr int zero_bytes(bool has_zeros) { return has_zeros ? kPanels * kPanelRows : 0; }
-  static constexpr int sets(const IntGroup& w) { return chunk_halves(kBits) / flush_halves(w); }
-  // What comes with one chunk; stages start where the swizzle's pattern does.
+  // What comes at a time; stages start where the swizzle's pattern does.
   static constexpr int copied_bytes(const IntGroup& w) {
     return kXBytes + kWeightBytes +
-           sets(w) * (scale_bytes(w.scale_dtype) + zero_bytes(w.has_zeros));
+           kHopperHalves / flush_halves(w) * (scale_bytes(w.scale_dtype) + zero_bytes(w.has_zeros));
   }
   static constexpr int stage_bytes(const IntGroup& w) {
     return static_cast<int>(ceil_div(copied_bytes(w), 1024)) * 1024;
@@ -65,24 +78,33 @@ struct HopperTileKey {
   int rows, tokens;
   bool operator==(const HopperTileKey&) const = default;
 };
+#define QCORE_MARLIN_HOPPER_KEY(blocks, tokens)            \
+  HopperTileKey {                                          \
+    HopperVariant<4, false, blocks, tokens>::kRows, tokens \
+  }
+#define QCORE_MARLIN_HOPPER_ENTRY(blocks, tokens) QCORE_MARLIN_HOPPER_KEY(blocks, tokens),
 inline constexpr HopperTileKey kHopperTiles[] = {
-#define QCORE_MARLIN_HOPPER_KEY(blocks, tokens) {HopperVariant<4, blocks, tokens>::kRows, tokens},
-    QCORE_MARLIN_HOPPER_VARIANTS(QCORE_MARLIN_HOPPER_KEY)
-#undef QCORE_MARLIN_HOPPER_KEY
-};
+    QCORE_MARLIN_HOPPER_VARIANTS(QCORE_MARLIN_HOPPER_ENTRY)};
+#undef QCORE_MARLIN_HOPPER_ENTRY
 
 // Calls f.template operator()<HopperVariant<...>>() for the tile and the weight; false if it is not
 // built.
 template <class F>
 bool with_hopper_variant(const IntGroup& w, HopperTileKey key, const F& f) {
-#define QCORE_MARLIN_HOPPER_CASE(blocks, tokens_)                                          \
-  if (key == HopperTileKey{HopperVariant<4, blocks, tokens_>::kRows, tokens_}) {           \
-    stored_bits(w.bits) == 8 ? f.template operator()<HopperVariant<8, blocks, tokens_>>()  \
-                             : f.template operator()<HopperVariant<4, blocks, tokens_>>(); \
-    return true;                                                                           \
+#define QCORE_MARLIN_HOPPER_CASE(blocks, tokens)                        \
+  if (key == QCORE_MARLIN_HOPPER_KEY(blocks, tokens)) {                 \
+    if (w.has_floats()) {                                               \
+      f.template operator()<HopperVariant<8, true, blocks, tokens>>();  \
+    } else if (stored_bits(w.bits) == 8) {                              \
+      f.template operator()<HopperVariant<8, false, blocks, tokens>>(); \
+    } else {                                                            \
+      f.template operator()<HopperVariant<4, false, blocks, tokens>>(); \
+    }                                                                   \
+    return true;                                                        \
   }
   QCORE_MARLIN_HOPPER_VARIANTS(QCORE_MARLIN_HOPPER_CASE)
 #undef QCORE_MARLIN_HOPPER_CASE
+#undef QCORE_MARLIN_HOPPER_KEY
   return false;
 }
 
@@ -116,9 +138,8 @@ struct Split {
     return {tile, static_cast<int>(first - tile_begin), static_cast<int>(end - tile_begin),
             all ? -1 : block * 2 + (first == begin(block) ? 0 : 1)};
   }
-  // The first block that has a part of the tile.
-  constexpr int first_sharer(int tile) const {
-    const int64_t at = int64_t{tile - whole} * chunks;
+  // Whose length has shared chunk `at`: a chunk of a tile, counted from the first shared one.
+  constexpr int sharer(int64_t at) const {
     int block = static_cast<int>(at * sharing / shared_chunks());
     while (begin(block + 1) <= at) ++block;
     return block;

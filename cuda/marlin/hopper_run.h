@@ -43,8 +43,8 @@ Status hopper_maps(const W4A16Args& args, const Product& pass, bool gathered, co
       .element_bytes = 4,
       .rank = 3,
       .size = {kTileBytes / 4, chunks * kTiles, static_cast<uint64_t>(g.panels)},
-      .stride = {kTileBytes, chunks * V::kPanelBytes},
-      .box = {kTileBytes / 4, kTiles, V::kPanels},
+      .stride = {kTileBytes, chunks * kTiles * kTileBytes},
+      .box = {kTileBytes / 4, V::kPanelTiles, V::kPanels},
       .swizzle = Swizzle::none};
   const TensorFacts scales = hopper_parameters(
       weight.scales, g, static_cast<int>(size_of(weight.shape.scale_dtype)), V::kPanels);
@@ -67,10 +67,10 @@ Status run_hopper_variant(const W4A16Args& args, const Product& pass, const Hopp
   }
   p.m = static_cast<int>(pass.m);
   p.n = static_cast<int>(pass.n);
-  p.split = plan.split(pass.m, pass.n, pass.chunks);
+  p.split = plan.split(pass.m, pass.n, hopper_chunks(g));
   p.row_tiles = static_cast<int>(ceil_div(pass.n, V::kRows));
   p.token_tiles = static_cast<int>(ceil_div(pass.m, V::kTokens));
-  p.flush_shift = std::countr_zero(static_cast<unsigned>(flush_halves(w)));
+  p.flush_shift = std::countr_zero(static_cast<unsigned>(V::flush_halves(w)));
   p.group_halves = static_cast<int>(g.groups > 1 ? g.group_halves : g.padded_k());
   p.stages = V::stages(w);
   p.stage_bytes = static_cast<uint32_t>(V::stage_bytes(w));

@@ -72,13 +72,16 @@ struct Variant : Shape<kTokenTiles_, kWarpsK_> {
   }
 };
 
-// How many halves of K a kernel sums before it applies the scale: as many as divide every group,
-// within one chunk. One group has no inner border.
-constexpr int flush_halves(const IntGroup& w) {
+// How many halves of K a kernel sums before it applies the scale: as many as divide every group, 1,
+// 2 or 4, within one chunk. One group has no inner border.
+constexpr int flush_halves(const IntGroup& w, int most) {
   const int64_t group = w.groups() == 1 ? 4 : ceil_div(w.group_size, kHalfColumns);
-  int halves = chunk_halves(w.bits);
+  int halves = most;
   while (group % halves != 0) halves /= 2;
   return halves;
+}
+constexpr int flush_halves(const IntGroup& w) {
+  return flush_halves(w, chunk_halves(w.bits));
 }
 
 // Calls f.template operator()<Variant>() for the variant of the key and the weight; false if it is

@@ -23,6 +23,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("explain", &qcore::binding::explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a,
         "bits"_a = 4, "has_zeros"_a = false, "dtype"_a = "float32", "device"_a = "cpu",
         "layout"_a = 0, "sm"_a = 0, "multiprocessors"_a = 0, "batch_invariant"_a = false);
+  m.def(
+      "want_huge_pages",
+      [](uintptr_t address, int64_t bytes) {
+        qcore::want_huge_pages(reinterpret_cast<void*>(address), bytes);
+      },
+      "address"_a, "bytes"_a);
   m.def("explain_kquant", &qcore::binding::explain_kquant, "type"_a, "m"_a, "n"_a, "k"_a,
         "dtype"_a = "float32", "device"_a = "cpu", "layout"_a = 0);
   m.def("packed_blocks", &qcore::binding::packed_blocks, "type"_a, "n"_a, "k"_a);

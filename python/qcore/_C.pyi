@@ -59,6 +59,7 @@ def explain(
     multiprocessors: int = 0,
     batch_invariant: bool = False,
 ) -> tuple[str, list[tuple[str, str]], str]: ...
+def want_huge_pages(address: int, bytes: int) -> None: ...  # of CPU memory about to be written
 def explain_kquant(
     type: str,
     m: int,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qcore import ops
 from qcore.formats import BlockFormat, Float8, Int8, IntGroup
+from qcore.memory import in_huge_pages
 from qcore.qweight import QWeight
 
 __all__ = ["QLinear"]
@@ -248,7 +249,7 @@ def _decoded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class _W8A8:
-    """Weights that stay as they are stored. Kernels take scales in float32; what they were stored in is kept
+    """Weights in the layout in which they are stored. Kernels take scales in float32; what they were stored in is kept
     here, so that nothing is lost on the way back."""
 
     format: Int8 | Float8
@@ -256,7 +257,7 @@ class _W8A8:
     input_dtype: torch.dtype
 
     def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
-        codes, scales = tensors["codes"], tensors["scales"].float()
+        codes, scales = in_huge_pages(tensors["codes"]), tensors["scales"].float()
         by_block = isinstance(self.format, Float8) and self.format.scales == "block"
         buffers = {"qweight": codes, "scales": scales if by_block else scales.reshape(-1)}
         if isinstance(self.format, Int8):

@@ -162,20 +162,22 @@ def test_no_rows_in_the_weight() -> None:
     assert ops.w4a16_gemm(make_x(2, 300).cuda(), *packed).shape == (2, 0)
 
 
+@pytest.mark.parametrize("rows", [6, 40])  # on Hopper for two kernels
 @pytest.mark.parametrize("dtype", DTYPES, ids=by_name)
-def test_strides(dtype: torch.dtype) -> None:
+def test_strides(dtype: torch.dtype, rows: int) -> None:
     packed = cuda_weight(WeightCase(48, 304, 64, asymmetric=True)).pack()
     views = {
-        "transposed": make_x(304, 6, dtype=dtype).cuda().t(),
-        "wider rows": make_x(6, 504, dtype=dtype).cuda()[:, 104:408],
-        "wider rows, not aligned": make_x(6, 501, dtype=dtype).cuda()[:, 101:405],
-        "every second row": make_x(12, 304, dtype=dtype).cuda()[::2],
-        "every second column": make_x(6, 608, dtype=dtype).cuda()[:, ::2],
-        "repeated row": make_x(1, 304, dtype=dtype).cuda().expand(6, 304),
-        "swapped batch": make_x(3, 2, 304, dtype=dtype).cuda().transpose(0, 1),
-        "overlapping": make_x(320, dtype=dtype).cuda().as_strided((6, 304), (2, 1)),
+        "transposed": make_x(304, rows, dtype=dtype).cuda().t(),
+        "wider rows": make_x(rows, 504, dtype=dtype).cuda()[:, 104:408],
+        "wider rows, not aligned": make_x(rows, 501, dtype=dtype).cuda()[:, 101:405],
+        "every second row": make_x(2 * rows, 304, dtype=dtype).cuda()[::2],
+        "every second column": make_x(rows, 608, dtype=dtype).cuda()[:, ::2],
+        "repeated row": make_x(1, 304, dtype=dtype).cuda().expand(rows, 304),
+        "swapped batch": make_x(rows // 2, 2, 304, dtype=dtype).cuda().transpose(0, 1),
+        "overlapping": make_x(304 + 2 * rows, dtype=dtype).cuda().as_strided((rows, 304), (2, 1)),
+        "overlapping, aligned": make_x(304 + 8 * rows, dtype=dtype).cuda().as_strided((rows, 304), (8, 1)),
         "1-D": make_x(608, dtype=dtype).cuda()[::2],
-        "offset": make_x(1825, dtype=dtype).cuda()[1:].view(6, 304),
+        "offset": make_x(304 * rows + 1, dtype=dtype).cuda()[1:].view(rows, 304),
     }
     for name, x in views.items():
         assert torch.equal(gemm(x, *packed), gemm(x.clone().contiguous(), *packed)), name

@@ -206,6 +206,9 @@ inline uint32_t add2_half(uint32_t a, uint32_t b) {
                                                               << 16;
 }
 
+inline uint32_t keep(uint32_t value) {
+  return value;
+}
 inline float float_from_bits(uint32_t bits) {
   return std::bit_cast<float>(bits);
 }

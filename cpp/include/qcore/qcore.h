@@ -16,6 +16,7 @@
 #include "qcore/kernel.h"
 #include "qcore/kquant.h"
 #include "qcore/layout.h"
+#include "qcore/memory.h"
 #include "qcore/quantize.h"
 #include "qcore/status.h"
 #include "qcore/types.h"

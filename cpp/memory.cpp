@@ -1,4 +1,4 @@
-#include "cpu/huge_pages.h"
+#include "qcore/memory.h"
 
 #if defined(__linux__)
 #include <sys/mman.h>

@@ -1,3 +1,4 @@
+// Where weights lie in the memory of the CPU.
 #pragma once
 
 #include <cstdint>
