@@ -13,6 +13,8 @@
 // constants for each place: half of the columns each way keeps the pipes even and the constants
 // few.
 
+#include "cpu/halves_avx2.h"
+
 // A register tile of 6 rows x 1 panel: 12 accumulators of 16 registers; two more hold the weights
 // and one the activation.
 inline constexpr int kTileRows = 6;
@@ -60,14 +62,11 @@ QCORE_INLINE F32x16 fma_broadcast(const float* x, F32x16 w, F32x16 acc) {
 
 QCORE_INLINE F32x16 load_f16(const void* p) {
   const __m128i* half = static_cast<const __m128i*>(p);
-  return {_mm256_cvtph_ps(_mm_loadu_si128(half)), _mm256_cvtph_ps(_mm_loadu_si128(half + 1))};
+  return {floats_of_halves(half), floats_of_halves(half + 1)};
 }
 QCORE_INLINE F32x16 load_bf16(const void* p) {
   const __m128i* half = static_cast<const __m128i*>(p);
-  const __m256i lo = _mm256_cvtepu16_epi32(_mm_loadu_si128(half));
-  const __m256i hi = _mm256_cvtepu16_epi32(_mm_loadu_si128(half + 1));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
-          _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+  return {floats_of_brains(half), floats_of_brains(half + 1)};
 }
 QCORE_INLINE F32x16 load_u8(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -76,22 +75,13 @@ QCORE_INLINE F32x16 load_u8(const uint8_t* p) {
 }
 QCORE_INLINE void store_f16(void* p, F32x16 a) {
   __m128i* half = static_cast<__m128i*>(p);
-  _mm_storeu_si128(half, _mm256_cvtps_ph(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-  _mm_storeu_si128(half + 1, _mm256_cvtps_ph(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
-}
-// 8 floats to bfloat16 in the low half of each dword.
-QCORE_INLINE __m256i bf16_of(__m256 a) {
-  const __m256i u = _mm256_castps_si256(a);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  const __m256i even = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
-  const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
-  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-  return _mm256_srli_epi32(_mm256_blendv_epi8(even, quiet, nan), 16);
+  store_as_halves(half, a.lo);
+  store_as_halves(half + 1, a.hi);
 }
 QCORE_INLINE void store_bf16(void* p, F32x16 a) {
-  // VPACKUSDW packs inside 128-bit halves; VPERMQ puts the quarters back in order.
-  const __m256i packed = _mm256_packus_epi32(bf16_of(a.lo), bf16_of(a.hi));
-  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm256_permute4x64_epi64(packed, 0xd8));
+  __m128i* half = static_cast<__m128i*>(p);
+  store_as_brains(half, a.lo);
+  store_as_brains(half + 1, a.hi);
 }
 
 QCORE_INLINE U32x16 load_words(const uint32_t* p) {

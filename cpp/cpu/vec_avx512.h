@@ -10,6 +10,8 @@
 //     is 2^(23-p) + 2^(b-1) + code, and one subtraction leaves the code, less a zero point if there
 //     is one; all of it is exact.
 
+#include "cpu/halves_avx512.h"
+
 // A register tile of 8 rows x 2 panels: 16 accumulators of 32 registers. VFMADD takes 4 cycles, 1
 // or 2 start per cycle, so 8 chains keep the units busy.
 inline constexpr int kTileRows = 8;
@@ -57,28 +59,20 @@ QCORE_INLINE F32x16 fma_broadcast(const float* x, F32x16 w, F32x16 acc) {
 }
 
 QCORE_INLINE F32x16 load_f16(const void* p) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+  return {floats_of_halves(p)};
 }
 QCORE_INLINE F32x16 load_bf16(const void* p) {
-  const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+  return {floats_of_brains(p)};
 }
 QCORE_INLINE F32x16 load_u8(const uint8_t* p) {
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
   return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
 }
 QCORE_INLINE void store_f16(void* p, F32x16 a) {
-  _mm256_storeu_si256(static_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_as_halves(p, a.v);
 }
 QCORE_INLINE void store_bf16(void* p, F32x16 a) {
-  const __m512i u = _mm512_castps_si512(a.v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i even = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_mask_mov_epi32(even, nan, quiet), 16);
-  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+  store_as_brains(p, a.v);
 }
 
 QCORE_INLINE U32x16 load_words(const uint32_t* p) {

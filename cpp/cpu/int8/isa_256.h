@@ -5,6 +5,8 @@
 // bytes are widened to 16 bits and multiplied by VPMADDWD, which is exact; VPMADDUBSW would
 // saturate.
 
+#include "cpu/halves_avx2.h"
+
 inline constexpr int kLanes = 8;
 inline constexpr bool kHasPanels = QCORE_VNNI256;
 // Of 16 registers a tile of sums takes 12 (3 x 4, or 2 panels x 6), without VNNI 8 (2 x 4).
@@ -158,17 +160,8 @@ QCORE_INLINE void store(void* p, Floats a) {
   _mm256_storeu_ps(static_cast<float*>(p), a.v);
 }
 QCORE_INLINE void store_halves(void* p, Floats a) {
-  _mm_storeu_si128(static_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_as_halves(p, a.v);
 }
 QCORE_INLINE void store_brains(void* p, Floats a) {
-  const __m256i u = _mm256_castps_si256(a.v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  const __m256i even = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
-  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-  const __m256 nan = _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q);
-  const __m256i rounded =
-      _mm256_srli_epi32(_mm256_blendv_epi8(even, quiet, _mm256_castps_si256(nan)), 16);
-  const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
-  _mm_storeu_si128(static_cast<__m128i*>(p), _mm256_castsi256_si128(packed));
+  store_as_brains(p, a.v);
 }

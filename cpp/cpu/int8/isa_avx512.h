@@ -3,6 +3,8 @@
 //
 // VPDPBUSD multiplies unsigned by signed bytes, so x is read with an offset of 128.
 
+#include "cpu/halves_avx512.h"
+
 inline constexpr int kLanes = 16;
 inline constexpr int kStep = 64;  // columns of K in one vector
 inline constexpr int kOffset = 128;
@@ -147,15 +149,8 @@ QCORE_INLINE void store(void* p, Floats a) {
   _mm512_storeu_ps(p, a.v);
 }
 QCORE_INLINE void store_halves(void* p, Floats a) {
-  _mm256_storeu_si256(static_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_as_halves(p, a.v);
 }
 QCORE_INLINE void store_brains(void* p, Floats a) {
-  const __m512i u = _mm512_castps_si512(a.v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i even = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_mask_mov_epi32(even, nan, quiet), 16);
-  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+  store_as_brains(p, a.v);
 }

@@ -6,6 +6,8 @@
 // unsigned codes up to 127 (2 * 127 * 127 < 2^15). Values of 8 bits and a sign are multiplied as
 // their magnitude by x with their sign: 2 * 128 * 127 < 2^15.
 
+#include "cpu/halves_avx2.h"
+
 inline constexpr int kLanes = 8;
 inline constexpr bool kSignedDot = !QCORE_VNNI256;
 // A tile of 4 rows: three sums for each, of 16 registers.
@@ -186,15 +188,13 @@ QCORE_INLINE float horizontal_sum(Floats a) {
 
 // Halves or bfloat16 of `kLanes` elements, side by side.
 QCORE_INLINE Floats load_halves(const void* p) {
-  return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(p)))};
+  return {floats_of_halves(p)};
 }
 QCORE_INLINE Floats load_brains(const void* p) {
-  const __m128i half = _mm_loadu_si128(static_cast<const __m128i*>(p));
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16))};
+  return {floats_of_brains(p)};
 }
 QCORE_INLINE void store_halves(void* p, Floats a) {
-  _mm_storeu_si128(static_cast<__m128i*>(p),
-                   _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_as_halves(p, a.v);
 }
 // The low words of the lanes.
 QCORE_INLINE __m128i low_words(__m256i a) {
@@ -204,13 +204,7 @@ QCORE_INLINE __m128i low_words(__m256i a) {
   return _mm256_castsi256_si128(packed);
 }
 QCORE_INLINE void store_brains(void* p, Floats a) {
-  const __m256i u = _mm256_castps_si256(a.v);
-  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
-  const __m256i even = _mm256_add_epi32(_mm256_add_epi32(u, _mm256_set1_epi32(0x7fff)), odd);
-  const __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
-  const __m256 nan = _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q);
-  const __m256i rounded = _mm256_blendv_epi8(even, quiet, _mm256_castps_si256(nan));
-  _mm_storeu_si128(static_cast<__m128i*>(p), low_words(_mm256_srli_epi32(rounded, 16)));
+  store_as_brains(p, a.v);
 }
 // The low and the high half of each lane.
 QCORE_INLINE Floats low_halves(Ints a) {

@@ -1,6 +1,8 @@
 // The vector vocabulary of the kquant loops in AVX512 (F, BW, DQ, VL, VNNI): 16 lanes, one row of
 // the weight in each. Included inside a target region and a namespace; <immintrin.h> comes before.
 
+#include "cpu/halves_avx512.h"
+
 inline constexpr int kLanes = 16;
 // A tile of 8 rows: three sums for each, of 32 registers.
 inline constexpr int kTileRows = tile_rows(8);
@@ -124,7 +126,7 @@ QCORE_INLINE Floats magnitude(Floats a) {
 
 // Halves of `kLanes` rows, side by side.
 QCORE_INLINE Floats load_halves(const void* p) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+  return {floats_of_halves(p)};
 }
 // The low and the high half of each lane.
 QCORE_INLINE Floats low_halves(Ints a) {
@@ -157,8 +159,7 @@ QCORE_INLINE Ints select_below(Ints a, int limit, Ints yes, Ints no) {
 }
 
 QCORE_INLINE Floats load_brains(const void* p) {
-  const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+  return {floats_of_brains(p)};
 }
 QCORE_INLINE float horizontal_max(Floats a) {
   return _mm512_reduce_max_ps(a.v);
@@ -177,17 +178,10 @@ QCORE_INLINE void settle(Ints& a) {
   __asm__("" : "+v"(a.v));
 }
 QCORE_INLINE void store_halves(void* p, Floats a) {
-  _mm256_storeu_si256(static_cast<__m256i*>(p),
-                      _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  store_as_halves(p, a.v);
 }
 QCORE_INLINE void store_brains(void* p, Floats a) {
-  const __m512i u = _mm512_castps_si512(a.v);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-  const __m512i even = _mm512_add_epi32(_mm512_add_epi32(u, _mm512_set1_epi32(0x7fff)), odd);
-  const __mmask16 nan = _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q);
-  const __m512i quiet = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
-  const __m512i rounded = _mm512_srli_epi32(_mm512_mask_mov_epi32(even, nan, quiet), 16);
-  _mm256_storeu_si256(static_cast<__m256i*>(p), _mm512_cvtepi32_epi16(rounded));
+  store_as_brains(p, a.v);
 }
 QCORE_INLINE Ints shift_right_each(Ints a, Ints count) {
   return {_mm512_srlv_epi32(a.v, count.v)};

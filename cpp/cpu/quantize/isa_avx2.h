@@ -1,6 +1,8 @@
 // The vector vocabulary of the quantizers in AVX2: 16 floats in two registers. Included inside a
 // target region and a namespace; <immintrin.h> comes before.
 
+#include "cpu/halves_avx2.h"
+
 inline constexpr int kLanes = 16;
 
 struct Floats {
@@ -19,14 +21,11 @@ QCORE_INLINE Floats load_floats(const void* p) {
 }
 QCORE_INLINE Floats load_halves(const void* p) {
   const __m128i* from = static_cast<const __m128i*>(p);
-  return {_mm256_cvtph_ps(_mm_loadu_si128(from)), _mm256_cvtph_ps(_mm_loadu_si128(from + 1))};
-}
-QCORE_INLINE __m256 from_brains(__m128i a) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(a), 16));
+  return {floats_of_halves(from), floats_of_halves(from + 1)};
 }
 QCORE_INLINE Floats load_brains(const void* p) {
   const __m128i* from = static_cast<const __m128i*>(p);
-  return {from_brains(_mm_loadu_si128(from)), from_brains(_mm_loadu_si128(from + 1))};
+  return {floats_of_brains(from), floats_of_brains(from + 1)};
 }
 QCORE_INLINE void store(float* p, Floats a) {
   _mm256_storeu_ps(p, a.lo);

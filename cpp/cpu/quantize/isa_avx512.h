@@ -1,6 +1,8 @@
 // The vector vocabulary of the quantizers in AVX512 (F, BW, DQ, VL): 16 floats. Included inside a
 // target region and a namespace; <immintrin.h> comes before.
 
+#include "cpu/halves_avx512.h"
+
 inline constexpr int kLanes = 16;
 
 struct Floats {
@@ -17,11 +19,10 @@ QCORE_INLINE Floats load_floats(const void* p) {
   return {_mm512_loadu_ps(p)};
 }
 QCORE_INLINE Floats load_halves(const void* p) {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(static_cast<const __m256i*>(p)))};
+  return {floats_of_halves(p)};
 }
 QCORE_INLINE Floats load_brains(const void* p) {
-  const __m256i half = _mm256_loadu_si256(static_cast<const __m256i*>(p));
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
+  return {floats_of_brains(p)};
 }
 QCORE_INLINE void store(float* p, Floats a) {
   _mm512_storeu_ps(p, a.v);
