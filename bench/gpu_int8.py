@@ -49,4 +49,4 @@ KIND = Kind(
 )
 
 if __name__ == "__main__":
-    sys.exit(gpu_w8a8.main(KIND))
+    sys.exit(gpu_w8a8.main(KIND, __doc__))

@@ -12,20 +12,15 @@ from __future__ import annotations
 import json
 import math
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
+import gpu_bench
 import gpu_check
 import gpu_limits
 import gpu_report
-import gpu_timing
-import gpu_w4a16
 import timing
 import torch
-from gpu_limits import Limits
 from gpu_report import number
 from torch import Tensor
 from torch.nn.functional import linear
@@ -82,30 +77,12 @@ def make_weight(type: str, k: int, n: int, device: str, rows: int = 64) -> Weigh
     return Weight(type, n, k, blocks.to(device), ops.kquant_dequantize(blocks, type, k).to(device))
 
 
-class Bench:
-    """Times types and writes what it has after every one."""
-
-    def __init__(
-        self,
-        out: Path,
-        machine: dict[str, Any],
-        limits: Limits,
-        clock: timing.Clock,
-        *,
-        device: str = "cuda",
-        rounds: int = 15,
-        rotate: int = timing.ROTATE_BYTES,
-        deadline: float = math.inf,  # of time.monotonic()
-    ) -> None:
-        self.out, self.machine, self.limits, self.clock = out, machine, limits, clock
-        self.device, self.rounds, self.rotate, self.deadline = device, rounds, rotate, deadline
-        self.rows: list[Row] = []
-        self.failures: list[str] = []
-        self.complete = False
+class Bench(gpu_bench.Bench):
+    """Times types."""
 
     def run(self, types: tuple[str, ...], shape: tuple[int, int], sizes: tuple[int, ...]) -> None:
         for type in types:
-            if time.monotonic() > self.deadline:
+            if self.late:
                 break
             print(f"\n{type}", flush=True)
             self.run_type(make_weight(type, *shape, self.device), sizes)
@@ -113,17 +90,16 @@ class Bench:
         self.complete = {row.type for row in self.rows} == set(types)
         self.write()
 
-    def copies(self, state: Tensor) -> list[Tensor]:
-        budget = torch.cuda.mem_get_info()[0] // 3 if self.device == "cuda" else 1 << 30
-        return timing.rotated(state, max(1, timing.copies_wanted(state.nbytes, budget, self.rotate)))
+    def rotated(self, state: Tensor) -> list[Tensor]:
+        return timing.rotated(state, self.copies(state.nbytes, 3))
 
     def run_type(self, weight: Weight, sizes: tuple[int, ...]) -> None:
         from qcore import _C, ops
 
         gemm = torch.ops.qcore.kquant_gemm
         arguments = (weight.type, weight.n, weight.k)
-        packed = self.copies(ops.kquant_pack(weight.blocks, weight.type, weight.k))
-        dense = self.copies(weight.values.bfloat16())
+        packed = self.rotated(ops.kquant_pack(weight.blocks, weight.type, weight.k))
+        dense = self.rotated(weight.values.bfloat16())
         for m in sizes:
             g = torch.Generator(self.device).manual_seed(m)
             x = torch.randn(m, weight.k, device=self.device, generator=g).bfloat16()
@@ -136,7 +112,7 @@ class Bench:
             moved = packed[0].nbytes + m * (weight.k + weight.n) * 2
             self.measure(weight, "gemm", kernel, m, calls, weight.product(x), (moved, flop))
         del packed, dense
-        blocks = self.copies(weight.blocks)
+        blocks = self.rotated(weight.blocks)
         decode = torch.ops.qcore.kquant_dequantize
         calls = {
             DEQUANTIZE: [lambda b=b: decode(b, weight.type, weight.k, torch.bfloat16) for b in blocks]  # type: ignore[misc]
@@ -159,8 +135,7 @@ class Bench:
         with gpu_check.poisoned():
             errors = gpu_check.compare(entries[0].calls[0](), reference)
         if wrong := errors.wrong(gpu_check.MOST_ERROR[torch.bfloat16]):
-            self.failures.append(f"{weight.type} {what} M = {m}: {wrong}")
-            print(f"  {self.failures[-1]}", flush=True)
+            self.fail(f"{weight.type} {what} M = {m}: {wrong}")
             return
         for entry in entries:
             timing.prepare(entry, self.clock)
@@ -227,30 +202,12 @@ def cells(row: Row) -> list[str]:
     ]
 
 
-def main() -> int:
-    arguments = gpu_w4a16.parse()
-    deadline = time.monotonic() + arguments.seconds
-    if not torch.cuda.is_available():
-        print("bench/gpu_kquant.py needs an NVIDIA GPU, and torch sees none", file=sys.stderr)
-        return 2
-    torch.set_float32_matmul_precision("highest")  # the reference is a float32 product
-    gpu_limits.measure(2)  # the clocks rise
-    measured = gpu_limits.measure()
-    limits = gpu_limits.limits_of(torch.cuda.get_device_name(), measured)
-    machine = gpu_w4a16.describe_machine(measured, limits)
-    out = arguments.out or gpu_w4a16.REPOSITORY / "bench" / "results" / gpu_report.folder_name(machine["gpu"])
-    rounds = 7 if arguments.quick else 15
-    bench = Bench(out, machine, limits, gpu_timing.CudaClock(), rounds=rounds, deadline=deadline)
-    with torch.inference_mode():
-        if arguments.quick:
-            bench.run(TYPES[:4], SHAPE, (1, 16, 256))
-        else:
-            bench.run(TYPES, SHAPE, SIZES)
-    print(f"\n{machine['gpu']}, {machine['measured']}; written to {out}/kquant.md and .json")
-    for failure in bench.failures:
-        print(f"FAILED: {failure}")
-    return 1 if bench.failures or not bench.rows else 0
+def run(bench: Bench, quick: bool) -> None:
+    if quick:
+        bench.run(TYPES[:4], SHAPE, (1, 16, 256))
+    else:
+        bench.run(TYPES, SHAPE, SIZES)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(gpu_bench.run_program("kquant", __doc__, Bench, run))

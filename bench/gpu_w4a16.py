@@ -9,30 +9,21 @@ are written after each size.
 
 from __future__ import annotations
 
-import argparse
 import math
-import os
-import subprocess
 import sys
-import time
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-import gpu_build
+import gpu_bench
 import gpu_check
 import gpu_limits
 import gpu_report
-import gpu_timing
 import timing
 import torch
-from gpu_limits import Limits
 from gpu_peers import ADAPTERS, Adapter, Contender, Spec, Weight, build, first_line, make_weight
 from gpu_report import DENSE, OURS, Row
 from torch import Tensor
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 28672))  # K, N: layers of 7 to 70 billion
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 MEMORY_SHARE = 0.6  # of the free memory, for all copies of all contenders
@@ -74,29 +65,13 @@ class DeviceLostError(RuntimeError):
     """After such an error every call to the device fails."""
 
 
-class Bench:
-    """Times jobs and writes what it has after every size."""
+class Bench(gpu_bench.Bench):
+    """Times jobs."""
 
-    def __init__(
-        self,
-        out: Path,
-        machine: dict[str, Any],
-        limits: Limits,
-        clock: timing.Clock,
-        *,
-        device: str = "cuda",
-        rounds: int = 15,
-        rotate: int = timing.ROTATE_BYTES,
-        deadline: float = math.inf,  # of time.monotonic()
-        adapters: dict[str, Adapter] = ADAPTERS,
-    ) -> None:
-        self.out, self.machine, self.limits, self.clock = out, machine, limits, clock
-        self.device, self.rounds, self.rotate = device, rounds, rotate
-        self.deadline, self.adapters = deadline, adapters
-        self.rows: list[Row] = []
+    def __init__(self, *where: Any, adapters: dict[str, Adapter] = ADAPTERS, **options: Any) -> None:
+        super().__init__(*where, **options)
+        self.adapters = adapters
         self.notes: list[str] = []
-        self.failures: list[str] = []
-        self.complete = False
 
     def write(self) -> None:
         gpu_report.write(self.out, self.machine, self.rows, self.notes, self.complete)
@@ -122,13 +97,10 @@ class Bench:
         finally:
             self.write()
 
-    def free_bytes(self) -> int:
-        return torch.cuda.mem_get_info()[0] if self.device == "cuda" else 1 << 30
-
     def run_job(self, job: Job) -> bool:
         """False if there was no time left."""
         spec = job.spec
-        if time.monotonic() > self.deadline:
+        if self.late:
             self.note("out of time: later weights are missing")
             return False
         print(f"\n{describe(spec)}", flush=True)
@@ -151,7 +123,7 @@ class Bench:
                 del contenders[name]
                 self.note(f"{name} ({describe(spec)}): {first_line(error)}", failed=name == OURS)
         for m in job.sizes:
-            if time.monotonic() > self.deadline:
+            if self.late:
                 self.note(f"out of time: {describe(spec)} from M = {m} on is missing")
                 return False
             self.run_size(weight, m, contenders, states)
@@ -248,96 +220,16 @@ def describe(spec: Spec) -> str:
     return f"{spec.k} x {spec.n} {kind}W{spec.bits} g{spec.group_size} {spec.dtype_name}"
 
 
-def command_output(*command: str) -> str:
-    """What a command says, or nothing if it cannot be run."""
-    try:
-        ran = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return ran.stdout.strip() if ran.returncode == 0 else ""
-
-
-def commit() -> str:
-    """$QCORE_COMMIT, or what git says, or a hash of the sources where there is no git."""
-    known = os.environ.get("QCORE_COMMIT", "")
-    if known:
-        return known
-    head = command_output("git", "rev-parse", "--short=12", "HEAD")
-    changed = command_output("git", "status", "--porcelain", "--", ":!bench/results")
-    return (
-        (head + " with changes" * bool(changed))
-        if head
-        else f"unknown, sources {gpu_build.sources_hash(REPOSITORY)}"
-    )
-
-
-def figures(measured: gpu_limits.Measured) -> str:
-    copy, read = measured.copy_bytes_per_s / 1e12, measured.read_bytes_per_s / 1e12
-    flop = measured.bf16_flop_per_s / 1e12
-    return f"copy {copy:.2f} TB/s (read + written), read {read:.2f} TB/s, bf16 {flop:.0f} TFLOP/s"
-
-
-def describe_machine(measured: gpu_limits.Measured, limits: Limits) -> dict[str, Any]:
-    query = "driver_version,power.limit,clocks.max.sm,clocks.max.mem"
-    smi = command_output("nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader,nounits", "-i", "0")
-    driver, power, sm, memory = (smi.split(", ") + ["unknown"] * 4)[:4] if smi else ["unknown"] * 4
-    properties = torch.cuda.get_device_properties(0)
-    machine = {
-        "gpu": torch.cuda.get_device_name(),
-        "compute capability": ".".join(map(str, torch.cuda.get_device_capability())),
-        "multiprocessors": properties.multi_processor_count,
-        "driver": driver,
-        "power limit, W": power,
-        "highest clocks, MHz": f"SM {sm}, memory {memory}",
-        "torch": torch.__version__,
-        "CUDA of torch": torch.version.cuda,
-        "commit": commit(),
-        "package": os.environ.get("QCORE_PACKAGE", "as installed"),
-        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "limits": f"{limits.bytes_per_s / 1e12:.3f} TB/s, {limits.flop_per_s / 1e12:.0f} TFLOP/s bf16 "
-        f"({limits.source})",
-        "measured": figures(measured),
-    }
-    forced = {k: v for k, v in os.environ.items() if k.startswith("QCORE_FORCE_")}
-    return machine | ({"forced": str(forced)} if forced else {})
-
-
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, help="default: bench/results/<gpu>")
-    parser.add_argument("--quick", action="store_true", help="two shapes and five sizes")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="start nothing new after so long")
-    return parser.parse_args(arguments)
-
-
-def main() -> int:
-    arguments = parse()
-    deadline = time.monotonic() + arguments.seconds
-    if not torch.cuda.is_available():
-        print("bench/gpu_w4a16.py needs an NVIDIA GPU, and torch sees none", file=sys.stderr)
-        return 2
-    torch.set_float32_matmul_precision("highest")  # the reference is a float32 product
-    gpu_limits.measure(2)  # the clocks rise
-    measured = gpu_limits.measure()
-    limits = gpu_limits.limits_of(torch.cuda.get_device_name(), measured)
-    machine = describe_machine(measured, limits)
-    for key, value in machine.items():
-        print(f"{key}: {value}")
-    out = arguments.out or REPOSITORY / "bench" / "results" / gpu_report.folder_name(machine["gpu"])
-    rounds = 7 if arguments.quick else 15
-    bench = Bench(out, machine, limits, gpu_timing.CudaClock(), rounds=rounds, deadline=deadline)
-    with torch.inference_mode():
-        bench.run(jobs(arguments.quick))
-        if not any("the device is lost" in note for note in bench.notes):
-            again = gpu_limits.measure()  # has the card become slower meanwhile?
-            machine["measured at the end"] = figures(again)
-            bench.write()
-    print(f"\n{machine['gpu']}, {machine['measured']}; written to {out}/w4a16.md and .json\n")
-    print(gpu_report.short_table(bench.rows))
-    for failure in bench.failures:
-        print(f"FAILED: {failure}")
-    return 1 if bench.failures or not any(row.contender == OURS for row in bench.rows) else 0
+def run(bench: Bench, quick: bool) -> None:
+    bench.run(jobs(quick))
+    if not any("the device is lost" in note for note in bench.notes):
+        again = gpu_limits.measure()  # has the card become slower meanwhile?
+        bench.machine["measured at the end"] = gpu_bench.figures(again)
+        bench.write()
+    print("\n" + gpu_report.short_table(bench.rows))
+    if not any(row.contender == OURS for row in bench.rows):
+        bench.fail("nothing of ours was timed")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(gpu_bench.run_program("w4a16", __doc__, Bench, run))

@@ -7,22 +7,17 @@ NaN. Results are written after each size.
 from __future__ import annotations
 
 import json
-import math
-import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import Any
 
+import gpu_bench
 import gpu_check
 import gpu_limits
 import gpu_report
-import gpu_timing
-import gpu_w4a16
 import timing
 import torch
-from gpu_limits import Limits
 from gpu_report import number
 from torch import Tensor
 
@@ -89,28 +84,13 @@ def make_operands(kind: Kind, m: int, k: int, n: int, device: str) -> Operands:
     return Operands(x, dense, *kind.quantize(x), *kind.quantize(dense))
 
 
-class Bench:
-    """Times sizes and writes what it has after every one."""
+class Bench(gpu_bench.Bench):
+    """Times sizes of one kind."""
 
-    def __init__(
-        self,
-        kind: Kind,
-        out: Path,
-        machine: dict[str, Any],
-        limits: Limits,
-        clock: timing.Clock,
-        *,
-        device: str = "cuda",
-        rounds: int = 15,
-        rotate: int = timing.ROTATE_BYTES,
-        deadline: float = math.inf,  # of time.monotonic()
-    ) -> None:
-        self.kind, self.out, self.machine, self.limits, self.clock = kind, out, machine, limits, clock
-        self.device, self.rounds, self.rotate, self.deadline = device, rounds, rotate, deadline
-        self.rows: list[Row] = []
-        self.failures: list[str] = []
+    def __init__(self, kind: Kind, *where: Any, **options: Any) -> None:
+        super().__init__(*where, **options)
+        self.kind = kind
         self.left_out: dict[str, str] = {}
-        self.complete = False
 
     def run(
         self,
@@ -126,7 +106,7 @@ class Bench:
         ]
         done = 0
         for job in jobs:
-            if time.monotonic() > self.deadline:
+            if self.late:
                 break
             job()
             done += 1
@@ -134,16 +114,12 @@ class Bench:
         self.complete = done == len(jobs)
         self.write()
 
-    def copies(self, size: int) -> int:
-        budget = torch.cuda.mem_get_info()[0] // 4 if self.device == "cuda" else 1 << 30
-        return max(1, timing.copies_wanted(size, budget, self.rotate))
-
     def product(self, m: int, k: int, n: int) -> None:
         one = make_operands(self.kind, m, k, n, self.device)
         many = [one]
-        for _ in range(self.copies(one.wq.nbytes) - 1):
+        for _ in range(self.copies(one.wq.nbytes, 4) - 1):
             many.append(Operands(one.x, one.dense, one.xq, one.x_scale, one.wq.clone(), one.w_scale))
-        dense = timing.rotated(one.dense, self.copies(one.dense.nbytes))
+        dense = timing.rotated(one.dense, self.copies(one.dense.nbytes, 4))
         calls = {f"{self.kind.name}_gemm": [self.kind.gemm(o) for o in many]}
         for name, make in self.kind.contenders.items():
             try:
@@ -163,7 +139,7 @@ class Bench:
     def quantizer(self, m: int, k: int) -> None:
         g = torch.Generator(self.device).manual_seed(m)
         x = torch.randn(m, k, device=self.device, generator=g).bfloat16()
-        many = timing.rotated(x, self.copies(x.nbytes))
+        many = timing.rotated(x, self.copies(x.nbytes, 4))
         for name, quantize in self.kind.quantizers.items():
             calls = {name: [lambda c=c, f=quantize: f(c)[0] for c in many]}  # type: ignore[misc]
             with gpu_check.poisoned():
@@ -187,8 +163,7 @@ class Bench:
         entries = [timing.Entry(name, those) for name, those in calls.items()]
         what = entries[0].name
         if wrong:
-            self.failures.append(f"{what} M = {m}, {k} x {n}: {wrong}")
-            print(f"  {self.failures[-1]}", flush=True)
+            self.fail(f"{what} M = {m}, {k} x {n}: {wrong}")
             return
         for entry in entries:
             timing.prepare(entry, self.clock)
@@ -249,26 +224,11 @@ class Bench:
         return "\n".join(parts)
 
 
-def main(kind: Kind) -> int:
-    arguments = gpu_w4a16.parse()
-    deadline = time.monotonic() + arguments.seconds
-    if not torch.cuda.is_available():
-        print(f"bench/gpu_{kind.name}.py needs an NVIDIA GPU, and torch sees none", file=sys.stderr)
-        return 2
-    torch.set_float32_matmul_precision("highest")  # the reference is a float32 product
-    gpu_limits.measure(2)  # the clocks rise
-    measured = gpu_limits.measure()
-    limits = gpu_limits.limits_of(torch.cuda.get_device_name(), measured)
-    machine = gpu_w4a16.describe_machine(measured, limits)
-    out = arguments.out or gpu_w4a16.REPOSITORY / "bench" / "results" / gpu_report.folder_name(machine["gpu"])
-    rounds = 7 if arguments.quick else 15
-    bench = Bench(kind, out, machine, limits, gpu_timing.CudaClock(), rounds=rounds, deadline=deadline)
-    with torch.inference_mode():
-        if arguments.quick:
+def main(kind: Kind, doc: str | None) -> int:
+    def run(bench: Bench, quick: bool) -> None:
+        if quick:
             bench.run(SHAPES[:2], (1, 16, 512, 4096), QUANTIZED[:1])
         else:
             bench.run(SHAPES, SIZES, QUANTIZED)
-    print(f"\n{machine['gpu']}, {machine['measured']}; written to {out}/{kind.name}.md and .json")
-    for failure in bench.failures:
-        print(f"FAILED: {failure}")
-    return 1 if bench.failures or not bench.rows else 0
+
+    return gpu_bench.run_program(kind.name, doc, partial(Bench, kind), run)
