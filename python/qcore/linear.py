@@ -249,8 +249,8 @@ def _decoded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 @dataclass(frozen=True)
 class _W8A8:
-    """Weights in the layout in which they are stored. Kernels take scales in float32; what they were stored in
-    is kept here, so that nothing is lost on the way back."""
+    """Weights in the layout that is stored. Kernels take scales in float32; what they were stored in is kept
+    here, so that nothing is lost on the way back."""
 
     format: Int8 | Float8
     dtype: torch.dtype
