@@ -17,7 +17,7 @@ from torch import Tensor
 from cases import DTYPES, WeightCase, assert_gemm, by_name, make_weight, make_x
 from conftest import REPOSITORY
 from gpu_cases import KERNELS, MARKS, cuda_weight
-from qcore import IntGroup, QLinear, Rtn, ops
+from qcore import Float8, Format, IntGroup, QLinear, Rtn, ops
 
 pytestmark = MARKS
 
@@ -297,11 +297,17 @@ def test_gradients(leading: tuple[int, ...], dtype: torch.dtype) -> None:
 # -- layers and models -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("symmetric", [True, False])
-@pytest.mark.parametrize("bits", [2, 3, 4, 8])
-def test_a_layer_moves_without_loss(bits: int, symmetric: bool) -> None:
+FORMATS = [
+    *(IntGroup(bits, symmetric, 32) for bits in (2, 3, 4, 8) for symmetric in (True, False)),
+    Float8("channel", None),
+    Float8("tensor", None),
+]
+
+
+@pytest.mark.parametrize("format", FORMATS, ids=str)
+def test_a_layer_moves_without_loss(format: Format) -> None:
     w = torch.randn(40, 96, generator=torch.Generator().manual_seed(0)) * 0.1
-    rtn = Rtn().quantize(w, None, IntGroup(bits, symmetric, 32), torch.float32)
+    rtn = Rtn().quantize(w, None, format, torch.float32)
     weight = replace(rtn, act_scale=torch.linspace(0.5, 2, 96))
     layer, x = QLinear(weight, torch.randn(40)), torch.randn(3, 96)
     before, y = layer.state_dict(), layer(x)
@@ -311,7 +317,7 @@ def test_a_layer_moves_without_loss(bits: int, symmetric: bool) -> None:
     there = layer.to_qweight()
     assert there.tensors.keys() == weight.tensors.keys()
     for name, tensor in weight.tensors.items():
-        assert torch.equal(there.tensors[name].cpu(), tensor)
+        assert torch.equal(there.tensors[name].cpu().view(torch.uint8), tensor.view(torch.uint8))
     assert torch.equal(there.act_scale.cpu(), weight.act_scale)
     torch.testing.assert_close(layer(x.cuda()).cpu(), y, rtol=1e-5, atol=1e-5)
     half = layer(x.cuda().half())
@@ -336,13 +342,13 @@ def test_a_layer_moves_and_is_cast_at_once() -> None:
     assert torch.equal(layer.weight.cpu(), weight)
 
 
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=["W4A16", "W8A16_FP8"])
+def quantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("transformers")
     from qcore import quantize_folder
 
-    folder = tmp_path_factory.mktemp("model") / "w4"
-    quantize_folder(MODEL, folder, "W4A16", "rtn", group_size=64)
+    folder = tmp_path_factory.mktemp("model") / "quantized"
+    quantize_folder(MODEL, folder, request.param, "rtn")
     return folder
 
 
