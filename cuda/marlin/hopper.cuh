@@ -15,16 +15,13 @@
 // by the scale: no weight is rounded.
 //
 // Blocks stay, and do what Segments says: whole tiles, then a length of the tiles that several
-// blocks share. Sums of a shared tile go to slots of their own, which ReduceShared adds in the
-// order of K; nothing depends on which block ran first.
+// blocks share. Sums of a shared tile are added in the order of K afterwards (hopper_sums.cuh);
+// nothing depends on which block ran first.
 #pragma once
 
 #include "dequant.cuh"
-#include "fragments.h"
-#include "marlin/hopper_plan.h"
+#include "marlin/hopper_sums.cuh"
 #include "ring.cuh"
-#include "scalars.cuh"
-#include "tile_order.h"
 
 namespace qcore::marlin {
 
@@ -33,7 +30,6 @@ struct HopperParams {
   TensorMap weight;  // words [panels, tiles along K, 256]; boxes of kPanels and kPanelTiles
   TensorMap scales;  // [panels, groups, kPanelRows]; boxes of kPanels and one group
   TensorMap zeros;   // likewise, if has_zeros
-  int m, n;
   Split split;
   int row_tiles, token_tiles;
   int flush_shift;  // log2 of the halves of K between two scales
@@ -45,10 +41,8 @@ struct HopperParams {
   bool has_zeros;
   int center;  // the zero point of a symmetric weight
   dequant::FloatCodes floats;
-  float* partial;  // slots [kTokens, kRows] of what several blocks share
-  const void* bias;
-  void* y;
-  bool vector_store;
+  SharedSums shared_sums;
+  HopperOutput out;
 };
 
 template <class T, class V>
@@ -287,37 +281,21 @@ class HopperGemm {
 
   // ---- The result
 
-  // A thread holds two neighbouring tokens of two rows; memory wants rows. Each warp turns them
-  // over in its own corner of shared memory, 32 tokens at a time. The loops stay loops, or this
-  // would be most of the kernel's code: so sums move down to where the body takes them.
+  // The loops stay loops, or this would be most of the kernel's code: so sums move down to where
+  // the body takes them.
   QCORE_DEVICE void write(const Segment& segment, float (&total)[kBlocks][kSums]) const {
+    if (!segment.whole()) return write_shared(segment.slot, total);
     const Place at = place(segment.tile);
+    const int row = (at.panel + panel0) * kPanelRows + warp * kTileRows;
     const uint32_t corner =
-        ring.end() + static_cast<uint32_t>(ptx::thread_index() / 32 * V::kStagedBytes);
+        ring.end() + static_cast<uint32_t>(ptx::thread_index() / 32 * kStagedBytes);
     QCORE_NO_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
-      const int row = (panel0 + b) * kPanelRows + warp * kTileRows;  // of the tile
       QCORE_NO_UNROLL
-      for (int first = 0; first < kTokens; first += V::kStagedTokens) {
+      for (int token = 0; token < kTokens; token += kStagedTokens) {
+        p.out.template turn_over<T>(corner, total[0], at.token + token, row + b * kPanelRows);
         QCORE_UNROLL
-        for (int i = 0; i < V::kStagedTokens / 2; ++i) {
-          const fragments::Element e = fragments::wgmma_d_element(lane, i);
-          ptx::store_shared(
-              corner + static_cast<uint32_t>((e.column * V::kStagedStride + e.row) * 4),
-              total[0][i]);
-        }
-        ptx::sync_warp();
-        QCORE_NO_UNROLL
-        for (int unit = lane; unit < V::kStagedTokens * kTileRows / 8; unit += 32) {
-          const int token = unit / 2, eight = unit % 2 * 8;
-          put(segment, at, first + token, row + eight,
-              corner + static_cast<uint32_t>((token * V::kStagedStride + eight) * 4));
-        }
-        ptx::sync_warp();
-        QCORE_UNROLL
-        for (int i = 0; i + V::kStagedTokens / 2 < kSums; ++i) {
-          total[0][i] = total[0][i + V::kStagedTokens / 2];
-        }
+        for (int i = 0; i + kStagedSums < kSums; ++i) total[0][i] = total[0][i + kStagedSums];
       }
       if (b + 1 == kBlocks) break;
       QCORE_UNROLL
@@ -326,23 +304,17 @@ class HopperGemm {
   }
   static_assert(kBlocks <= 2);
 
-  // Eight rows of one token, counted in the tile.
-  QCORE_DEVICE void put(const Segment& segment, const Place& at, int token, int row,
-                        uint32_t from) const {
-    const int first_row = at.panel * kPanelRows;
-    if (at.token + token >= p.m || first_row + row >= p.n) return;
-    float sum[8];
+  QCORE_DEVICE void write_shared(int slot, const float (&total)[kBlocks][kSums]) const {
+    ptx::Vec16* const to = p.shared_sums.at(slot, panel0, 0);
     QCORE_UNROLL
-    for (int v = 0; v < 2; ++v) {
-      const auto four = ptx::load_shared<ptx::Vec16>(from + static_cast<uint32_t>(v * 16));
+    for (int b = 0; b < kBlocks; ++b) {
       QCORE_UNROLL
-      for (int j = 0; j < 4; ++j) sum[v * 4 + j] = ptx::float_from_bits(four.word[j]);
-    }
-    if (segment.whole()) {
-      store_8<T>(p.y, p.bias, at.token + token, first_row + row, p.n, p.vector_store, sum);
-    } else {
-      const int64_t slot = int64_t{segment.slot} * kTokens + token;
-      store_8_floats(p.partial + slot * V::kRows + row, sum);
+      for (int quad = 0; quad < kSums / 4; ++quad) {
+        ptx::Vec16 four;
+        QCORE_UNROLL
+        for (int j = 0; j < 4; ++j) four.word[j] = ptx::bits_of(total[b][quad * 4 + j]);
+        ptx::store_global(to + (b * (kSums / 4) + quad) * SharedSums::kThreads, four);
+      }
     }
   }
 
@@ -352,55 +324,6 @@ class HopperGemm {
   uint32_t words_at, scale_at, zero_at;  // this lane's first ones in a stage
   ptx::Vec16 words;
   dequant::Offsets offsets;
-};
-
-struct ReduceSharedParams {
-  Split split;
-  int rows, tokens;  // of a tile
-  int row_tiles, token_tiles;
-  int m, n;
-  const float* partial;
-  const void* bias;
-  void* y;
-  bool vector_store;
-};
-
-// Adds up what several blocks have of a tile, in the order of K. Eight rows of one token per
-// thread.
-template <class T>
-struct ReduceShared {
-  using Params = ReduceSharedParams;
-  static constexpr int kThreads = 256;
-  static constexpr int kMinBlocks = 1;
-
-  static int blocks(const Params& p) {
-    return static_cast<int>(
-        ceil_div(int64_t{p.split.tiles - p.split.whole} * p.tokens * p.rows / 8, kThreads));
-  }
-
-  QCORE_DEVICE static void run(const Params& p) {
-    const int64_t index = static_cast<int64_t>(ptx::block_index()) * kThreads + ptx::thread_index();
-    const int eights = p.rows / 8, in_tile = p.tokens * eights;
-    const int tile = p.split.whole + static_cast<int>(index / in_tile);
-    if (tile >= p.split.tiles) return;
-    const int token = static_cast<int>(index % in_tile) / eights;
-    const int row = static_cast<int>(index % in_tile) % eights * 8;
-    const TilePlace at = tile_place(tile, p.token_tiles, p.row_tiles);
-    const int y_token = at.across * p.tokens + token, y_row = at.along * p.rows + row;
-    if (y_token >= p.m || y_row >= p.n) return;
-    const int64_t begin = int64_t{tile - p.split.whole} * p.split.chunks;
-    const int first = p.split.sharer(begin), last = p.split.sharer(begin + p.split.chunks - 1);
-    if (first == last) return;                          // whoever did it all has written it
-    const int64_t stride = int64_t{p.tokens} * p.rows;  // of slots
-    const float* from = p.partial + static_cast<int64_t>(token) * p.rows + row;
-    float sum[8] = {};
-    // The first one has come to this tile from another, or begins with it.
-    add_8_floats(from + p.split.part(tile, first).slot * stride, sum);
-    QCORE_UNROLL_BY(4)
-    for (int block = first + 1; block <= last; ++block)
-      add_8_floats(from + block * 2 * stride, sum);
-    store_8<T>(p.y, p.bias, y_token, y_row, p.n, p.vector_store, sum);
-  }
 };
 
 }  // namespace qcore::marlin

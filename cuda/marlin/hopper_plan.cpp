@@ -27,9 +27,9 @@ double cost(const IntGroup& w, int64_t m, int64_t chunks, HopperTileKey tile, co
   double clocks =
       kHopperStart + static_cast<double>(ceil_div(split.whole, split.blocks)) * tile_clocks;
   if (split.sharing > 0) {
-    const double sums = 2 * rows * tokens;  // of one block
+    const double bytes = 2 * rows * tokens * 4;  // of the sums of one block, written and read again
     clocks += static_cast<double>(ceil_div(split.shared_chunks(), split.sharing)) * chunk +
-              sums * kPerWritten + kHopperLaunch + sums * 4 / kHopperCacheBytes;
+              2 * bytes / kHopperCacheBytes + kHopperLaunch;
   }
   return clocks;
 }

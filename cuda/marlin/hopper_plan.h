@@ -18,6 +18,13 @@ constexpr int64_t hopper_chunks(const Geometry& g) {
   return ceil_div(g.halves, kHopperHalves);
 }
 
+// A corner of shared memory, where a warp's 16 rows of so many tokens are turned over; a lane has
+// kStagedSums of them. The padding spreads a warp's stores over all banks.
+inline constexpr int kStagedTokens = 32;
+inline constexpr int kStagedSums = kStagedTokens * kTileRows / 32;
+inline constexpr int kStagedStride = kTileRows + 4;
+inline constexpr int kStagedBytes = kStagedTokens * kStagedStride * 4;
+
 // Two warpgroups multiply, side by side along N. Each has kBlocks panels of the weight and all
 // kTokens tokens of the tile; a third one brings what they need. The sums of a thread take
 // kBlocks * kTokens / 2 registers, those of one group of columns kTokens / 2 more.
@@ -40,11 +47,7 @@ struct HopperVariant {
   static constexpr int kPanelBytes = kPanelTiles * kTileBytes;
   static constexpr int kWeightBytes = kPanels * kPanelBytes;
 
-  // Behind the stages every warp that multiplies has room for its 16 rows of 32 tokens on their way
-  // out. The padding spreads a warp's stores over all banks.
-  static constexpr int kStagedTokens = 32;
-  static constexpr int kStagedStride = kTileRows + 4;
-  static constexpr int kStagedBytes = kStagedTokens * kStagedStride * 4;
+  // Behind the stages every warp that multiplies has a corner for its sums on their way out.
   static constexpr int kAllStagedBytes = kGroups * 4 * kStagedBytes;
 
   // A set is what one period of the sums has of scales, and of zero points.

@@ -65,8 +65,6 @@ Status run_hopper_variant(const W4A16Args& args, const Product& pass, const Hopp
   if (Status status = hopper_maps<V>(args, pass, plan.gather, launch, p); !status.ok()) {
     return status;
   }
-  p.m = static_cast<int>(pass.m);
-  p.n = static_cast<int>(pass.n);
   p.split = plan.split(pass.m, pass.n, hopper_chunks(g));
   p.row_tiles = static_cast<int>(ceil_div(pass.n, V::kRows));
   p.token_tiles = static_cast<int>(ceil_div(pass.m, V::kTokens));
@@ -80,25 +78,17 @@ Status run_hopper_variant(const W4A16Args& args, const Product& pass, const Hopp
   p.has_zeros = w.has_zeros;
   p.center = w.center();
   p.floats = dequant::FloatCodes(w.kind, args.dtype);
-  p.partial = reinterpret_cast<float*>(static_cast<char*>(pass.workspace) + plan.gathered_bytes);
-  p.bias = pass.bias;
-  p.y = pass.y;
-  p.vector_store = stores_vectors(pass);
+  p.shared_sums = {
+      reinterpret_cast<ptx::Vec16*>(static_cast<char*>(pass.workspace) + plan.gathered_bytes),
+      V::kPanels, V::kTokens / 8};
+  p.out = {static_cast<int>(pass.m), static_cast<int>(pass.n), pass.bias, pass.y,
+           stores_vectors(pass)};
   Status status =
       launch.template operator()<HopperGemm<T, V>>(p.split.blocks, V::shared_bytes(w), p);
   if (!status.ok() || p.split.sharing == 0) return status;
-  const ReduceSharedParams reduce{.split = p.split,
-                                  .rows = V::kRows,
-                                  .tokens = V::kTokens,
-                                  .row_tiles = p.row_tiles,
-                                  .token_tiles = p.token_tiles,
-                                  .m = p.m,
-                                  .n = p.n,
-                                  .partial = p.partial,
-                                  .bias = p.bias,
-                                  .y = p.y,
-                                  .vector_store = p.vector_store};
-  return launch.template operator()<ReduceShared<T>>(ReduceShared<T>::blocks(reduce), 0, reduce);
+  const ReduceSharedParams reduce{p.split, p.row_tiles, p.token_tiles, p.shared_sums, p.out};
+  using Reduce = ReduceShared<T>;
+  return launch.template operator()<Reduce>(Reduce::blocks(reduce), Reduce::kSharedBytes, reduce);
 }
 
 // args.workspace holds plan.workspace_bytes().
