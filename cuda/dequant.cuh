@@ -130,14 +130,14 @@ struct FloatCodes {
   // Two words as Codes<T, 8> takes them.
   template <class T>
   QCORE_DEVICE void dequantize(const uint32_t* word, uint32_t (&a)[4]) const {
-    constexpr uint32_t kMinusZero = 0x80008000u;
+    constexpr uint32_t kMinusZero = 0x80008000u;  // the signs alone
     QCORE_UNROLL
     for (int w = 0; w < 2; ++w) {
       const uint32_t pair[2] = {ptx::permute_bytes<0x1404>(word[w], 0),
                                 ptx::permute_bytes<0x3424>(word[w], 0)};
       QCORE_UNROLL
       for (int i = 0; i < 2; ++i) {
-        const uint32_t bits = (pair[i] >> shift & mask) | (pair[i] & 0x80008000u);
+        const uint32_t bits = (pair[i] >> shift & mask) | (pair[i] & kMinusZero);
         a[2 * w + i] = ptx::fma2<T>(bits, factor, kMinusZero);
       }
     }
