@@ -69,6 +69,14 @@ QCORE_DEVICE void store_8_floats(float* to, const float (&value)[8]) {
   }
 }
 
+QCORE_DEVICE void add_8_floats(ptx::SharedAddress from, float (&sum)[8]) {
+  QCORE_UNROLL
+  for (int v = 0; v < 2; ++v) {
+    const auto four = ptx::load_shared<ptx::Vec16>(from + static_cast<uint32_t>(v * 16));
+    QCORE_UNROLL
+    for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
+  }
+}
 QCORE_DEVICE void add_8_floats(const float* from, float (&sum)[8]) {
   QCORE_UNROLL
   for (int v = 0; v < 2; ++v) {

@@ -34,27 +34,6 @@ double cost(const IntGroup& w, int64_t m, int64_t chunks, HopperTileKey tile, co
   return clocks;
 }
 
-HopperPlan make(const W4A16Args& args, const Geometry& g, HopperTileKey tile, Sharing sharing,
-                int multiprocessors) {
-  HopperPlan plan{.tile = tile,
-                  .sharing = sharing,
-                  .multiprocessors = multiprocessors,
-                  .tokens = args.m,
-                  // The copy engine may want rows apart.
-                  .gather = must_gather(args, g) || (args.m > 1 && args.x_stride == 0),
-                  .gathered_bytes = 0,
-                  .partial_bytes = 0};
-  if (plan.gather) {
-    constexpr int64_t kPass = 512;
-    const int64_t most = kMostWorkspaceBytes / (g.padded_k() * 2) / kPass * kPass;
-    plan.tokens = std::min(args.m, std::max(most, kPass));
-    plan.gathered_bytes = ceil_div(plan.tokens * g.padded_k() * 2, 256) * 256;
-  }
-  const bool shares = sharing != Sharing::nothing;
-  plan.partial_bytes = shares ? int64_t{2} * multiprocessors * tile.rows * tile.tokens * 4 : 0;
-  return plan;
-}
-
 }  // namespace
 
 Split HopperPlan::split(int64_t m, int64_t n, int64_t chunks) const {
@@ -77,18 +56,31 @@ Split HopperPlan::split(int64_t m, int64_t n, int64_t chunks) const {
 
 HopperPlan make_hopper_plan(const W4A16Args& args, HopperTileKey tile, Sharing sharing,
                             int multiprocessors) {
-  return make(args, Geometry(args.weight.shape), tile, sharing, multiprocessors);
+  const Geometry g(args.weight.shape);
+  // The copy engine may want rows apart.
+  const bool gather = must_gather(args, g) || (args.m > 1 && args.x_stride == 0);
+  const int64_t gathered = gather ? g.padded_k() * 2 : 0;  // bytes per token
+  const int64_t tokens = pass_tokens(args.m, gathered);
+  const int64_t slots = sharing == Sharing::nothing ? 0 : int64_t{2} * multiprocessors;
+  return {.tile = tile,
+          .sharing = sharing,
+          .multiprocessors = multiprocessors,
+          .tokens = tokens,
+          .gather = gather,
+          .gathered_bytes = ceil_div(tokens * gathered, kWorkspaceAlignment) * kWorkspaceAlignment,
+          .partial_bytes = slots * tile.rows * tile.tokens * 4};
 }
 
 HopperPlan choose_hopper_plan(const W4A16Args& args, int multiprocessors) {
-  const Geometry g(args.weight.shape);
+  const IntGroup& w = args.weight.shape;
+  const int64_t chunks = hopper_chunks(Geometry(w));
   HopperPlan best{};
   double least = std::numeric_limits<double>::infinity();
   for (const HopperTileKey& tile : kHopperTiles) {
     for (const Sharing sharing : {Sharing::nothing, Sharing::rest, Sharing::rest_and_round}) {
-      const HopperPlan plan = make(args, g, tile, sharing, multiprocessors);
-      const double clocks = cost(args.weight.shape, plan.tokens, hopper_chunks(g), tile,
-                                 plan.split(plan.tokens, g.n, hopper_chunks(g)));
+      const HopperPlan plan = make_hopper_plan(args, tile, sharing, multiprocessors);
+      const double clocks =
+          cost(w, plan.tokens, chunks, tile, plan.split(plan.tokens, w.n, chunks));
       if (clocks < least) best = plan, least = clocks;
     }
   }

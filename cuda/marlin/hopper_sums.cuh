@@ -35,15 +35,8 @@ struct HopperOutput {
     for (int unit = lane; unit < kStagedTokens * kTileRows / 8; unit += 32) {
       const int unit_token = unit / 2, eight = unit % 2 * 8;
       if (token + unit_token >= m || row + eight >= n) continue;
-      const uint32_t from =
-          corner + static_cast<uint32_t>((unit_token * kStagedStride + eight) * 4);
-      float sum[8];
-      QCORE_UNROLL
-      for (int v = 0; v < 2; ++v) {
-        const auto four = ptx::load_shared<ptx::Vec16>(from + static_cast<uint32_t>(v * 16));
-        QCORE_UNROLL
-        for (int j = 0; j < 4; ++j) sum[v * 4 + j] = ptx::float_from_bits(four.word[j]);
-      }
+      float sum[8] = {};
+      add_8_floats(corner + static_cast<uint32_t>((unit_token * kStagedStride + eight) * 4), sum);
       store_8<T>(y, bias, token + unit_token, row + eight, n, vector_store, sum);
     }
     ptx::sync_warp();

@@ -15,8 +15,6 @@ int64_t blocks_of(const Work& work, VariantKey key) {
   return ceil_div(work.n, rows_of(key)) * ceil_div(work.m, key.token_tiles * 8);
 }
 
-constexpr int64_t kAlignment = 256;
-
 // Every warp must be left with enough chunks to fill its pipeline.
 int64_t least_chunks(const Work& work) {
   return 256 / work.chunk_columns;
@@ -50,6 +48,13 @@ bool activations_fit(const void* x, int64_t m, int64_t x_stride, int64_t k) {
          (m <= 1 || x_stride % 8 == 0);
 }
 
+int64_t pass_tokens(int64_t m, int64_t bytes_per_token) {
+  // A few hundred tokens already fill the GPU; each pass is a whole number of blocks.
+  constexpr int64_t kPass = 512;
+  const int64_t most = kMostWorkspaceBytes / std::max<int64_t>(1, bytes_per_token) / kPass * kPass;
+  return std::min(m, std::max(most, kPass));
+}
+
 Plan make_plan(const Work& work, VariantKey variant, int splits) {
   const int chunks = static_cast<int>(work.chunks);
   Plan plan{};
@@ -64,13 +69,9 @@ Plan make_plan(const Work& work, VariantKey variant, int splits) {
   // Bytes per token.
   const int64_t gathered = plan.gather ? work.chunks * work.chunk_columns * 2 : 0;
   const int64_t partial = plan.splits > 1 ? plan.splits * width * 4 : 0;
-  // A few hundred tokens already fill the GPU; each pass is a whole number of blocks.
-  constexpr int64_t kPass = 512;
-  const int64_t most =
-      kMostWorkspaceBytes / std::max<int64_t>(1, gathered + partial) / kPass * kPass;
-  plan.tokens = static_cast<int>(std::min(work.m, std::max(most, kPass)));
+  plan.tokens = static_cast<int>(pass_tokens(work.m, gathered + partial));
   plan.token_blocks = static_cast<int>(ceil_div(plan.tokens, variant.token_tiles * 8));
-  plan.gathered_bytes = ceil_div(plan.tokens * gathered, kAlignment) * kAlignment;
+  plan.gathered_bytes = ceil_div(plan.tokens * gathered, kWorkspaceAlignment) * kWorkspaceAlignment;
   plan.partial_bytes = plan.tokens * partial;
   return plan;
 }

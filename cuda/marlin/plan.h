@@ -142,6 +142,9 @@ Plan choose_plan(const Work& work, const DeviceLimits& limits);
 // The plan with a given variant and number of splits, for tests and for tuning.
 Plan make_plan(const Work& work, VariantKey variant, int splits);
 
+// How many of m tokens one pass takes, if each needs so much of the workspace.
+int64_t pass_tokens(int64_t m, int64_t bytes_per_token);
+
 // Whether activations must be brought into the order of the packed columns first.
 bool must_gather(const W4A16Args& args, const Geometry& g);
 
@@ -160,5 +163,6 @@ W4A16Args args_of(const W4A16::Problem& problem);
 Status check_memory(const W4A16Args& args, int64_t workspace_bytes);
 
 inline constexpr int64_t kMostWorkspaceBytes = int64_t{64} << 20;  // of a pass, where it can be cut
+inline constexpr int64_t kWorkspaceAlignment = 256;                // of its parts
 
 }  // namespace qcore::marlin

@@ -234,12 +234,7 @@ class Tile {
       float sum[8] = {};
       QCORE_UNROLL
       for (int part = 0; part < V::kWarpsK; ++part) {
-        QCORE_UNROLL
-        for (int v = 0; v < 2; ++v) {
-          const ptx::Vec16 four = ptx::load_shared<ptx::Vec16>(sum_at(part, token, row + v * 4));
-          QCORE_UNROLL
-          for (int j = 0; j < 4; ++j) sum[v * 4 + j] += ptx::float_from_bits(four.word[j]);
-        }
+        add_8_floats(sum_at(part, token, row), sum);
       }
       if (p.splits > 1) {
         const int64_t width = static_cast<int64_t>(p.slices) * V::kRows;

@@ -35,6 +35,20 @@ inline Case gpu_case(Rng& rng) {
   return c;
 }
 
+// One kind of weight in one dtype; n, k and m are the test's.
+inline Case kind_case(Rng& rng, int bits, int64_t group, DType dtype, int64_t n, int64_t k,
+                      int64_t m) {
+  return {.weight = {.n = n,
+                     .k = k,
+                     .group_size = std::min(k, group),
+                     .bits = bits,
+                     .has_zeros = pick(rng, {false, true}),
+                     .scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16})},
+          .m = m,
+          .dtype = dtype,
+          .bias = true};
+}
+
 // QCORE_TEST_SEED changes the shapes and numbers of the random tests.
 inline Rng fresh_rng(uint64_t salt) {
   const char* seed = std::getenv("QCORE_TEST_SEED");

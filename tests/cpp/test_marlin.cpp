@@ -41,15 +41,9 @@ TEST(Marlin, EveryVariant) {
       for (const int bits : {3, 4, 8}) {
         for (const int64_t group : {32, 64, 128, 96, 2000}) {
           const int64_t k = 8 * uniform(rng, 60, 200);
-          Case c{.weight = {.n = uniform(rng, 200, 300),
-                            .k = k,
-                            .group_size = std::min(k, group),
-                            .bits = bits,
-                            .has_zeros = pick(rng, {false, true}),
-                            .scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16})},
-                 .m = uniform(rng, 1, 20) + pick<int64_t>(rng, {0, 64}),
-                 .dtype = dtype,
-                 .bias = true};
+          const int64_t n = uniform(rng, 200, 300);
+          const int64_t m = uniform(rng, 1, 20) + pick<int64_t>(rng, {0, 64});
+          const Case c = kind_case(rng, bits, group, dtype, n, k, m);
           kinds.insert({marlin::stored_bits(bits), marlin::flush_halves(c.weight)});
           const GemmData data = random_data(c, rng);
           MarlinProblem problem(data);

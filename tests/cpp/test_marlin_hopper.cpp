@@ -55,15 +55,9 @@ TEST(MarlinHopper, EveryVariant) {
       for (const int bits : {3, 4, 8}) {
         for (const int64_t group : {32, 64, 128, 96, 2000}) {
           const int64_t k = 8 * uniform(rng, 30, 120);
-          Case c{.weight = {.n = uniform(rng, 1, 2 * tile.rows),
-                            .k = k,
-                            .group_size = std::min(k, group),
-                            .bits = bits,
-                            .has_zeros = pick(rng, {false, true}),
-                            .scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16})},
-                 .m = uniform(rng, 1, 2 * tile.tokens),
-                 .dtype = dtype,
-                 .bias = true};
+          const int64_t n = uniform(rng, 1, 2 * tile.rows);
+          const int64_t m = uniform(rng, 1, 2 * tile.tokens);
+          Case c = kind_case(rng, bits, group, dtype, n, k, m);
           if (bits == 8 && group != 96) {
             c.weight.has_zeros = false;
             c.weight.kind = pick(rng, {CodeKind::integer, CodeKind::e4m3});
