@@ -17,9 +17,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # that do not know each other.
 LAYERS = (
     {"_C", "blocks", "progress"},
-    {"fakes", "memory"},
-    {"w8a8_ops"},
-    {"ops"},
+    {"memory", "ops"},
     {"formats"},
     {"qweight", "schemes"},
     {"linear", "embedding", "methods", "io", "fold"},
