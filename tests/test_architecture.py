@@ -16,9 +16,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # A module may import what stands before it, or its own folder. Entries of one line are siblings
 # that do not know each other.
 LAYERS = (
-    {"_C", "progress"},
-    {"fakes"},
-    {"w8a8_ops"},
+    {"_C", "progress", "requires"},
     {"ops"},
     {"formats"},
     {"qweight", "schemes"},
