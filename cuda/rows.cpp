@@ -1,14 +1,14 @@
 // The CUDA kernel rows, fastest first.
-#include "marlin/rows.h"
+#include "kquant/rows.h"
 
+#include "cuda_rows.h"
 #include "device.h"
 #include "kquant/packed.h"
 #include "kquant/plan.h"
-#include "kquant/rows.h"
 #include "marlin/hopper_plan.h"
 #include "marlin/plan.h"
+#include "marlin/rows.h"
 #include "quantize/rows.h"
-#include "registry.h"
 #include "w8a8/hopper_rows.h"
 #include "w8a8/plan.h"
 #include "w8a8/rows.h"

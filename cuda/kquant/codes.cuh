@@ -6,8 +6,8 @@
 // from a plane of their own and are shifted next to the low ones. Nothing is rounded.
 #pragma once
 
-#include "cpu/float16.h"
 #include "kquant/layout.h"
+#include "numerics/float16.h"
 #include "ptx.cuh"
 
 namespace qcore::kquant {

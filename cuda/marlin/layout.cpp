@@ -3,7 +3,7 @@
 
 #include <cstring>
 
-#include "packing.h"
+#include "formats/packing.h"
 
 namespace qcore::marlin {
 namespace {

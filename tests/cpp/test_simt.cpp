@@ -7,8 +7,8 @@
 #include <limits>
 #include <random>
 
-#include "cpu/float16.h"
 #include "fragments.h"
+#include "numerics/float16.h"
 #include "ptx.cuh"
 #include "simt/planted.h"
 #include "simt/simt.h"

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <random>
 
-#include "cpu/float16.h"
 #include "fragments.h"
 #include "hopper_cases.h"
+#include "numerics/float16.h"
 #include "ptx_hopper.cuh"
 #include "simt/simt.h"
 

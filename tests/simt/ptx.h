@@ -8,7 +8,7 @@
 #include <source_location>
 #include <type_traits>
 
-#include "cpu/float16.h"
+#include "numerics/float16.h"
 #include "simt/arithmetic.h"
 #include "simt/global_memory.h"
 #include "simt/thread.h"
