@@ -1,22 +1,21 @@
 // The list of layouts, and the checks of pack and unpack that hold for all of them.
-#include "marlin/layout.h"
+#include "w4a16/layout.h"
 
 #include <string>
 
 #include "checks.h"
-#include "cpu/block16.h"
-#include "cpu/panel16.h"
-#include "formats/code_order.h"
+#include "cpu/layouts/block16.h"
+#include "cpu/layouts/panel16.h"
+#include "formats/packing.h"
 #include "kquant/packed.h"
-#include "packing.h"
 #include "qcore/memory.h"
 
 namespace qcore {
 namespace {
 
-constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &marlin::layout};
+constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &w4a16::layout};
 constexpr const BlockLayout* kBlockLayouts[] = {&block16::layout, &kquant::layout};
-constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout, &block16::layout,
+constexpr const Layout* kLayouts[] = {&panel16::layout, &w4a16::layout, &block16::layout,
                                       &kquant::layout};
 
 template <class L>
@@ -36,15 +35,6 @@ Status check_zeros(const IntGroup& shape, const char* argument, const void* zero
   return shape.has_zeros ? missing(argument)
                          : Status::invalid(std::string(argument) +
                                            ": expected null, because the weight is symmetric");
-}
-
-Status too_large(const char* argument, const char* column, int value, int64_t index, int64_t width,
-                 int bits) {
-  return Status::invalid(std::string(argument) + ": expected values below " +
-                         std::to_string(1 << bits) + " (bits = " + std::to_string(bits) +
-                         "), got " + std::to_string(value) +
-                         " at n = " + std::to_string(index / width) + ", " + column + " = " +
-                         std::to_string(index % width));
 }
 
 Status not_on_a_gpu(const Layout& layout) {
@@ -94,14 +84,6 @@ const IntGroupLayout* find_int_group_layout(int64_t number) {
 
 const BlockLayout* find_block_layout(int64_t number) {
   return find(block_layouts(), number);
-}
-
-Status FirstBadCode::status(const IntGroupView& weight) const {
-  const int64_t index = first_.load();
-  if (index == kNone) return {};
-  const uint32_t value = code_at(weight.codes, weight.shape, index / weight.shape.k,
-                                 index % weight.shape.k, HostLoad{});
-  return too_large("codes", "k", static_cast<int>(value), index, weight.shape.k, weight.shape.bits);
 }
 
 Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,

@@ -4,6 +4,8 @@
 #include <string_view>
 
 #include "cpu/features.h"
+#include "cpu/rows.h"
+#include "cuda_rows.h"
 
 namespace qcore {
 namespace {

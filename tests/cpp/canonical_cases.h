@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cases.h"
-#include "cpu/float8.h"
+#include "numerics/float8.h"
 #include "output.h"
 
 namespace qcore::testing {

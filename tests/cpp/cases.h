@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/float16.h"
-#include "cpu/float8.h"
+#include "numerics/float16.h"
+#include "numerics/float8.h"
 #include "qcore/qcore.h"
 
 namespace qcore::testing {

@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "cpu/float16.h"
+#include "numerics/float16.h"
 
 namespace qcore::testing {
 

@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "cpu/block16.h"
+#include "cpu/layouts/block16.h"
 #include "thread_pool.h"
 
 namespace qcore {

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/float16.h"
 #include "formats/blocks/blocks.h"
+#include "numerics/float16.h"
 #include "qcore/blocks.h"
 #include "thread_pool.h"
 

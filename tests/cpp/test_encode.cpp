@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/float16.h"
 #include "encode_cases.h"
+#include "numerics/float16.h"
 #include "thread_pool.h"
 
 namespace qcore {

@@ -5,7 +5,7 @@
 #include <cmath>
 
 #include "cases.h"
-#include "cpu/float16.h"
+#include "numerics/float16.h"
 
 namespace qcore {
 namespace {

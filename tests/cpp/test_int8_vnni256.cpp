@@ -5,7 +5,7 @@
 #include "canonical_cases.h"
 
 #if defined(__x86_64__)
-#include "cpu/int8/prelude.h"
+#include "cpu/scaled/int8/prelude.h"
 
 #define QCORE_VNNI256 1
 #define QCORE_VNNI256_BYTES _mm256_dpbusd_epi32
@@ -13,8 +13,8 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::vnni256 {
-#include "cpu/int8/isa_256.h"
-#include "cpu/int8/loops.h"
+#include "cpu/scaled/int8/isa_256.h"
+#include "cpu/scaled/int8/loops.h"
 }  // namespace qcore::vnni256
 
 QCORE_END_TARGET

@@ -3,7 +3,7 @@
 #include <set>
 
 #include "cases.h"
-#include "cpu/panel16.h"
+#include "cpu/layouts/panel16.h"
 
 namespace qcore {
 namespace {

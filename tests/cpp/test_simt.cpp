@@ -7,9 +7,9 @@
 #include <limits>
 #include <random>
 
-#include "cpu/float16.h"
-#include "fragments.h"
-#include "ptx.cuh"
+#include "numerics/float16.h"
+#include "ptx/base.cuh"
+#include "ptx/fragments.h"
 #include "simt/planted.h"
 #include "simt/simt.h"
 

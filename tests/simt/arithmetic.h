@@ -9,7 +9,7 @@
 #include <cmath>
 #include <cstdint>
 
-#include "cpu/float16.h"
+#include "numerics/float16.h"
 
 namespace qcore::simt {
 

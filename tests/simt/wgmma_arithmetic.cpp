@@ -8,7 +8,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/float16.h"
+#include "numerics/float16.h"
 #include "simt/float8.h"
 #include "simt/wgmma.h"
 

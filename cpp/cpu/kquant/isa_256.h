@@ -6,7 +6,7 @@
 // unsigned codes up to 127 (2 * 127 * 127 < 2^15). Values of 8 bits and a sign are multiplied as
 // their magnitude by x with their sign: 2 * 128 * 127 < 2^15.
 
-#include "cpu/halves_avx2.h"
+#include "cpu/simd/avx2.h"
 
 inline constexpr int kLanes = 8;
 inline constexpr bool kSignedDot = !QCORE_VNNI256;

@@ -1,7 +1,7 @@
 // The vector vocabulary of the kquant loops in AVX512 (F, BW, DQ, VL, VNNI): 16 lanes, one row of
 // the weight in each. Included inside a target region and a namespace; <immintrin.h> comes before.
 
-#include "cpu/halves_avx512.h"
+#include "cpu/simd/avx512.h"
 
 inline constexpr int kLanes = 16;
 // A tile of 8 rows: three sums for each, of 32 registers.

@@ -13,11 +13,11 @@
 #include <utility>
 
 #include "cpu/aligned.h"
-#include "cpu/block16.h"
-#include "cpu/float_mode.h"
-#include "cpu/kquant_cpu.h"
+#include "cpu/kquant/kernels.h"
+#include "cpu/layouts/block16.h"
+#include "cpu/simd/target.h"
 #include "formats/blocks/blocks.h"
-#include "target.h"
+#include "numerics/float_mode.h"
 
 namespace qcore {
 

@@ -1,7 +1,7 @@
 // The vector vocabulary of the quantizers in AVX2: 16 floats in two registers. Included inside a
 // target region and a namespace; <immintrin.h> comes before.
 
-#include "cpu/halves_avx2.h"
+#include "cpu/simd/avx2.h"
 
 inline constexpr int kLanes = 16;
 

@@ -1,7 +1,7 @@
 // The vector vocabulary of the quantizers in AVX512 (F, BW, DQ, VL): 16 floats. Included inside a
 // target region and a namespace; <immintrin.h> comes before.
 
-#include "cpu/halves_avx512.h"
+#include "cpu/simd/avx512.h"
 
 inline constexpr int kLanes = 16;
 

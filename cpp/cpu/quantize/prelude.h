@@ -14,11 +14,11 @@
 #include <new>
 #include <string>
 
-#include "cpu/float16.h"
-#include "cpu/float_mode.h"
-#include "cpu/quantize_cpu.h"
-#include "cpu/quantize_rules.h"
-#include "target.h"
+#include "cpu/quantize/kernels.h"
+#include "cpu/simd/target.h"
+#include "numerics/float16.h"
+#include "numerics/float_mode.h"
+#include "numerics/scale_rules.h"
 
 namespace qcore {
 

@@ -7,7 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/float16.h"
+#include "numerics/float16.h"
 
 namespace qcore::blocks {
 

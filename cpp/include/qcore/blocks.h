@@ -25,10 +25,6 @@ struct BlockFormat {
 
   // All on the calling thread, for blocks at any address.
   void (*decode)(const void* blocks, int64_t count, float* out);
-  // What comes nearest to w [elements * count], finite numbers: the sum of importance * error^2 is
-  // as small as the search of the instruction set's encoder finds, all of which find the same. The
-  // importance of each element, finite and not negative, or null.
-  void (*encode)(Isa isa, const float* w, const float* importance, int64_t count, void* blocks);
   // Element i is scales[g] * values[codes[i]] - mins[g], g = i / group, with the bits of decode.
   void (*split)(const void* blocks, int64_t count, uint8_t* codes, float* scales, float* mins);
   // Other codes under the same scales.

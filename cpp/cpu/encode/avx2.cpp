@@ -1,0 +1,12 @@
+// The encoders compiled for AVX2. Everything included before the target region is compiled for any
+// machine; everything inside it lives in this namespace only.
+#include "cpu/encode/prelude.h"
+
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
+
+namespace qcore::avx2::encode {
+#include "cpu/encode/lanes_avx2.h"
+#include "cpu/encode/loops.h"
+}  // namespace qcore::avx2::encode
+
+QCORE_END_TARGET

@@ -1,0 +1,36 @@
+#include "cpu/kquant/kernels.h"
+
+#include "cpu/layouts/block16.h"
+#include "cpu/rows.h"
+
+namespace qcore {
+namespace {
+
+Status takes_every_problem(const Kquant::Problem& problem) {
+  return problem.weight.check();
+}
+
+constexpr Row<Kquant> row(const char* name, Isa isa,
+                          Status (*gemm)(const KquantArgs&, const Executor&)) {
+  return {{.name = name, .op = Kquant::kName, .isa = isa, .layout = &block16::layout},
+          takes_every_problem,
+          nullptr,
+          gemm};
+}
+
+constexpr Row<Kquant> kRows[] = {
+#if QCORE_X86
+    row("kquant_avx512", Isa::avx512, avx512::kquant::kquant_gemm),
+    row("kquant_avxvnni", Isa::avxvnni, avxvnni::kquant::kquant_gemm),
+    row("kquant_avx2", Isa::avx2, avx2::kquant::kquant_gemm),
+#endif
+    row("kquant_reference", Isa::scalar, reference::kquant_gemm),
+};
+
+}  // namespace
+
+std::span<const Row<Kquant>> kquant_cpu_rows() {
+  return kRows;
+}
+
+}  // namespace qcore

@@ -1,0 +1,44 @@
+#include "cpu/quantize/kernels.h"
+
+#include "cpu/rows.h"
+
+namespace qcore {
+namespace {
+
+Status takes_every_problem(const QuantizeProblem&) {
+  return {};
+}
+
+template <class Op>
+constexpr Row<Op> row(const char* name, Isa isa,
+                      Status (*run)(const typename Op::Args&, const Executor&)) {
+  return {{.name = name, .op = Op::kName, .isa = isa}, takes_every_problem, nullptr, run};
+}
+
+constexpr Row<QuantizeInt8> kInt8Rows[] = {
+#if QCORE_X86
+    row<QuantizeInt8>("quantize_int8_avx512", Isa::avx512, avx512::quantize::quantize_int8),
+    row<QuantizeInt8>("quantize_int8_avx2", Isa::avx2, avx2::quantize::quantize_int8),
+#endif
+    row<QuantizeInt8>("quantize_int8_reference", Isa::scalar, reference::quantize_int8),
+};
+
+constexpr Row<QuantizeFp8> kFp8Rows[] = {
+#if QCORE_X86
+    row<QuantizeFp8>("quantize_fp8_avx512", Isa::avx512, avx512::quantize::quantize_fp8),
+    row<QuantizeFp8>("quantize_fp8_avx2", Isa::avx2, avx2::quantize::quantize_fp8),
+#endif
+    row<QuantizeFp8>("quantize_fp8_reference", Isa::scalar, reference::quantize_fp8),
+};
+
+}  // namespace
+
+std::span<const Row<QuantizeInt8>> quantize_int8_cpu_rows() {
+  return kInt8Rows;
+}
+
+std::span<const Row<QuantizeFp8>> quantize_fp8_cpu_rows() {
+  return kFp8Rows;
+}
+
+}  // namespace qcore

@@ -1,0 +1,81 @@
+// The row that takes every problem on every machine: one product at a time, sums in double.
+#include <algorithm>
+#include <array>
+
+#include "cpu/quantize/kernels.h"
+#include "cpu/scaled/fp8/kernels.h"
+#include "numerics/float16.h"
+#include "numerics/float8.h"
+#include "numerics/float_mode.h"
+
+namespace qcore::reference {
+namespace {
+
+using Table = std::array<float, 256>;
+
+Table values_of(Float8 type) {
+  Table table;
+  for (size_t i = 0; i < table.size(); ++i) {
+    table[i] = f32_from_float8(type, static_cast<uint8_t>(i));
+  }
+  return table;
+}
+
+struct Call {
+  const Fp8Args& args;
+  Table x, w;
+  int64_t blocks;  // of K, one if the scales are no blocks
+
+  float x_scale(int64_t m, int64_t b) const {
+    switch (args.x_scales) {
+      case Scales::tensor: return args.x_scale[0];
+      case Scales::row: return args.x_scale[m];
+      case Scales::block: break;
+    }
+    return args.x_scale[m * blocks + b];
+  }
+  float w_scale(int64_t n, int64_t b) const {
+    switch (args.w_scales) {
+      case Scales::tensor: return args.w_scale[0];
+      case Scales::row: return args.w_scale[n];
+      case Scales::block: break;
+    }
+    return args.w_scale[n / kScaleBlock * blocks + b];
+  }
+
+  void run(int64_t n) const {
+    const uint8_t* row = args.weight + n * args.k;
+    const int64_t width = blocks == 1 ? args.k : kScaleBlock;
+    for (int64_t m = 0; m < args.m; ++m) {
+      const uint8_t* xm = args.x + m * args.x_stride;
+      double total = 0;
+      for (int64_t b = 0; b < blocks; ++b) {
+        double sum = 0;
+        for (int64_t k = b * width; k < std::min(args.k, (b + 1) * width); ++k) {
+          sum += double{x[xm[k]]} * double{w[row[k]]};
+        }
+        total += sum * x_scale(m, b) * w_scale(n, b);
+      }
+      if (args.bias) total += load_scalar(args.bias_dtype, args.bias, n);
+      store_scalar(args.dtype, args.y, m * args.n + n, static_cast<float>(total));
+    }
+  }
+};
+
+Status gemm(const Fp8Args& args, const Executor& executor) {
+  const int64_t blocks = args.x_scales == Scales::block ? ceil_div(args.k, kScaleBlock) : 1;
+  const Call call{args, values_of(args.x_type), values_of(args.w_type), blocks};
+  executor.parallel.for_range(args.n, 16, [&](int64_t begin, int64_t end) {
+    const ExactSubnormals mode;
+    for (int64_t n = begin; n < end; ++n) call.run(n);
+  });
+  return {};
+}
+
+}  // namespace
+
+Status fp8_gemm(const Fp8Args& args, const Executor& executor) {
+  return fp8_from_floats(args, executor, quantize_fp8, gemm);
+}
+
+}  // namespace qcore::reference

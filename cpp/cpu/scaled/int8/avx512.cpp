@@ -1,0 +1,16 @@
+// Op "int8" compiled for AVX512 with VNNI. Everything included before the target region is compiled
+// for any machine; everything inside it lives in this namespace only.
+#include "cpu/scaled/int8/prelude.h"
+
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
+
+namespace qcore::avx512::int8 {
+#include "cpu/scaled/int8/isa_avx512.h"
+#include "cpu/scaled/int8/loops.h"
+
+Status int8_gemm(const Int8Args& args, const Executor& executor) {
+  return int8_from_floats(args, executor, avx512::quantize::quantize_int8, gemm);
+}
+}  // namespace qcore::avx512::int8
+
+QCORE_END_TARGET

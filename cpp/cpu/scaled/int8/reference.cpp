@@ -1,0 +1,55 @@
+// The row that takes every problem on every machine: one product at a time.
+#include <cmath>
+
+#include "cpu/quantize/kernels.h"
+#include "cpu/scaled/int8/kernels.h"
+#include "numerics/float16.h"
+#include "numerics/float_mode.h"
+
+namespace qcore::reference {
+namespace {
+
+int64_t dot(const int8_t* x, const int8_t* w, int64_t k) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < k; ++i) sum += x[i] * w[i];
+  return sum;
+}
+
+int64_t sum_of(const int8_t* w, int64_t k) {
+  int64_t sum = 0;
+  for (int64_t i = 0; i < k; ++i) sum += w[i];
+  return sum;
+}
+
+void run(const Int8Args& args, int64_t n) {
+  const int8_t* w = args.weight + n * args.k;
+  const float w_scale = args.w_scale[args.w_scales == Scales::tensor ? 0 : n];
+  int64_t w_sum = 0;
+  if (args.x_zero) w_sum = args.w_sum ? args.w_sum[n] : sum_of(w, args.k);
+  for (int64_t m = 0; m < args.m; ++m) {
+    const int64_t at = args.x_scales == Scales::tensor ? 0 : m;
+    const int64_t zero = args.x_zero ? args.x_zero[at] : 0;
+    const int64_t sum = dot(args.x + m * args.x_stride, w, args.k) - zero * w_sum;
+    const float scaled = static_cast<float>(sum) * args.x_scale[at];
+    const float y = args.bias
+                        ? std::fma(scaled, w_scale, load_scalar(args.bias_dtype, args.bias, n))
+                        : scaled * w_scale;
+    store_scalar(args.dtype, args.y, m * args.n + n, y);
+  }
+}
+
+Status gemm(const Int8Args& args, const Executor& executor) {
+  executor.parallel.for_range(args.n, 16, [&](int64_t begin, int64_t end) {
+    const ExactSubnormals mode;
+    for (int64_t n = begin; n < end; ++n) run(args, n);
+  });
+  return {};
+}
+
+}  // namespace
+
+Status int8_gemm(const Int8Args& args, const Executor& executor) {
+  return int8_from_floats(args, executor, quantize_int8, gemm);
+}
+
+}  // namespace qcore::reference

@@ -1,0 +1,12 @@
+// Op "w4a16" compiled for AVX2. Everything included before the target region is compiled for any
+// machine; everything inside it lives in this namespace only.
+#include "cpu/w4a16/prelude.h"
+
+QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
+
+namespace qcore::avx2 {
+#include "cpu/w4a16/isa_avx2.h"
+#include "cpu/w4a16/loops.h"
+}  // namespace qcore::avx2
+
+QCORE_END_TARGET

@@ -1,0 +1,440 @@
+// The gemm of op "w4a16", written once for every instruction set. A file that instantiates it opens
+// a target region and a namespace, includes a vector vocabulary (isa_*.h) and then this file.
+// Nothing here is shared between instruction sets, and every std header is included before the
+// region.
+//
+// One sequence of roundings for every M, tile and thread count, so that a row of y does not depend
+// on its batch or on the pool. For one output, over the segments of K (panel16.h):
+//   acc   = fma(x[k], code - zero, acc), k ascending from acc = 0, padding included (x = 0)
+//   total = fma(scale, acc, total), from total = 0
+// and y = round(total + bias). code - zero is an exact small integer: correcting by zero * sum(x)
+// afterwards would be cheaper by one subtraction for each code, but where the two nearly cancel it
+// would leave the rounding errors of both.
+//
+// Activations are prepared once for a block of rows (w4a16_activations.h). Then
+//   few rows:  weights are decoded in registers, several panels at once for independent chains
+//   many rows: a segment of kTilePanels panels is decoded once into L1 and used by all tiles of the
+//   block
+
+#include "cpu/w4a16/activations.h"
+
+// A block of rows of x, prepared, and what is needed to compute its rows of y.
+struct Block {
+  const W4A16Args& args;
+  const Geometry& geometry;
+  int64_t row0;
+  Tiling tiling;
+  const float* x;
+};
+
+// Threads take panels in steps of as many as the widest tile has.
+constexpr int64_t kStep = 4;
+
+// ---- weights ----
+
+// What templates call `bits` says what codes are: integers of 2, 3, 4 or 8 bits, or floats of 8.
+constexpr int kE4M3 = 8 | 16, kE5M2 = 8 | 32;
+constexpr int width_of(int bits) {
+  return bits & 15;
+}
+
+// A dword of each row that holds column C of a unit at bit column_shift(); the arrangement is told
+// in panel16.h.
+template <int bits, int C>
+QCORE_INLINE U32x16 column_words(const uint32_t* unit) {
+  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
+  const U32x16 words = load_words(unit + f.word * kLanes);
+  if constexpr (f.high_shift < 0) {
+    return words;
+  } else {
+    const U32x16 high = shift_right<f.high_shift - 2>(load_words(unit + 2 * kLanes));
+    return and_or(high, 4, shift_right<f.shift>(words));
+  }
+}
+template <int bits, int C>
+constexpr int column_shift() {
+  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
+  return f.high_shift < 0 ? f.shift : 0;
+}
+
+// Column C of a unit as signed numbers (of floats: as they are), one lane per row.
+template <int bits, int C>
+QCORE_INLINE F32x16 column(const uint32_t* unit) {
+  constexpr int shift = column_shift<bits, C>();
+  if constexpr (bits == kE4M3)
+    return float8_field<Float8::e4m3, shift>(column_words<bits, C>(unit));
+  if constexpr (bits == kE5M2)
+    return float8_field<Float8::e5m2, shift>(column_words<bits, C>(unit));
+  if constexpr (bits <= 8) return field<bits, shift>(column_words<bits, C>(unit));
+}
+// The same less the zero point of its row.
+template <int bits, int C>
+QCORE_INLINE F32x16 column_less(const uint32_t* unit, const ZeroPoint<bits>& zero) {
+  return field_less<bits, column_shift<bits, C>()>(column_words<bits, C>(unit), zero);
+}
+
+// Scales and zero points (less the center) of one group of a panel.
+struct Parameters {
+  F32x16 scale, zero;
+};
+
+QCORE_INLINE Parameters load_parameters(const Block& b, int64_t panel, int64_t group) {
+  const PackedIntGroup& w = b.args.weight;
+  const int64_t at = b.geometry.group_offset(panel, group);
+  const char* scales = static_cast<const char*>(w.scales) + at * size_of(w.shape.scale_dtype);
+  const float center = static_cast<float>(w.shape.center());
+  return {load_as(w.shape.scale_dtype, scales),
+          w.zeros ? sub(load_u8(w.zeros + at), broadcast(&center)) : zero()};
+}
+
+QCORE_INLINE const uint32_t* unit_at(const Block& b, int64_t panel, int64_t unit) {
+  return reinterpret_cast<const uint32_t*>(static_cast<const char*>(b.args.weight.qweight) +
+                                           b.geometry.unit_offset(panel, unit));
+}
+
+// ---- results ----
+
+inline void store_as(DType dtype, void* p, F32x16 a) {
+  if (dtype == DType::f32) return store(static_cast<float*>(p), a);
+  return dtype == DType::f16 ? store_f16(p, a) : store_bf16(p, a);
+}
+
+// y = round(total + bias) for `rows` rows and one panel; totals are `stride` floats apart.
+inline void write_panel(const Block& b, int64_t row, int64_t rows, int64_t panel,
+                        const float* totals, int64_t stride) {
+  const DType dtype = b.args.dtype;
+  const int64_t size = size_of(dtype);
+  const int64_t n0 = panel * kLanes;
+  const int64_t columns = std::min<int64_t>(kLanes, b.geometry.n - n0);
+  const size_t bytes = static_cast<size_t>(columns * size);
+  F32x16 bias = zero();
+  if (b.args.bias) {
+    alignas(64) char padded[kLanes * 4] = {};
+    std::memcpy(padded, static_cast<const char*>(b.args.bias) + n0 * size, bytes);
+    bias = load_as(dtype, padded);
+  }
+  char* y = static_cast<char*>(b.args.y) + ((b.row0 + row) * b.geometry.n + n0) * size;
+  for (int64_t r = 0; r < rows; ++r, y += b.geometry.n * size) {
+    F32x16 total = load(totals + r * stride);
+    if (b.args.bias) total = add(total, bias);
+    if (columns == kLanes) {
+      store_as(dtype, y, total);
+    } else {
+      alignas(64) char padded[kLanes * 4];
+      store_as(dtype, padded, total);
+      std::memcpy(y, padded, bytes);
+    }
+  }
+}
+
+// ---- register tiles: R rows of x by P panels ----
+
+template <int R, int P>
+struct Tile {
+  F32x16 v[R][P];
+};
+
+template <int R, int P>
+QCORE_INLINE void clear(Tile<R, P>& tile) {
+  for (auto& row : tile.v) {
+    for (F32x16& a : row) a = zero();
+  }
+}
+
+template <int R, int P>
+QCORE_INLINE void multiply(const float* x, const F32x16 (&w)[P], Tile<R, P>& acc) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const F32x16 activation = broadcast(x + r);
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) acc.v[r][p] = fma(activation, w[p], acc.v[r][p]);
+  }
+}
+
+template <int R, int P>
+QCORE_INLINE void finish_segment(const Parameters (&parameters)[P], const Tile<R, P>& acc,
+                                 Tile<R, P>& total) {
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) {
+      total.v[r][p] = fma(parameters[p].scale, acc.v[r][p], total.v[r][p]);
+    }
+  }
+}
+
+// ---- few rows: decode in registers ----
+
+template <int bits, bool zeros, int C, int R, int P>
+QCORE_INLINE void direct_column(const uint32_t* const (&units)[P], int64_t word, const float* x,
+                                const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+    const uint32_t* at = units[p] + word * kLanes;
+    F32x16 w;
+    if constexpr (zeros) {
+      w = column_less<bits, C>(at, zero[p]);
+    } else {
+      w = column<bits, C>(at);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) acc.v[r][p] = fma_broadcast(x + C * R + r, w, acc.v[r][p]);
+  }
+}
+
+template <int bits, bool zeros, int R, int P, int... C>
+QCORE_INLINE void direct_columns(const uint32_t* const (&units)[P], int64_t word, const float* x,
+                                 const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc,
+                                 std::integer_sequence<int, C...>) {
+  (direct_column<bits, zeros, C, R, P>(units, word, x, zero, acc), ...);
+}
+
+// The dwords of a unit are alike, so one is unrolled and the code stays small.
+template <int bits, bool zeros, int R, int P>
+QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x,
+                              const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
+  constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
+#pragma GCC unroll 1
+  for (int word = 0; word < kWidth; ++word) {
+    direct_columns<bits, zeros, R, P>(units, word, x + word * kPerWord * R, zero, acc,
+                                      std::make_integer_sequence<int, kPerWord>());
+  }
+  if constexpr (bits == 3) {  // the two columns in the bits left over
+    direct_columns<bits, zeros, R, P>(units, 0, x, zero, acc, std::integer_sequence<int, 30, 31>());
+  }
+}
+
+// 1 KiB ahead in each panel's stream: measured on Zen 4, where 512 bytes to 2 KiB are alike.
+constexpr int64_t kPrefetchWords = 256;
+
+// One tile of the block by P panels. Between segments x skips the other tiles.
+template <int bits, bool zeros, int R, int P>
+void direct(const Block& b, int64_t tile, int64_t panel) {
+  constexpr int kWidth = width_of(bits);
+  const Geometry& g = b.geometry;
+  const int64_t row = b.tiling.first(tile);
+  const float* x = b.x;
+  const uint32_t* units[P];
+  for (int p = 0; p < P; ++p) units[p] = unit_at(b, panel + p, 0);
+  Tile<R, P> total;
+  clear(total);
+  for (int64_t group = 0; group < g.groups; ++group) {
+    Parameters parameters[P];
+    ZeroPoint<bits> zero[P];
+    for (int p = 0; p < P; ++p) {
+      parameters[p] = load_parameters(b, panel + p, group);
+      if constexpr (zeros) zero[p] = zero_point<bits>(parameters[p].zero);
+    }
+    for (int64_t left = g.units_of(group); left > 0; left -= kSegmentUnits) {
+      const int64_t count = std::min<int64_t>(left, kSegmentUnits);
+      const float* column = x + count * kUnitColumns * row;
+      Tile<R, P> acc;
+      clear(acc);
+      for (int64_t u = 0; u < count; ++u) {
+        for (int p = 0; p < P; ++p) {
+          for (int line = 0; line < kWidth; ++line) {
+            prefetch(units[p] + kPrefetchWords + line * kLanes);
+          }
+        }
+        direct_unit<bits, zeros, R, P>(units, column, zero, acc);
+        column += kUnitColumns * R;
+        for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(width_of(bits));
+      }
+      x += count * kUnitColumns * b.tiling.rows;
+      finish_segment<R, P>(parameters, acc, total);
+    }
+  }
+  alignas(64) float totals[R][kLanes];
+  for (int p = 0; p < P; ++p) {
+    for (int r = 0; r < R; ++r) store(totals[r], total.v[r][p]);
+    write_panel(b, row, R, panel + p, totals[0], kLanes);
+  }
+}
+
+template <int bits, bool zeros, int R>
+void direct_tile(const Block& b, int64_t tile, int64_t begin, int64_t end) {
+  constexpr int P = direct_panels(R);
+  for (; begin + P <= end; begin += P) direct<bits, zeros, R, P>(b, tile, begin);
+  if constexpr (P > 1) {
+    for (; begin < end; ++begin) direct<bits, zeros, R, 1>(b, tile, begin);
+  }
+}
+
+template <int bits, bool zeros, int... R>
+void direct_block(const Block& b, int64_t begin, int64_t end, std::integer_sequence<int, R...>) {
+  using TileFunction = void (*)(const Block&, int64_t, int64_t, int64_t);
+  static constexpr TileFunction kTiles[] = {direct_tile<bits, zeros, R + 1>...};
+  // Tiles inside, so that the panels of a step are still in the cache for the next tile.
+  for (int64_t panel = begin; panel < end; panel += kStep) {
+    for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
+      kTiles[b.tiling.height(tile) - 1](b, tile, panel, std::min(end, panel + kStep));
+    }
+  }
+}
+
+// ---- many rows: decode a segment into L1, then multiply all tiles by it ----
+
+template <int bits, int P, int... C>
+QCORE_INLINE void decode_columns(const uint32_t* word, F32x16 zero, float* out,
+                                 std::integer_sequence<int, C...>) {
+  (store(out + C * P * kLanes, sub(column<bits, C>(word), zero)), ...);
+}
+
+// code - zero as [column][panel][16].
+template <int bits, int P>
+void decode_segment(const Block& b, int64_t panel, const Segment& segment,
+                    const Parameters (&parameters)[P], float* out) {
+  constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
+  for (int p = 0; p < P; ++p) {
+    const uint32_t* unit = unit_at(b, panel + p, segment.unit);
+    const F32x16 zero = parameters[p].zero;
+    for (int64_t k = 0; k < segment.columns; k += kUnitColumns) {
+      float* to = out + (k * P + p) * kLanes;
+#pragma GCC unroll 1
+      for (int word = 0; word < kWidth; ++word) {
+        decode_columns<bits, P>(unit + word * kLanes, zero, to + word * kPerWord * P * kLanes,
+                                std::make_integer_sequence<int, kPerWord>());
+      }
+      if constexpr (bits == 3) {
+        decode_columns<bits, P>(unit, zero, to, std::integer_sequence<int, 30, 31>());
+      }
+      unit += panel16::unit_words(width_of(bits));
+    }
+  }
+}
+
+template <int R, int P>
+void tile_segment(int64_t columns, const float* x, const float* w,
+                  const Parameters (&parameters)[P], float* totals) {
+  Tile<R, P> acc;
+  clear(acc);
+  for (int64_t k = 0; k < columns; ++k) {
+    F32x16 weights[P];
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) weights[p] = load(w + p * kLanes);
+    multiply<R, P>(x, weights, acc);
+    x += R;
+    w += P * kLanes;
+  }
+  Tile<R, P> total;
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) total.v[r][p] = load(totals + (r * P + p) * kLanes);
+  }
+  finish_segment<R, P>(parameters, acc, total);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 16
+    for (int p = 0; p < P; ++p) store(totals + (r * P + p) * kLanes, total.v[r][p]);
+  }
+}
+
+template <int P>
+using TileFunction = void (*)(int64_t, const float*, const float*, const Parameters (&)[P], float*);
+
+template <int P, int... R>
+constexpr std::array<TileFunction<P>, sizeof...(R)> tile_functions(
+    std::integer_sequence<int, R...>) {
+  return {tile_segment<R + 1, P>...};
+}
+
+constexpr int64_t kBlockRows = 128;
+
+template <int bits, int P>
+void blocked(const Block& b, int64_t panel) {
+  static constexpr auto kTiles = tile_functions<P>(std::make_integer_sequence<int, kTileRows>());
+  const Geometry& g = b.geometry;
+  alignas(64) float weights[kSegmentColumns * P * kLanes];
+  alignas(64) float totals[kBlockRows * P * kLanes];
+  std::memset(totals, 0, static_cast<size_t>(b.tiling.rows * P * kLanes) * sizeof(float));
+  const int64_t segments = g.segments();
+  for (int64_t index = 0; index < segments; ++index) {
+    const Segment segment = panel16::segment_at(g, index);
+    Parameters parameters[P];
+    for (int p = 0; p < P; ++p) parameters[p] = load_parameters(b, panel + p, segment.group);
+    decode_segment<bits, P>(b, panel, segment, parameters, weights);
+    const float* x = b.x + segment.unit * kUnitColumns * b.tiling.rows;
+    for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
+      const int64_t height = b.tiling.height(tile);
+      const int64_t row = b.tiling.first(tile);
+      kTiles[static_cast<size_t>(height - 1)](segment.columns, x, weights, parameters,
+                                              totals + row * P * kLanes);
+      x += segment.columns * height;
+    }
+  }
+  for (int p = 0; p < P; ++p) {
+    write_panel(b, 0, b.tiling.rows, panel + p, totals + p * kLanes, P * kLanes);
+  }
+}
+
+template <int bits>
+void blocked_panels(const Block& b, int64_t begin, int64_t end) {
+  for (; begin + kTilePanels <= end; begin += kTilePanels) blocked<bits, kTilePanels>(b, begin);
+  if constexpr (kTilePanels > 1) {
+    for (; begin < end; ++begin) blocked<bits, 1>(b, begin);
+  }
+}
+
+// ---- the gemm ----
+
+template <int bits>
+void run_panels(const Block& b, int64_t begin, int64_t end) {
+  constexpr auto kHeights = std::make_integer_sequence<int, kTileRows>();
+  if (b.tiling.rows > kDirectRows) return blocked_panels<bits>(b, begin, end);
+  if constexpr (bits <= 8) {
+    if (b.args.weight.zeros) return direct_block<bits, true>(b, begin, end, kHeights);
+  }
+  direct_block<bits, false>(b, begin, end, kHeights);
+}
+
+inline void run(const Block& b, int64_t begin, int64_t end) {
+  const IntGroup& shape = b.args.weight.shape;
+  switch (shape.bits) {
+    case 2: return run_panels<2>(b, begin, end);
+    case 3: return run_panels<3>(b, begin, end);
+    case 4: return run_panels<4>(b, begin, end);
+    default: break;
+  }
+  switch (shape.kind) {
+    case CodeKind::integer: return run_panels<8>(b, begin, end);
+    case CodeKind::e4m3: return run_panels<kE4M3>(b, begin, end);
+    case CodeKind::e5m2: return run_panels<kE5M2>(b, begin, end);
+  }
+}
+
+// A range of a parallel loop should hold at least this many multiply-adds.
+constexpr int64_t kGrain = 1 << 17;
+
+Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
+  if (args.empty()) return {};
+  if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
+  const Geometry g(args.weight.shape);
+  const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
+  const int64_t x_size = g.padded_k() * block_rows;
+  const AlignedArray<float> x(x_size);
+  if (!x.data()) {
+    return {StatusCode::out_of_memory,
+            "w4a16_gemm: no memory for x as fp32, " + std::to_string(x_size * 4) + " bytes"};
+  }
+
+  for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
+    const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));
+    const int64_t segment_work = kSegmentColumns * tiling.rows * 8;
+    executor.parallel.for_range(g.segments(), ceil_div(kGrain, segment_work),
+                                [&](int64_t begin, int64_t end) {
+                                  const ExactSubnormals mode;
+                                  for (int64_t i = begin; i < end; ++i) {
+                                    prepare_segment(args, g, i, row0, tiling, x.data());
+                                  }
+                                });
+    const Block block{args, g, row0, tiling, x.data()};
+    const int64_t step_work = kStep * kLanes * g.padded_k() * tiling.rows;
+    executor.parallel.for_range(ceil_div(g.panels, kStep), ceil_div(kGrain, step_work),
+                                [&](int64_t begin, int64_t end) {
+                                  const ExactSubnormals mode;
+                                  run(block, begin * kStep, std::min(g.panels, end * kStep));
+                                });
+  }
+  return {};
+}
