@@ -34,7 +34,7 @@ def write(
     name: str = "llama-bias",
     only: tuple[str, ...] = ("",),
 ) -> tuple[nn.Module, dict[str, Layer]]:
-    """A folder whose layers with these last names are random codes, and a float model that computes the same."""
+    """A folder whose layers of these last names are random codes, and a float model of the same function."""
     model = tiny.make_model(name)
     layers: dict[str, Layer] = {}
     tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -121,7 +121,9 @@ def test_gptq_rules_for_single_layers(tmp_path: Path) -> None:
     )
     check(folder, model, layers, act_order=False)
     write(tmp_path / "q", config, lambda layer: foreign.gptq(layer, 4, "gptq_v2"), only=("q_proj",))
-    with pytest.raises(ValueError, match=r"q_proj: is quantized, but quantization_config\.dynamic excludes it"):
+    with pytest.raises(
+        ValueError, match=r"q_proj: is quantized, but quantization_config\.dynamic excludes it"
+    ):
         load(tmp_path / "q")
 
 

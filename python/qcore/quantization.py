@@ -1,4 +1,4 @@
-"""Quantizing: one pipeline, from a model in memory or in a folder, to a model in memory, a folder or a GGUF file."""
+"""Quantizing: one pipeline, from memory or a folder into memory, a folder or a GGUF file."""
 
 from __future__ import annotations
 

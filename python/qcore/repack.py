@@ -5,8 +5,8 @@ and nothing is rounded. Everything runs on the device of the tensors, for which 
 function returns the packed weight and, if the checkpoint was written in activation order, the permutation
 that :func:`qcore.ops.w4a16_gemm` takes, int32 [K], else None.
 
-A weight all of whose zero points are ``2 ** (bits - 1)`` is packed as a symmetric one. What is checked, and how
-the words are read, is what :func:`qcore.load` does: the parsers of `qcore.checkpoints`.
+A weight all of whose zero points are ``2 ** (bits - 1)`` is packed as a symmetric one. What is checked, and
+how the words are read, is what :func:`qcore.load` does: the parsers of `qcore.checkpoints`.
 """
 
 from __future__ import annotations

@@ -283,9 +283,7 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
     return model.eval()  # type: ignore[no-any-return]
 
 
-def _fill(
-    model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None
-) -> None:
+def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
     """Everything besides the quantized layers: what these keys hold."""
     for name, key in stored_names(model, keys).items():
         tensor = checkpoint.tensor(key)

@@ -1,5 +1,5 @@
-"""Stores: kinds of places where a model lies. Each is a class, in `folder.py` and `gguf/store.py`, and a line in
-`stores.py`; nobody else knows them by name."""
+"""Stores: kinds of places where a model lies. Each is a class, in `folder.py` and `gguf/store.py`, and a line
+in `stores.py`; nobody else knows them by name."""
 
 from __future__ import annotations
 

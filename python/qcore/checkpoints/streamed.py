@@ -67,8 +67,8 @@ class StreamedWeights(Weights):
         self.done: set[str] = set()
 
     def emit(self, name: str, weight: QWeight) -> None:
-        """Hands on what a linear layer became, under the name that the checkpoint has for it; a weight that is
-        tied to another one there gets a name of its own."""
+        """Hands on what a linear layer became, under the name that the checkpoint has for it; a weight that
+        is tied to another one there gets a name of its own."""
         key = self.stored[f"{name}.weight"]
         own = self.rename(key) == f"{name}.weight"
         self.sink.emit(key.removesuffix(".weight") if own else name, weight)

@@ -1,4 +1,4 @@
-"""Integer codes in the int32 words of somebody else's checkpoint: checked once, then decoded or packed as they are.
+"""Integer codes in the int32 words of somebody else's checkpoint: checked once, then decoded or packed.
 
 GPTQ, AWQ and compressed-tensors store the same things in different orders. Their parsers end in a `Words`,
 which becomes a `QWeight`, or, without a tensor of codes in between, what the kernels read.

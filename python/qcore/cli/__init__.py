@@ -1,4 +1,4 @@
-"""The command line: one file for each command, as `qcore quantize`, `qcore eval`, `qcore inspect`, `qcore explain`."""
+"""The command line: one file for each command (`qcore quantize`, `eval`, `inspect`, `explain`)."""
 
 from __future__ import annotations
 

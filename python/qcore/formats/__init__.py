@@ -1,4 +1,4 @@
-"""Formats: how a weight is stored. A new one is a line in `presets`, over the lists that it is composed of."""
+"""Formats: how a weight is stored. A new one is a line in `presets`, over the lists that it is made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Elements: what one code of a weight, or of an input, stands for before its scale. A new kind is a line here."""
+"""Elements: what a code of a weight, or of an input, stands for before its scale. A new one is a line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["ELEMENTS", "Codebook", "Elements", "Floats", "Integers"]
 
-# A range search shrinks the range of integers and codebooks in these steps: beyond them nothing was ever best.
+# A search shrinks the range of integers and codebooks in these steps: beyond them nothing was ever best.
 _SHRINKS = tuple(torch.linspace(1.0, 0.36, 24).tolist()[1:])
 # Floats keep their precision under any scale but for where its steps fall: the search tries scales over an
 # octave (beyond it the same steps come again) and some that clip.
@@ -209,7 +209,8 @@ def _sorted(elements: Codebook, device: torch.device) -> tuple[Tensor, Tensor, T
 _NF4 = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
     -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
-    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023,
+    1.0,
 )  # fmt: skip
 # OCP's 4-bit float: a sign, two bits of exponent, one of mantissa.
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -40,7 +40,7 @@ class Granularity:
 
     def groups(self, k: int) -> int:
         """Tiles in a row of K columns."""
-        return -(-k // self.width(k))
+        return 1 if self.kind == "tensor" else -(-k // self.width(k))
 
     def bands(self, n: int) -> int:
         """Tiles in a column of N rows."""

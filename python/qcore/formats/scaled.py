@@ -17,6 +17,7 @@ from qcore.formats.scales import Scales, StoredScale
 __all__ = ["ScaledFormat", "ScaledGrid"]
 
 _Spread = TypeVar("_Spread", Tensor, Tensor | float)
+_PLAIN = Scales()
 
 # A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
 _CHUNK = 1 << 17
@@ -46,7 +47,7 @@ class ScaledFormat:
 
     elements: Elements
     granularity: Granularity
-    scales: Scales = Scales()
+    scales: Scales = _PLAIN
     zero_points: bool = False
     activations: Activations | None = None
 
@@ -89,7 +90,7 @@ class ScaledFormat:
     def op(self) -> str:
         """Which ops pack and multiply such weights: w4a16, int8, fp8, or none of them: "decoded"."""
         inputs, e4m3 = self.activations, ELEMENTS["e4m3"]
-        if self.scales != Scales():
+        if self.scales != _PLAIN:
             plain = self.scales.dtype in (torch.float32, torch.float16, torch.bfloat16)
             if not plain or self.scales.second_level:
                 return "decoded"

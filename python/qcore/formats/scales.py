@@ -19,8 +19,8 @@ class Scales:
     """How the scales of a format are stored.
 
     Attributes:
-        dtype: float32, float16, bfloat16, float8_e4m3fn or float8_e8m0fnu (powers of two); None: that in which
-            the weight itself was stored.
+        dtype: float32, float16, bfloat16, float8_e4m3fn or float8_e8m0fnu (powers of two); None: that in
+            which the weight itself was stored.
         second_level: stored scales are relative to one float32 scale of the whole weight (NVFP4).
     """
 

@@ -17,7 +17,7 @@ __all__ = ["Method", "Scaling"]
 
 
 class Scaling(Protocol):
-    """A pass in front of rounding: `x @ W^T = (x / s) @ (W * s)^T` with a vector s for the channels of an input.
+    """A pass in front of rounding: `x @ W^T = (x / s) @ (W * s)^T`, s a vector over the channels of an input.
 
     Attributes:
         keeps_divisors: where no earlier module can absorb 1 / s, the layer divides its input itself; else

@@ -20,7 +20,7 @@ _TRANSFORMS, _X = ("divisor", "permutation"), "x_"
 
 
 class QLinear(nn.Module):
-    """`y = (x / divisor)[..., permutation] @ W^T + bias` with a quantized W [N, K], packed once for its device.
+    """`y = (x / divisor)[..., permutation] @ W^T + bias`, the quantized W [N, K] packed once for its device.
 
     Replaces `nn.Linear` for inference: x is float32, float16 or bfloat16 [..., K], y [..., N] in the same
     dtype, accumulated in float32. Casting the module (`.half()`, `.to(dtype)`) changes the bias but never
@@ -39,8 +39,8 @@ class QLinear(nn.Module):
     would otherwise choose by it (see `qcore.ops.w4a16_gemm`). Not part of the state dict."""
     float_activations: bool = False
     """Set to True to multiply x as it is where it would otherwise be rounded to 8 bits: slower, exact. With a
-    block format see `qcore.ops.kquant_gemm`; a weight with 8-bit inputs is dequantized in every call. Not part
-    of the state dict."""
+    block format see `qcore.ops.kquant_gemm`; a weight with 8-bit inputs is dequantized in every call. Not
+    part of the state dict."""
 
     def __init__(self, weight: QWeight, bias: Tensor | None = None) -> None:
         super().__init__()

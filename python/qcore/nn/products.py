@@ -26,8 +26,8 @@ _Tensors = Mapping[str, Tensor]
 class Product(ABC):
     """The ops of one family of formats, between the tensors of a `QWeight` and the buffers of a layer.
 
-    The static scale and zero point of the inputs, where there are some, are the tensors "x_scale" and "x_zero"
-    on both sides.
+    The static scale and zero point of the inputs, where there are some, are the tensors "x_scale" and
+    "x_zero" on both sides.
     """
 
     permutes = False

@@ -16,8 +16,8 @@ METHOD = "compressed-tensors"
 _PACKED, _INT, _FLOAT, _NAIVE, _MIXED = (
     "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision",
 )  # fmt: skip
-# compressed-tensors cannot express that an input is divided by a vector. A folder that holds such a layer says so
-# by its format, so that other readers refuse it instead of answering nonsense.
+# compressed-tensors cannot express that an input is divided by a vector. A folder that holds such a layer
+# says so by its format, so that other readers refuse it instead of answering nonsense.
 _DIVIDED = "qcore-act-scale"
 _FORMATS = (_PACKED, _INT, _FLOAT, _NAIVE, _MIXED, _DIVIDED)
 
