@@ -15,10 +15,8 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # A module may import what stands before it, or its own folder. Entries of one line are siblings
 # that do not know each other.
 LAYERS = (
-    {"_C", "blocks", "progress"},
-    {"fakes", "memory"},
-    {"w8a8_ops"},
-    {"ops"},
+    {"_C", "blocks", "progress", "requires"},
+    {"memory", "ops"},
     {"formats"},
     {"qweight", "schemes"},
     {"linear", "embedding", "methods", "io", "fold"},

@@ -17,6 +17,7 @@ from qcore import ops, repack
 from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup
 from qcore.ops import kernels
 from qcore.qweight import QWeight
+from qcore.requires import models_for
 
 if TYPE_CHECKING:
     from qcore.evaluation import Evaluation, evaluate
@@ -56,7 +57,8 @@ __all__ = [
     "save",
 ]
 
-# What needs transformers is imported on first use, so that a framework that only wants the ops starts fast.
+# Imported on first use, so that a framework that only wants the ops starts fast. Some of it needs the extra
+# `models`: transformers and its kin.
 _LAZY = {
     "SCHEMES": "qcore.schemes",
     "Awq": "qcore.methods",
@@ -80,6 +82,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'qcore' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_LAZY[name]), name)
+    with models_for(f"qcore.{name}"):
+        value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value

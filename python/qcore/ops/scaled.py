@@ -1,84 +1,18 @@
-"""The operators on 8-bit activations and 8-bit weights, as Python functions; :mod:`qcore.ops` gives them all.
+"""Products of 8-bit activations and 8-bit weights under scales: ``int8_*`` and ``fp8_*``.
 
 Weights are plain tensors [N, K] of int8 or float8: there is nothing to pack, on any device.
 """
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
+import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
-from qcore import fakes  # noqa: F401 - registers the fake kernels and the gradients
-
-__all__ = ["fp8_gemm", "fp8_linear", "int8_gemm", "int8_linear", "quantize_fp8", "quantize_int8"]
-
-
-def quantize_int8(
-    x: Tensor,
-    symmetric: bool = True,
-    per_token: bool = True,
-    scale: Tensor | None = None,
-    zero: Tensor | None = None,
-    norm_weight: Tensor | None = None,
-    norm_eps: float = 1e-6,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rounds x to 8-bit integers: x is about ``scale * (q - zero)``.
-
-    All is computed in float32, rounding to nearest even. Symmetric: ``scale = max|x| / 127``. Asymmetric,
-    with ``lo = min(x, 0)`` and ``hi = max(x, 0)``: ``scale = (hi - lo) / 255`` and
-    ``zero = clamp(round(-128 - lo / scale))``. Then ``q = clamp(round(x / scale) + zero)``, where clamp is
-    to [-128, 127]. A scale of 0 is replaced by 1. Where an x is infinite or NaN the scale is NaN, and so is
-    what is multiplied with it; with a given scale infinities saturate and NaN becomes the least integer.
-
-    Args:
-        x: float32, float16 or bfloat16 [..., K], any strides.
-        symmetric: without zero points.
-        per_token: a scale for each row of K; else one for all of x.
-        scale: float32, static: [..., 1] with the leading sizes of x, or [1] if not `per_token`. None: from x.
-        zero: int32 like scale, in [-128, 127]; with it if not symmetric, else None.
-        norm_weight: [K], float32, float16 or bfloat16: RMSNorm comes first, ``x / sqrt(mean(x ** 2) +
-            norm_eps) * norm_weight``, in float32 and not rounded to the dtype of x in between.
-        norm_eps: see norm_weight.
-
-    Returns:
-        q int8 like x; scale float32 [..., 1] or [1]; zero int32 of the sizes of scale, or without elements
-        if symmetric.
-    """
-    q, used, used_zero = torch.ops.qcore.quantize_int8(
-        x, symmetric, per_token, scale, zero, norm_weight, norm_eps
-    )
-    return q, used, used_zero
-
-
-def quantize_fp8(
-    x: Tensor,
-    scale: Tensor | None = None,
-    granularity: str = "token",
-    dtype: torch.dtype = torch.float8_e4m3fn,
-    norm_weight: Tensor | None = None,
-    norm_eps: float = 1e-6,
-) -> tuple[Tensor, Tensor]:
-    """Rounds x to 8-bit floats: x is about ``scale * q``.
-
-    ``scale = max|x| / torch.finfo(dtype).max``, 1 if that is 0; an infinity or NaN in x gives one in scale.
-    ``q = (x.float() / scale).clamp(-max, max).to(dtype)``, bit for bit as torch computes it but for the
-    sign of NaN.
-
-    Args:
-        x: float32, float16 or bfloat16 [..., K], any strides.
-        scale: float32, static: [..., 1] with the leading sizes of x for "token", [1] for "tensor".
-            None: from x.
-        granularity: "token", a scale for each row of K; "tensor", one for all; "block", one for each 128
-            elements of a row (the last of which may be fewer).
-        dtype: torch.float8_e4m3fn or torch.float8_e5m2.
-        norm_weight: see :func:`quantize_int8`.
-        norm_eps: see there.
-
-    Returns:
-        q in dtype like x; scale float32 [..., 1], [1] or [..., ceil(K / 128)].
-    """
-    q, used = torch.ops.qcore.quantize_fp8(x, scale, granularity, dtype, norm_weight, norm_eps)
-    return q, used
+from qcore import _C  # noqa: F401 - registers the ops
+from qcore.ops.common import bias_gradient, need, refuse_gradients
+from qcore.ops.quantize import BLOCK
 
 
 def int8_gemm(
@@ -113,6 +47,20 @@ def int8_gemm(
     return y
 
 
+@torch.library.register_fake("qcore::int8_gemm")
+def _fake_int8_gemm(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    x_zero: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    w_sum: Tensor | None = None,
+) -> Tensor:
+    return _fake_product("int8_gemm", x, weight, out_dtype or torch.float32)
+
+
 def fp8_gemm(
     x: Tensor,
     weight: Tensor,
@@ -138,6 +86,18 @@ def fp8_gemm(
     """
     y: Tensor = torch.ops.qcore.fp8_gemm(x, weight, x_scale, w_scale, bias, out_dtype)
     return y
+
+
+@torch.library.register_fake("qcore::fp8_gemm")
+def _fake_fp8_gemm(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    return _fake_product("fp8_gemm", x, weight, out_dtype or torch.float32)
 
 
 def int8_linear(
@@ -177,6 +137,22 @@ def int8_linear(
     return y
 
 
+@torch.library.register_fake("qcore::int8_linear")
+def _fake_int8_linear(
+    x: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    w_sum: Tensor | None = None,
+    bias: Tensor | None = None,
+    symmetric: bool = True,
+    x_scale: Tensor | None = None,
+    x_zero: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    return _fake_product("int8_linear", x, weight, x.dtype)
+
+
 def fp8_linear(
     x: Tensor,
     weight: Tensor,
@@ -205,3 +181,82 @@ def fp8_linear(
     """
     y: Tensor = torch.ops.qcore.fp8_linear(x, weight, w_scale, bias, x_scale, norm_weight, norm_eps)
     return y
+
+
+@torch.library.register_fake("qcore::fp8_linear")
+def _fake_fp8_linear(
+    x: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    x_scale: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    return _fake_product("fp8_linear", x, weight, x.dtype)
+
+
+def _fake_product(op: str, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    need(weight.dim() > 0, op, "weight has no dimensions")
+    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=dtype)
+
+
+# Gradients: those of a linear layer whose activations are not quantized, behind an RMSNorm if there is one.
+
+
+def _dequantize(weight: Tensor, w_scale: Tensor) -> Tensor:
+    n, k = weight.shape
+    if w_scale.dim() == 2 and w_scale.numel() > 1 and w_scale.shape != (n, 1):
+        scale = w_scale.repeat_interleave(BLOCK, 0)[:n].repeat_interleave(BLOCK, 1)[:, :k]
+    else:
+        scale = w_scale.reshape(-1, 1)
+    return weight.float() * scale
+
+
+def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of x, bias and norm_weight."""
+    x, weight, w_scale, norm_weight = ctx.saved_tensors
+    dbias = None if ctx.bias_dtype is None else bias_gradient(dy, ctx.bias_dtype)
+    dz = dy.float() @ _dequantize(weight, w_scale)
+    if norm_weight is None:
+        return dz.to(dy.dtype), dbias, None
+    wide = x.float()
+    factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + ctx.norm_eps)
+    normal = wide * factor
+    dnormal = dz * norm_weight.float()
+    dx = factor * (dnormal - normal * (dnormal * normal).mean(-1, keepdim=True))
+    dweight = dz * normal
+    dweight = dweight.flatten(0, -2).sum(0) if dweight.dim() > 1 else dweight
+    return dx.to(dy.dtype), dbias, dweight.to(norm_weight.dtype)
+
+
+def _save(ctx: Any, x: Tensor, weight: Tensor, w_scale: Tensor, bias: Any, norm: Any, eps: float) -> None:
+    ctx.save_for_backward(x, weight, w_scale, norm)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.norm_eps = eps
+
+
+def _save_int8(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, w_scale, _, bias, _, _, _, norm_weight, norm_eps = inputs
+    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps)
+
+
+def _int8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dbias, dnorm = _linear_backward(ctx, dy)
+    return dx, None, None, None, dbias, None, None, None, dnorm, None
+
+
+def _save_fp8(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, w_scale, bias, _, norm_weight, norm_eps = inputs
+    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps)
+
+
+def _fp8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dbias, dnorm = _linear_backward(ctx, dy)
+    return dx, None, None, dbias, None, dnorm, None
+
+
+torch.library.register_autograd("qcore::int8_linear", _int8_backward, setup_context=_save_int8)
+torch.library.register_autograd("qcore::fp8_linear", _fp8_backward, setup_context=_save_fp8)
+refuse_gradients("int8_gemm", "detach its arguments, or use int8_linear")
+refuse_gradients("fp8_gemm", "detach its arguments, or use fp8_linear")
