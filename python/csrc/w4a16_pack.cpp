@@ -107,10 +107,9 @@ FourTensors pack_checked(const char* op, const Experts& experts, const IntGroup&
 FourTensors pack(const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& zeros,
                  int64_t group_size, int64_t bits, int64_t layout) {
   const CodeKind kind = kind_of(codes.scalar_type());
-  check(codes.scalar_type() == ScalarType::Byte || kind != CodeKind::integer, kPack,
-        "codes must be uint8, float8_e4m3fn or float8_e5m2 [N, K], got ", describe(codes));
-  check(codes.dim() == 2 || codes.dim() == 3, kPack,
-        "codes must have the sizes [N, K], or [E, N, K] of experts, got ", describe(codes));
+  check((codes.scalar_type() == ScalarType::Byte || kind != CodeKind::integer) &&
+            (codes.dim() == 2 || codes.dim() == 3),
+        kPack, "codes must be uint8, float8_e4m3fn or float8_e5m2 [N, K], got ", describe(codes));
   Experts experts;
   if (codes.dim() == 3) experts = codes.size(0);
   const IntGroup weight = make_shape(kPack, experts, codes.size(-2), codes.size(-1), group_size,

@@ -1,4 +1,4 @@
-"""What `pip install qcore` leaves out, the extra `models`, and what is said where a package of it is missing."""
+"""The packages of the extra `models`, which `pip install qcore` leaves out, and what is said without them."""
 
 from __future__ import annotations
 
