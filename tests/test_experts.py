@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from cases import HOW, INT_GROUP_LAYOUTS, WeightCase, make_weight, make_x, under_compile
-from qcore import ops
+from qcore import QWeight, ops
+from qcore.methods import Rtn
+from qcore.schemes import SCHEMES
 from w8a8_cases import random_int8, random_scales
 
 ROWS = (3, 0, 5, 1, 0)  # of each expert
@@ -316,3 +318,29 @@ def test_one_expert_is_no_dense_weight() -> None:
     assert torch.equal(y, ops.w4a16_gemm(x, *weight.pack()))
     with pytest.raises(RuntimeError, match="because the weight has 1 experts, got None"):
         ops.w4a16_gemm(x, *packed)
+
+
+@pytest.mark.parametrize("scheme", ["W3A16", "W4A16_ASYM", "W8A8", "Q4_K"])
+def test_a_stored_weight_of_experts_is_what_the_kernels_multiply_by(scheme: str) -> None:
+    """Of a `QWeight` [E, N, K] the ops take the tensors as they are."""
+    n, k = 24, 512
+    each = [Rtn().quantize(make_x(n, k, seed=e), None, SCHEMES[scheme], torch.float32) for e in range(E)]
+    tensors = {name: torch.stack([w.tensors[name] for w in each]) for name in each[0].tensors}
+    weight = QWeight(each[0].format, (E, n, k), tensors)
+    x = make_x(M, k)
+    if scheme == "Q4_K":
+        packed = ops.kquant_pack(tensors["blocks"], "Q4_K", k)
+        y = ops.kquant_gemm(x, packed, "Q4_K", n, k, float_activations=True, offsets=OFFSETS)
+    elif scheme == "W8A8":
+        x = ops.quantize_int8(x)[0]  # whole numbers: what they are rounded to under a scale of 1
+        one = torch.ones(1)
+        y = ops.int8_gemm(x, tensors["codes"], one, tensors["scales"].flatten(1), offsets=OFFSETS)
+    else:
+        bits = int(scheme[1])
+        scales, zeros = tensors["scales"], tensors.get("zeros")
+        y = ops.w4a16_gemm(x, *ops.w4a16_pack(tensors["codes"], scales, zeros, 128, bits), offsets=OFFSETS)
+    dense = weight.dequantize()
+    for e, rows in enumerate(ROWS):
+        mine = slice(int(OFFSETS[e]), int(OFFSETS[e]) + rows)
+        exact = x[mine].double() @ dense[e].double().T
+        torch.testing.assert_close(y[mine].double(), exact, rtol=1e-5, atol=1e-4)
