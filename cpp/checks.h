@@ -19,14 +19,41 @@ inline Status check_float(const char* argument, DType dtype) {
                          std::to_string(static_cast<int>(dtype)));
 }
 
-// The shape of the weight, x and y.
+// Offsets [E + 1] of M rows; what they hold is looked at where the host can read them.
+inline Status check_offsets(const int32_t* offsets, int64_t experts, int64_t m,
+                            const Executor& executor) {
+  if (!offsets) {
+    return experts == 1 ? Status()
+                        : Status::invalid("offsets: expected a pointer, because the weight has " +
+                                          std::to_string(experts) + " experts, got null");
+  }
+  if (executor.device != Device::cpu) return {};
+  const auto expected = [&](int64_t at, const std::string& what) {
+    return Status::invalid("offsets: expected " + what + " at " + std::to_string(at) + ", got " +
+                           std::to_string(offsets[at]));
+  };
+  if (offsets[0] != 0) return expected(0, "0");
+  for (int64_t e = 1; e <= experts; ++e) {
+    if (offsets[e] < offsets[e - 1]) {
+      return expected(e, std::to_string(offsets[e - 1]) + " or more, as before it,");
+    }
+  }
+  return offsets[experts] == m ? Status()
+                               : expected(experts, std::to_string(m) + ", the rows of x,");
+}
+
+// The shape of the weight, x, its offsets and y.
 template <class Args>
-Status check_gemm(const Args& args) {
+Status check_gemm(const Args& args, const Executor& executor) {
   if (Status status = args.weight.shape.check(); !status.ok()) {
     return {status.code(), "weight." + status.message()};
   }
   if (args.m < 0) return Status::invalid("m: expected 0 or more, got " + std::to_string(args.m));
   if (Status status = check_float("dtype", args.dtype); !status.ok()) return status;
+  const int64_t experts = args.weight.shape.experts;
+  if (Status status = check_offsets(args.offsets, experts, args.m, executor); !status.ok()) {
+    return status;
+  }
   if (args.empty()) return {};
   if (args.m > 1 && args.x_stride < 0) {
     return Status::invalid("x_stride: expected 0 or more, got " + std::to_string(args.x_stride));

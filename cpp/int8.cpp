@@ -2,6 +2,7 @@
 #include "qcore/int8.h"
 
 #include "canonical.h"
+#include "qcore/formats.h"
 
 namespace qcore {
 namespace {
@@ -28,6 +29,10 @@ Status check(const Int8Args& args, const Executor& executor) {
   if (Status status = check_float("bias_dtype", args.bias_dtype); !status.ok()) return status;
   if (Status status = check_scales("x_scales", args.x_scales, false); !status.ok()) return status;
   if (Status status = check_scales("w_scales", args.w_scales, false); !status.ok()) return status;
+  if (Status status = check_experts(args.experts, args.n); !status.ok()) return status;
+  if (Status status = check_offsets(args.offsets, args.experts, args.m, executor); !status.ok()) {
+    return status;
+  }
   if (args.empty()) return {};
   if (args.floats.x) {
     if (Status status = check_quantization(args); !status.ok()) return status;
@@ -49,7 +54,8 @@ Int8Problem problem_of(const Int8Args& args) {
       .k = args.k,
       .dtype = args.dtype,
       .floats = args.floats.x != nullptr,
-      .aligned = (args.floats.x || aligned(args.x, args.x_stride)) && aligned(args.weight, args.k)};
+      .aligned = (args.floats.x || aligned(args.x, args.x_stride)) && aligned(args.weight, args.k),
+      .experts = args.experts};
 }
 
 }  // namespace

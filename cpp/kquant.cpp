@@ -6,15 +6,15 @@
 namespace qcore {
 namespace {
 
-Status check(const KquantArgs& args) {
-  if (Status status = check_gemm(args); !status.ok() || args.empty()) return status;
+Status check(const KquantArgs& args, const Executor& executor) {
+  if (Status status = check_gemm(args, executor); !status.ok() || args.empty()) return status;
   return args.weight.data ? Status() : missing("weight.data");
 }
 
 }  // namespace
 
 Status kquant_gemm(const KquantArgs& args, const Executor& executor) {
-  if (Status status = check(args); !status.ok()) return status;
+  if (Status status = check(args, executor); !status.ok()) return status;
   const auto choice = row_for<Kquant>(args, executor);
   if (!choice.row || args.empty()) return choice.status;
   return choice.row->run(args, executor);
@@ -22,7 +22,7 @@ Status kquant_gemm(const KquantArgs& args, const Executor& executor) {
 
 Status kquant_workspace_bytes(const KquantArgs& args, const Executor& executor, int64_t& bytes) {
   bytes = 0;
-  if (Status status = check(args); !status.ok()) return status;
+  if (Status status = check(args, executor); !status.ok()) return status;
   const auto choice = row_for<Kquant>(args, executor);
   if (!choice.row || args.empty() || !choice.row->workspace_bytes) return choice.status;
   return choice.row->workspace_bytes(args, executor, bytes);

@@ -6,6 +6,7 @@
 #include "checks.h"
 #include "cpu/layouts/block16.h"
 #include "cpu/layouts/panel16.h"
+#include "formats/experts.h"
 #include "formats/packing.h"
 #include "kquant/packed.h"
 #include "qcore/memory.h"
@@ -40,6 +41,12 @@ Status check_zeros(const IntGroup& shape, const char* argument, const void* zero
 Status not_on_a_gpu(const Layout& layout) {
   return Status::unsupported(std::string("layout: this build cannot pack or unpack ") +
                              layout.name + " in the memory of a GPU");
+}
+
+// Says of which expert an error is.
+Status at_expert(const Status& status, int64_t experts, int64_t expert) {
+  if (experts == 1) return status;
+  return {status.code(), status.message() + ", expert " + std::to_string(expert)};
 }
 
 // What the host can see: in the memory of a GPU the packer looks itself.
@@ -86,6 +93,19 @@ const BlockLayout* find_block_layout(int64_t number) {
   return find(block_layouts(), number);
 }
 
+PackedSizes packed_sizes(const IntGroupLayout& layout, const IntGroup& shape) {
+  if (!shape.check().ok()) return {};
+  const PackedSizes one = layout.packed_sizes(shape.of_one_expert());
+  const int64_t experts = shape.experts;
+  return {experts * one.qweight_bytes, experts * one.scales, experts * one.zeros};
+}
+
+int64_t packed_bytes(const BlockLayout& layout, const BlockShape& shape) {
+  if (!shape.check().ok()) return 0;
+  return shape.experts == 1 ? layout.packed_bytes(shape)
+                            : shape.experts * expert_bytes(layout, shape);
+}
+
 Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,
             const Executor& executor) {
   const IntGroup& shape = weight.shape;
@@ -101,10 +121,23 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
   if (!packed.qweight) return missing("packed.qweight");
   if (!packed.scales) return missing("packed.scales");
   if (executor.device == Device::cpu) {
-    if (Status status = check_values(weight); !status.ok()) return status;
-    want_huge_pages(packed.qweight, layout.packed_sizes(shape).qweight_bytes);
+    want_huge_pages(packed.qweight, packed_sizes(layout, shape).qweight_bytes);
   }
-  return run(weight, packed, executor);
+  const IntGroup one = shape.of_one_expert();
+  const PackedSizes sizes = layout.packed_sizes(one);
+  const int64_t scale_bytes = size_of(one.scale_dtype), parameters = one.n * one.groups();
+  for (int64_t e = 0; e < shape.experts; ++e) {
+    IntGroupView view{one, weight.codes, advance(weight.scales, e * parameters * scale_bytes),
+                      advance(weight.zeros, e * parameters)};
+    if (e > 0) view.codes.data = advance(weight.codes.data, e * one.n * one.k);  // in plain order
+    const PackedBuffers to{advance(packed.qweight, e * sizes.qweight_bytes),
+                           advance(packed.scales, e * sizes.scales * scale_bytes),
+                           advance(packed.zeros, e * sizes.zeros)};
+    Status status = executor.device == Device::cpu ? check_values(view) : Status();
+    if (status.ok()) status = run(view, to, executor);
+    if (!status.ok()) return at_expert(status, shape.experts, e);
+  }
+  return {};
 }
 
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
@@ -122,7 +155,16 @@ Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_
   if (!packed.scales) return missing("packed.scales");
   if (!codes) return missing("codes");
   if (!scales) return missing("scales");
-  return run(packed, codes, scales, zeros, executor);
+  const IntGroup one = shape.of_one_expert();
+  const PackedSizes sizes = layout->packed_sizes(one);
+  const int64_t parameters = one.n * one.groups();
+  for (int64_t e = 0; e < shape.experts; ++e) {
+    const Status status = run(expert_of(packed, sizes, e), codes + e * one.n * one.k,
+                              advance(scales, e * parameters * size_of(one.scale_dtype)),
+                              advance(zeros, e * parameters), executor);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 Status pack(const BlockLayout& layout, const BlockShape& shape, const void* blocks, void* packed,
@@ -133,8 +175,14 @@ Status pack(const BlockLayout& layout, const BlockShape& shape, const void* bloc
   if (shape.n == 0) return {};
   if (!blocks) return missing("blocks");
   if (!packed) return missing("packed");
-  if (executor.device == Device::cpu) want_huge_pages(packed, layout.packed_bytes(shape));
-  return run(shape, blocks, packed, executor);
+  if (executor.device == Device::cpu) want_huge_pages(packed, packed_bytes(layout, shape));
+  const BlockShape one = shape.of_one_expert();
+  for (int64_t e = 0; e < shape.experts; ++e) {
+    const Status status = run(one, advance(blocks, e * one.bytes()),
+                              advance(packed, e * expert_bytes(layout, shape)), executor);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor) {
@@ -146,7 +194,14 @@ Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor
   if (packed.shape.n == 0) return {};
   if (!packed.data) return missing("packed.data");
   if (!blocks) return missing("blocks");
-  return run(packed, blocks, executor);
+  const BlockShape one = packed.shape.of_one_expert();
+  for (int64_t e = 0; e < packed.shape.experts; ++e) {
+    const PackedBlocks from{one, packed.layout,
+                            advance(packed.data, e * expert_bytes(*layout, packed.shape))};
+    const Status status = run(from, advance(blocks, e * one.bytes()), executor);
+    if (!status.ok()) return status;
+  }
+  return {};
 }
 
 }  // namespace qcore

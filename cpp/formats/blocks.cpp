@@ -6,6 +6,7 @@
 #include <string>
 
 #include "formats/blocks/blocks.h"
+#include "qcore/formats.h"
 
 namespace qcore {
 namespace {
@@ -148,7 +149,7 @@ Status BlockShape::check() const {
                            ", the elements of a block of " + format->name + ", got " +
                            std::to_string(k));
   }
-  return {};
+  return check_experts(experts, n);
 }
 
 }  // namespace qcore

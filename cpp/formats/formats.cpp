@@ -54,10 +54,20 @@ Status IntGroup::check() const {
   if (has_floats() && has_zeros) {
     return Status::invalid("has_zeros: expected false, because the codes are floats");
   }
-  return {};
+  return check_experts(experts, n);
+}
+
+Status check_experts(int64_t experts, int64_t n) {
+  const int64_t most = kMaxRows / (n > 1 ? n : 1);
+  if (experts >= 1 && experts <= most) return {};
+  return bad("experts", "1 .. " + std::to_string(most) + ", of " + std::to_string(n) + " rows each",
+             experts);
 }
 
 Status CodeSource::check(const IntGroup& shape) const {
+  if (order != CodeOrder::plain && shape.experts != 1) {
+    return bad("experts", "1 for codes in an order other than plain", shape.experts);
+  }
   if (order != CodeOrder::awq) return {};
   if (shape.bits != 4) return bad("bits", "4, the only ones that AWQ checkpoints have", shape.bits);
   if (shape.n % 8 != 0) return bad("n", "a multiple of 8 for codes in the order of AWQ", shape.n);

@@ -106,7 +106,7 @@ struct Packed {
 
 inline Packed pack(const IntGroupLayout& layout, const Weight& w, const Parallel& parallel = {}) {
   Packed p;
-  const PackedSizes sizes = layout.packed_sizes(w.shape);
+  const PackedSizes sizes = packed_sizes(layout, w.shape);
   p.qweight.resize(static_cast<size_t>(sizes.qweight_bytes), char(0xcc));
   p.scales.resize(static_cast<size_t>(sizes.scales * size_of(w.shape.scale_dtype)), char(0xcc));
   p.zeros.resize(static_cast<size_t>(sizes.zeros), uint8_t{0xcc});

@@ -100,7 +100,7 @@ struct KquantData {
   }
   PackedKquant pack(const BlockLayout& layout) const {
     PackedKquant packed;
-    packed.data.assign(static_cast<size_t>(layout.packed_bytes(shape.weight)), 0xcc);
+    packed.data.assign(static_cast<size_t>(packed_bytes(layout, shape.weight)), 0xcc);
     EXPECT_TRUE(qcore::pack(layout, shape.weight, blocks.data(), packed.data.data(), {}).ok());
     packed.view = {shape.weight, layout.number, packed.data.data()};
     return packed;

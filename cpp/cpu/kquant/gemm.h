@@ -5,27 +5,26 @@
 constexpr int64_t kGrainProducts = 1 << 18;
 constexpr int64_t kGrainElements = 1 << 14;
 
+// Blocks of rows that have a copy of their x at once take so many words at most.
+constexpr int64_t kCopyWords = 1 << 21;
+
 using Prepare = void (*)(DType, const void*, int64_t, int64_t, int32_t*);
 
-// Prepares rows row0 .. of x, a block of a tile at a time.
-inline void prepare(const KquantArgs& args, int64_t elements, int64_t words, int64_t row0,
-                    Tiling tiling, Prepare block, int32_t* out, const Parallel& parallel) {
+// Prepares blocks of K of the tiles of a block of rows, counted through: its tile, then the block.
+inline void prepare(const KquantArgs& args, int64_t elements, int64_t words, const RowBlock& rows,
+                    Prepare block, int32_t* out, int64_t begin, int64_t end) {
   const int64_t blocks = args.weight.shape.k / elements, size = size_of(args.dtype);
-  parallel.for_range(
-      tiling.tiles * blocks, std::max<int64_t>(1, kGrainElements / (elements * kTileRows)),
-      [&](int64_t begin, int64_t end) {
-        const ExactSubnormals mode;
-        for (int64_t i = begin; i < end; ++i) {
-          const int64_t tile = i / blocks, b = i % blocks;
-          const int64_t first = tiling.first(tile), height = tiling.height(tile);
-          int32_t* to = out + (first * blocks + b * height) * words;
-          for (int64_t r = 0; r < height; ++r) {
-            const char* x = static_cast<const char*>(args.x) +
-                            ((row0 + first + r) * args.x_stride + b * elements) * size;
-            block(args.dtype, x, height, r, to);
-          }
-        }
-      });
+  const Tiling tiling = Tiling::of(rows.rows);
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t tile = i / blocks, b = i % blocks;
+    const int64_t first = tiling.first(tile), height = tiling.height(tile);
+    int32_t* to = out + (first * blocks + b * height) * words;
+    for (int64_t r = 0; r < height; ++r) {
+      const char* x = static_cast<const char*>(args.x) +
+                      ((rows.first + first + r) * args.x_stride + b * elements) * size;
+      block(args.dtype, x, height, r, to);
+    }
+  }
 }
 
 template <class Format>
@@ -52,23 +51,33 @@ struct Gemm {
                        Prepare block, void (*strips)(const Call&, int64_t, int64_t)) {
     const BlockShape& shape = args.weight.shape;
     const block16::Geometry g(shape);
-    const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
-    const AlignedArray<int32_t> x(g.blocks * words * block_rows);
+    const Schedule schedule(args.m, shape.experts, args.offsets, {.most = kBlockRows}, kCopyWords,
+                            [&](int64_t rows) { return g.blocks * words * rows; });
+    const AlignedArray<int32_t> x(schedule.copy_size());
     if (!x.data()) return {StatusCode::out_of_memory, "kquant_gemm: no memory for a copy of x"};
-    for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
-      const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));
-      prepare(args, D::kElements, words, row0, tiling, block, x.data(), executor.parallel);
-      const Call call{args, g, row0, tiling, x.data()};
+    const Parallel& parallel = executor.parallel;
+    schedule.for_each_pass([&](const Pass& pass) {
+      const auto preparing = [&](const RowBlock& rows) {
+        return Work{Tiling::of(rows.rows).tiles * g.blocks, D::kElements * kTileRows};
+      };
+      pass.share(parallel, kGrainElements, preparing,
+                 [&](const RowBlock& rows, int64_t begin, int64_t end) {
+                   prepare(args, D::kElements, words, rows, block, x.data() + rows.copy, begin,
+                           end);
+                 });
       // Threads take whole steps, so that a step of strips is in one cache.
-      const int64_t work = kStepStrips * kLanes * std::max<int64_t>(1, shape.k) * tiling.rows;
       const int64_t strips_of_n = ceil_div(shape.n, kLanes);
-      executor.parallel.for_range(ceil_div(strips_of_n, kStepStrips),
-                                  ceil_div(kGrainProducts, work), [&](int64_t begin, int64_t end) {
-                                    const ExactSubnormals mode;
-                                    strips(call, begin * kStepStrips,
-                                           std::min(strips_of_n, end * kStepStrips));
-                                  });
-    }
+      const auto products = [&](const RowBlock& rows) {
+        return Work{ceil_div(strips_of_n, kStepStrips), kStepStrips * kLanes * shape.k * rows.rows};
+      };
+      pass.share(parallel, kGrainProducts, products,
+                 [&](const RowBlock& rows, int64_t begin, int64_t end) {
+                   const KquantArgs of_expert = args_of(args, rows.expert);
+                   const Call call{of_expert, g, rows.first, Tiling::of(rows.rows),
+                                   x.data() + rows.copy};
+                   strips(call, begin * kStepStrips, std::min(strips_of_n, end * kStepStrips));
+                 });
+    });
     return {};
   }
 };

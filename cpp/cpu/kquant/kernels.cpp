@@ -2,6 +2,7 @@
 
 #include "cpu/layouts/block16.h"
 #include "cpu/rows.h"
+#include "formats/experts.h"
 
 namespace qcore {
 namespace {
@@ -28,6 +29,16 @@ constexpr Row<Kquant> kRows[] = {
 };
 
 }  // namespace
+
+KquantArgs args_of(const KquantArgs& args, int64_t expert) {
+  KquantArgs of_one = args;
+  const BlockShape& shape = args.weight.shape;
+  of_one.weight.shape = shape.of_one_expert();
+  of_one.weight.data = advance(args.weight.data, expert * expert_bytes(block16::layout, shape));
+  of_one.bias = advance(args.bias, expert * shape.n * size_of(args.dtype));
+  of_one.offsets = nullptr;
+  return of_one;
+}
 
 std::span<const Row<Kquant>> kquant_cpu_rows() {
   return kRows;

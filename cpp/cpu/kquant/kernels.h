@@ -15,6 +15,9 @@ namespace qcore {
 // Where the largest |x| of a block is less, 127 / amax could overflow: q is 0 then.
 inline constexpr float kLeastAmax = 0x1p-118f;
 
+// The call with the weight of one expert. Its offsets are null, m, x and y those of all rows.
+KquantArgs args_of(const KquantArgs& args, int64_t expert);
+
 namespace reference {
 Status kquant_gemm(const KquantArgs& args, const Executor& executor);
 }

@@ -15,9 +15,9 @@
 #include "cpu/aligned.h"
 #include "cpu/kquant/kernels.h"
 #include "cpu/layouts/block16.h"
+#include "cpu/schedule.h"
 #include "cpu/simd/target.h"
 #include "formats/blocks/blocks.h"
-#include "numerics/float_mode.h"
 
 namespace qcore {
 

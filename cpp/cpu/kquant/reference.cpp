@@ -4,22 +4,16 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
 
+#include "cpu/aligned.h"
 #include "cpu/kquant/kernels.h"
 #include "cpu/layouts/block16.h"
+#include "cpu/schedule.h"
 #include "formats/blocks/blocks.h"
 #include "numerics/float16.h"
-#include "numerics/float_mode.h"
 
 namespace qcore::reference {
 namespace {
-
-template <class T>
-std::unique_ptr<T[]> allocate(int64_t count) {
-  return std::unique_ptr<T[]>(new (std::nothrow) T[static_cast<size_t>(count)]);
-}
 
 // Block `b` of row n.
 void load_block(const PackedBlocks& weight, const block16::Geometry& g,
@@ -87,47 +81,49 @@ struct Integers {
   }
 };
 
-// The rows of y that one row n of the weight gives; sums [M].
+constexpr int64_t kBlockRows = 128;
+constexpr int64_t kGrain = 1 << 12;  // of multiply-adds
+
+// A block of rows of x with one weight.
 struct Call {
   const KquantArgs& args;
-  block16::Geometry geometry;
-  block16::Fields fields;
-  const float* x;              // [M, K]
-  const Quantized* quantized;  // [M, blocks], or null
-
-  void finish(int64_t n, const float* sums) const {
-    for (int64_t m = 0; m < args.m; ++m) {
-      const float y = args.bias ? sums[m] + load_scalar(args.dtype, args.bias, n) : sums[m];
-      store_scalar(args.dtype, args.y, m * geometry.n + n, y);
-    }
-  }
+  const RowBlock& rows;
+  const block16::Geometry& geometry;
+  const block16::Fields& fields;
+  const float* x;              // [rows, K]
+  const Quantized* quantized;  // [rows, blocks], or null
 };
 
+// Column n of y.
 template <class Block>
-void run_row(const Call& call, int64_t n, float* sums) {
+void run_row(const Call& call, int64_t n) {
+  const KquantArgs& args = call.args;
   const block16::Geometry& g = call.geometry;
-  std::fill(sums, sums + call.args.m, 0.0f);
+  float sums[kBlockRows] = {};
   for (int64_t b = 0; b < g.blocks; ++b) {
     Block block;
-    load_block(call.args.weight, g, call.fields, n, b, reinterpret_cast<uint8_t*>(&block));
+    load_block(args.weight, g, call.fields, n, b, reinterpret_cast<uint8_t*>(&block));
     if (call.quantized) {
       const Integers<Block> integers(block);
-      for (int64_t m = 0; m < call.args.m; ++m) {
+      for (int64_t m = 0; m < call.rows.rows; ++m) {
         sums[m] = integers.add_products(call.quantized[m * g.blocks + b], sums[m]);
       }
     } else {
       float w[Block::kElements];
-      call.args.weight.shape.format->decode(&block, 1, w);
-      for (int64_t m = 0; m < call.args.m; ++m) {
+      args.weight.shape.format->decode(&block, 1, w);
+      for (int64_t m = 0; m < call.rows.rows; ++m) {
         const float* x = call.x + (m * g.blocks + b) * Block::kElements;
         for (int i = 0; i < Block::kElements; ++i) sums[m] = std::fma(x[i], w[i], sums[m]);
       }
     }
   }
-  call.finish(n, sums);
+  for (int64_t m = 0; m < call.rows.rows; ++m) {
+    const float y = args.bias ? sums[m] + load_scalar(args.dtype, args.bias, n) : sums[m];
+    store_scalar(args.dtype, args.y, (call.rows.first + m) * g.n + n, y);
+  }
 }
 
-using RunRow = void (*)(const Call&, int64_t, float*);
+using RunRow = void (*)(const Call&, int64_t);
 
 RunRow run_row_of(const BlockFormat& format) {
 #define QCORE_BLOCK(name, ggml_type_, elements, bytes, summary) \
@@ -145,30 +141,40 @@ Status kquant_gemm(const KquantArgs& args, const Executor& executor) {
   const RunRow run = run_row_of(*shape.format);
   if (!run) return Status::unsupported("weight.format: kquant_reference does not know it");
   const block16::Geometry g(shape);
-  const auto x = allocate<float>(args.m * shape.k);
-  const auto quantized = allocate<Quantized>(args.float_activations ? 0 : args.m * g.blocks);
-  const auto sums = allocate<float>(args.m * g.panels);  // threads share nothing
-  if (!x || !quantized || !sums) {
+  const block16::Fields fields = block16::fields_of(*shape.format);
+  const int elements = shape.format->elements;
+  const Schedule schedule(args.m, shape.experts, args.offsets, {.most = kBlockRows}, args.m,
+                          [](int64_t rows) { return rows; });
+  const AlignedArray<float> x(args.m * shape.k);
+  const AlignedArray<Quantized> quantized(args.float_activations ? 0 : args.m * g.blocks);
+  if (!x.data() || !quantized.data()) {
     return {StatusCode::out_of_memory, "kquant_reference: no memory for a copy of x"};
   }
-  const ExactSubnormals mode;
-  for (int64_t m = 0; m < args.m; ++m) {
-    for (int64_t k = 0; k < shape.k; ++k) {
-      x[static_cast<size_t>(m * shape.k + k)] =
-          load_scalar(args.dtype, args.x, m * args.x_stride + k);
-    }
-  }
-  const int elements = shape.format->elements;
-  for (int64_t i = 0; !args.float_activations && i < args.m * g.blocks; ++i) {
-    quantize(x.get() + i * elements, elements, quantized[static_cast<size_t>(i)]);
-  }
-  const Call call{args, g, block16::fields_of(*shape.format), x.get(),
-                  args.float_activations ? nullptr : quantized.get()};
-  executor.parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
-    const ExactSubnormals thread_mode;
-    for (int64_t n = begin * block16::kRows; n < std::min(g.n, end * block16::kRows); ++n) {
-      run(call, n, sums.get() + n / block16::kRows * args.m);
-    }
+  const Parallel& parallel = executor.parallel;
+  schedule.for_each_pass([&](const Pass& pass) {
+    const auto preparing = [&](const RowBlock& rows) { return Work{rows.rows, shape.k}; };
+    pass.share(parallel, kGrain, preparing, [&](const RowBlock& rows, int64_t begin, int64_t end) {
+      for (int64_t m = rows.first + begin; m < rows.first + end; ++m) {
+        float* const to = x.data() + m * shape.k;
+        for (int64_t k = 0; k < shape.k; ++k) {
+          to[k] = load_scalar(args.dtype, args.x, m * args.x_stride + k);
+        }
+        for (int64_t b = 0; !args.float_activations && b < g.blocks; ++b) {
+          quantize(to + b * elements, elements, quantized.data()[m * g.blocks + b]);
+        }
+      }
+    });
+    const auto products = [&](const RowBlock& rows) { return Work{g.n, shape.k * rows.rows}; };
+    pass.share(parallel, kGrain, products, [&](const RowBlock& rows, int64_t begin, int64_t end) {
+      const KquantArgs of_expert = args_of(args, rows.expert);
+      const Call call{of_expert,
+                      rows,
+                      g,
+                      fields,
+                      x.data() + rows.first * shape.k,
+                      args.float_activations ? nullptr : quantized.data() + rows.first * g.blocks};
+      for (; begin < end; ++begin) run(call, begin);
+    });
   });
   return {};
 }

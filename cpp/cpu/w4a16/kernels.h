@@ -16,7 +16,10 @@ Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 }
 
 // A gathered column outside [0, k) would read foreign memory, so it is checked at every call: one
-// pass over K integers, next to N * K / 2 bytes of weights.
-Status check_perm(const int32_t* perm, int64_t k);
+// pass over K integers of each expert in use, next to N * K / 2 bytes of weights.
+Status check_perms(const W4A16Args& args);
+
+// The call with the weight of one expert. Its offsets are null, m, x and y those of all rows.
+W4A16Args args_of(const W4A16Args& args, int64_t expert);
 
 }  // namespace qcore

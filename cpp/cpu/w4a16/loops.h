@@ -405,36 +405,39 @@ inline void run(const Block& b, int64_t begin, int64_t end) {
 
 // A range of a parallel loop should hold at least this many multiply-adds.
 constexpr int64_t kGrain = 1 << 17;
+// Blocks of rows that have a copy of their x at once take so many floats at most.
+constexpr int64_t kCopyFloats = 1 << 21;
 
 Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
   if (args.empty()) return {};
-  if (Status status = check_perm(args.perm, args.weight.shape.k); !status.ok()) return status;
+  if (Status status = check_perms(args); !status.ok()) return status;
   const Geometry g(args.weight.shape);
-  const int64_t block_rows = ceil_div(args.m, ceil_div(args.m, kBlockRows));
-  const int64_t x_size = g.padded_k() * block_rows;
-  const AlignedArray<float> x(x_size);
+  const Schedule schedule(args.m, args.weight.shape.experts, args.offsets, {.most = kBlockRows},
+                          kCopyFloats, [&](int64_t rows) { return g.padded_k() * rows; });
+  const AlignedArray<float> x(schedule.copy_size());
   if (!x.data()) {
-    return {StatusCode::out_of_memory,
-            "w4a16_gemm: no memory for x as fp32, " + std::to_string(x_size * 4) + " bytes"};
+    return {StatusCode::out_of_memory, "w4a16_gemm: no memory for x as fp32, " +
+                                           std::to_string(schedule.copy_size() * 4) + " bytes"};
   }
-
-  for (int64_t row0 = 0; row0 < args.m; row0 += block_rows) {
-    const Tiling tiling = Tiling::of(std::min(block_rows, args.m - row0));
-    const int64_t segment_work = kSegmentColumns * tiling.rows * 8;
-    executor.parallel.for_range(g.segments(), ceil_div(kGrain, segment_work),
-                                [&](int64_t begin, int64_t end) {
-                                  const ExactSubnormals mode;
-                                  for (int64_t i = begin; i < end; ++i) {
-                                    prepare_segment(args, g, i, row0, tiling, x.data());
-                                  }
-                                });
-    const Block block{args, g, row0, tiling, x.data()};
-    const int64_t step_work = kStep * kLanes * g.padded_k() * tiling.rows;
-    executor.parallel.for_range(ceil_div(g.panels, kStep), ceil_div(kGrain, step_work),
-                                [&](int64_t begin, int64_t end) {
-                                  const ExactSubnormals mode;
-                                  run(block, begin * kStep, std::min(g.panels, end * kStep));
-                                });
-  }
+  const Parallel& parallel = executor.parallel;
+  schedule.for_each_pass([&](const Pass& pass) {
+    const auto preparing = [&](const RowBlock& rows) {
+      return Work{g.segments(), kSegmentColumns * rows.rows * 8};
+    };
+    pass.share(parallel, kGrain, preparing, [&](const RowBlock& rows, int64_t begin, int64_t end) {
+      const W4A16Args of_expert = args_of(args, rows.expert);
+      for (int64_t i = begin; i < end; ++i) {
+        prepare_segment(of_expert, g, i, rows.first, Tiling::of(rows.rows), x.data() + rows.copy);
+      }
+    });
+    const auto products = [&](const RowBlock& rows) {
+      return Work{ceil_div(g.panels, kStep), kStep * kLanes * g.padded_k() * rows.rows};
+    };
+    pass.share(parallel, kGrain, products, [&](const RowBlock& rows, int64_t begin, int64_t end) {
+      const W4A16Args of_expert = args_of(args, rows.expert);
+      const Block block{of_expert, g, rows.first, Tiling::of(rows.rows), x.data() + rows.copy};
+      run(block, begin * kStep, std::min(g.panels, end * kStep));
+    });
+  });
   return {};
 }

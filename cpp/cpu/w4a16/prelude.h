@@ -13,6 +13,6 @@
 
 #include "cpu/aligned.h"
 #include "cpu/layouts/panel16.h"
+#include "cpu/schedule.h"
 #include "cpu/simd/target.h"
 #include "cpu/w4a16/kernels.h"
-#include "numerics/float_mode.h"

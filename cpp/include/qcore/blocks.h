@@ -36,14 +36,17 @@ inline constexpr int kMaxBlockElements = 256;
 std::span<const BlockFormat> block_formats();
 const BlockFormat* find_block_format(std::string_view name);  // null if there is none
 
-// A weight [N, K] in a block format: rows of k / elements blocks.
+// A weight [N, K] in a block format: rows of k / elements blocks. A weight [E, N, K] is E of them,
+// one after the other: the weights of experts.
 struct BlockShape {
   const BlockFormat* format = nullptr;
   int64_t n = 0;
   int64_t k = 0;
+  int64_t experts = 1;  // E
 
+  constexpr BlockShape of_one_expert() const { return {format, n, k}; }
   constexpr int64_t blocks_per_row() const { return k / format->elements; }
-  constexpr int64_t bytes() const { return n * blocks_per_row() * format->bytes; }
+  constexpr int64_t bytes() const { return experts * n * blocks_per_row() * format->bytes; }
   Status check() const;
 };
 

@@ -25,6 +25,8 @@ const Format* find_format(std::string_view name);  // null if there is none
 // group_size. Symmetric weights have the constant zero point 2^(b-1).
 //
 // Codes of 8 bits may be floats instead, without zero points: W[n, k] = scale[n, g] * code[n, k].
+//
+// A weight [E, N, K] is E of them, one after the other, of the same shape: the weights of experts.
 enum class CodeKind : uint8_t { integer, e4m3, e5m2 };
 
 struct IntGroup {
@@ -35,7 +37,13 @@ struct IntGroup {
   bool has_zeros = false;
   DType scale_dtype = DType::f32;
   CodeKind kind = CodeKind::integer;
+  int64_t experts = 1;  // E
 
+  constexpr IntGroup of_one_expert() const {
+    IntGroup one = *this;
+    one.experts = 1;
+    return one;
+  }
   constexpr int64_t groups() const { return ceil_div(k, group_size); }
   constexpr int center() const { return 1 << (bits - 1); }
   constexpr bool has_floats() const { return kind != CodeKind::integer; }
@@ -45,10 +53,13 @@ struct IntGroup {
   Status check() const;
 };
 
+// How many experts a weight with rows of n may have, so that no size derived from it overflows.
+Status check_experts(int64_t experts, int64_t n);
+
 // How integer codes lie in the tensors of other people's checkpoints. All are unsigned; columns are
 // those of the weight [N, K].
 enum class CodeOrder : uint8_t {
-  plain,              // u8 [N, K]
+  plain,              // u8 [N, K], or [E, N, K]; the others are of one expert
   gptq,               // i32 [ceil(K * bits / 32), N]: along K a stream of bits, lowest first
   awq,                // i32 [K, N / 8], 4 bits; nibbles hold rows 0, 2, 4, 6, 1, 3, 5, 7 of eight
   compressed_tensors  // i32 [N, ceil(K * bits / 32)]: along K a stream of bits, lowest first

@@ -22,20 +22,28 @@ inline constexpr int64_t kInt8MaxK = (int64_t{1} << 17) - 1;
 //
 // With `floats` x is quantized first, as quantize_int8() does it, to the same bits: with x_scale
 // null dynamically row by row, else by the given x_scale and x_zero.
+//
+// With E experts the weight is [E, N, K] and what belongs to it has E in front as well; each row of
+// x meets the weight of its expert, and gives the bits of a call with that weight alone.
 struct Int8Args {
   int64_t m = 0, n = 0, k = 0;
+  int64_t experts = 1;
+  // [E + 1] in the memory of the executor's device: rows offsets[e] .. offsets[e + 1] - 1 of x and
+  // y belong to expert e, so that they ascend from 0 to M. Null if the weight has but one expert.
+  const int32_t* offsets = nullptr;
   const int8_t* x = nullptr;  // [M, K], rows `x_stride` elements apart, each row contiguous
   int64_t x_stride = 0;
   FloatRows floats = {};  // instead of x, if floats.x is not null; its m and k are those above
   bool symmetric = true;  // how to quantize floats
-  const int8_t* weight = nullptr;  // [N, K], contiguous
+  const int8_t* weight = nullptr;  // [N, K] or [E, N, K], contiguous
   const float* x_scale = nullptr;  // [1] or [M]
   Scales x_scales = Scales::row;   // tensor or row; of x_zero as well
-  const float* w_scale = nullptr;  // [1] or [N]
+  const float* w_scale = nullptr;  // [1] or [N]; of experts [E] or [E, N]
   Scales w_scales = Scales::row;
   const int32_t* x_zero = nullptr;  // as many as x_scale, in [-128, 127]; null: zeros
-  const int32_t* w_sum = nullptr;   // [N], sums over K of the weight; null: found in the call
-  const void* bias = nullptr;       // [N] or null
+  // [N] or [E, N], sums over K of the weight; null: found in the call
+  const int32_t* w_sum = nullptr;
+  const void* bias = nullptr;  // [N] or [E, N], or null
   DType bias_dtype = DType::f32;
   DType dtype = DType::f32;   // of y
   void* y = nullptr;          // [M, N], contiguous
@@ -53,6 +61,7 @@ struct Int8Problem {
   bool floats = false;
   // x, unless it is floats, the weight and all their rows start at multiples of 16 bytes.
   bool aligned = true;
+  int64_t experts = 1;
 };
 
 struct Int8 {

@@ -22,15 +22,21 @@ namespace qcore {
 //
 // With float_activations x stays as it is: elements of the weight as decode_blocks() gives them,
 // float32 fused multiply-adds in the order of K. On a GPU that is so always, in another order.
+//
+// With a weight [E, N, K] each row of x meets that of its expert, and gives the bits of a call with
+// that weight alone.
 struct KquantArgs {
   int64_t m = 0;
   DType dtype = DType::f32;  // of x, bias and y
   const void* x = nullptr;   // [M, K], rows `x_stride` elements apart, each row contiguous
   int64_t x_stride = 0;
   PackedBlocks weight = {};
-  const void* bias = nullptr;  // [N] or null
+  const void* bias = nullptr;  // [N] or [E, N], or null
   void* y = nullptr;           // [M, N], contiguous
   bool float_activations = false;
+  // [E + 1] in the memory of the executor's device: rows offsets[e] .. offsets[e + 1] - 1 of x and
+  // y belong to expert e, so that they ascend from 0 to M. Null if the weight has but one expert.
+  const int32_t* offsets = nullptr;
   void* workspace = nullptr;  // as many bytes as kquant_workspace_bytes() says; CPU rows need none
 
   constexpr bool empty() const { return m == 0 || weight.shape.n == 0; }  // y has no elements

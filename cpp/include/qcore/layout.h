@@ -1,6 +1,9 @@
 // Packed layouts: how the kernels of one family want a weight to lie in memory. Every layout can be
 // packed and unpacked in host memory, whatever device will read it; what goes in comes out again,
 // bit for bit.
+//
+// A packed weight [E, N, K] is E packed weights [N, K] side by side, whatever the layout: a
+// layout's own functions know one expert, those at the end of this file know all.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +17,8 @@
 
 namespace qcore {
 
-// An int_group weight in the layout of one kernel family.
+// An int_group weight in the layout of one kernel family. Each buffer holds one expert after the
+// other, without gaps.
 struct PackedIntGroup {
   IntGroup shape;
   int layout = 0;                  // its number
@@ -30,7 +34,8 @@ struct PackedSizes {
   int64_t zeros = 0;   // bytes, 0 if symmetric
 };
 
-// What is packed: codes, scales [N, G] and zeros [N, G] (null if symmetric), contiguous.
+// What is packed: codes, scales [N, G] and zeros [N, G] (null if symmetric), contiguous; of experts
+// [E, N, K] and [E, N, G].
 struct IntGroupView {
   IntGroup shape;
   CodeSource codes;
@@ -53,7 +58,7 @@ struct Layout {
   Device device;       // whose kernels read it
 };
 
-struct IntGroupLayout : Layout {
+struct IntGroupLayout : Layout {  // of one expert
   using Pack = Status (*)(const IntGroupView&, const PackedBuffers&, const Executor&);
   using Unpack = Status (*)(const PackedIntGroup&, uint8_t* codes, void* scales, uint8_t* zeros,
                             const Executor&);
@@ -65,14 +70,15 @@ struct IntGroupLayout : Layout {
   Unpack cuda_unpack;
 };
 
-// A weight in a block format, in the layout of one kernel family.
+// A weight in a block format, in the layout of one kernel family. Experts begin expert_bytes()
+// apart.
 struct PackedBlocks {
   BlockShape shape;
   int layout = 0;  // its number
   const void* data = nullptr;
 };
 
-// Of any block format.
+// Of any block format, of one expert.
 struct BlockLayout : Layout {
   using Pack = Status (*)(const BlockShape&, const void* blocks, void* packed, const Executor&);
   using Unpack = Status (*)(const PackedBlocks&, void* blocks, const Executor&);
@@ -92,6 +98,15 @@ const Layout* find_layout(int64_t number);
 const IntGroupLayout* find_int_group_layout(int64_t number);
 const BlockLayout* find_block_layout(int64_t number);
 
+// How large a packed weight is, with all of its experts; nothing if the shape fails its check().
+PackedSizes packed_sizes(const IntGroupLayout& layout, const IntGroup& shape);
+int64_t packed_bytes(const BlockLayout& layout, const BlockShape& shape);
+// From one expert to the next: whole cache lines, and so many that their number tells the layout.
+int64_t expert_bytes(const BlockLayout& layout, const BlockShape& shape);
+
+// One expert of a packed weight; `sizes` are those of one.
+PackedIntGroup expert_of(const PackedIntGroup& weight, const PackedSizes& sizes, int64_t expert);
+
 // Check their arguments, then run in the memory that executor.device names. In the memory of a GPU
 // packing waits for the result, because a code may turn out to be too large.
 Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,
@@ -99,7 +114,7 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
 Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor);
 
-// Blocks [N, K / elements], of any alignment.
+// Blocks [N, K / elements] or [E, N, K / elements], of any alignment.
 Status pack(const BlockLayout& layout, const BlockShape& shape, const void* blocks, void* packed,
             const Executor& executor);
 Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor);

@@ -3,7 +3,7 @@
 //   qcore::IntGroup shape{.n = N, .k = K, .group_size = 128, .bits = 4};
 //   auto choice = qcore::select<qcore::W4A16>({.weight = shape});
 //   const qcore::IntGroupLayout& layout = choice.row->weight_layout();
-//   auto sizes = layout.packed_sizes(shape);               // allocate, then
+//   auto sizes = qcore::packed_sizes(layout, shape);       // allocate, then
 //   qcore::pack(layout, {shape, {codes}, scales}, {qweight, packed_scales}, {});
 //   qcore::w4a16_gemm(args, {});                           // selects a row by the weight's layout
 #pragma once

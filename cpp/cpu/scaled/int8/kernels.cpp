@@ -4,6 +4,7 @@
 #include <new>
 
 #include "cpu/rows.h"
+#include "formats/experts.h"
 
 namespace qcore {
 namespace {
@@ -34,6 +35,7 @@ std::unique_ptr<T[]> allocate(int64_t count) {
 
 Status int8_from_floats(const Int8Args& args, const Executor& executor, RunQuantizeInt8 quantize,
                         RunInt8 gemm) {
+  if (args.empty()) return {};
   if (!args.floats.x) return gemm(args, executor);
   const bool given = args.x_scale != nullptr;
   const auto q = allocate<int8_t>(args.m * args.k);
@@ -61,6 +63,17 @@ Status int8_from_floats(const Int8Args& args, const Executor& executor, RunQuant
     quantized.x_zero = quantizing.zero;
   }
   return gemm(quantized, executor);
+}
+
+Int8Args args_of(const Int8Args& args, int64_t expert) {
+  Int8Args of_one = args;
+  of_one.experts = 1;
+  of_one.offsets = nullptr;
+  of_one.weight = advance(args.weight, expert * args.n * args.k);
+  of_one.w_scale = advance(args.w_scale, expert * (args.w_scales == Scales::tensor ? 1 : args.n));
+  of_one.w_sum = advance(args.w_sum, expert * args.n);
+  of_one.bias = advance(args.bias, expert * args.n * size_of(args.bias_dtype));
+  return of_one;
 }
 
 std::span<const Row<Int8>> int8_cpu_rows() {

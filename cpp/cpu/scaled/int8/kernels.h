@@ -12,6 +12,9 @@ using RunQuantizeInt8 = Status (*)(const QuantizeInt8Args&, const Executor&);
 Status int8_from_floats(const Int8Args& args, const Executor& executor, RunQuantizeInt8 quantize,
                         RunInt8 gemm);
 
+// The call with the weight of one expert. Its offsets are null, m, x and y those of all rows.
+Int8Args args_of(const Int8Args& args, int64_t expert);
+
 namespace reference {
 Status int8_gemm(const Int8Args& args, const Executor& executor);
 }

@@ -3,8 +3,8 @@
 
 #include "cpu/quantize/kernels.h"
 #include "cpu/scaled/int8/kernels.h"
+#include "cpu/schedule.h"
 #include "numerics/float16.h"
-#include "numerics/float_mode.h"
 
 namespace qcore::reference {
 namespace {
@@ -21,12 +21,15 @@ int64_t sum_of(const int8_t* w, int64_t k) {
   return sum;
 }
 
-void run(const Int8Args& args, int64_t n) {
+constexpr int64_t kGrain = 1 << 12;  // of multiply-adds
+
+// Column n of y.
+void run(const Int8Args& args, const RowBlock& rows, int64_t n) {
   const int8_t* w = args.weight + n * args.k;
   const float w_scale = args.w_scale[args.w_scales == Scales::tensor ? 0 : n];
   int64_t w_sum = 0;
   if (args.x_zero) w_sum = args.w_sum ? args.w_sum[n] : sum_of(w, args.k);
-  for (int64_t m = 0; m < args.m; ++m) {
+  for (int64_t m = rows.first; m < rows.first + rows.rows; ++m) {
     const int64_t at = args.x_scales == Scales::tensor ? 0 : m;
     const int64_t zero = args.x_zero ? args.x_zero[at] : 0;
     const int64_t sum = dot(args.x + m * args.x_stride, w, args.k) - zero * w_sum;
@@ -39,9 +42,15 @@ void run(const Int8Args& args, int64_t n) {
 }
 
 Status gemm(const Int8Args& args, const Executor& executor) {
-  executor.parallel.for_range(args.n, 16, [&](int64_t begin, int64_t end) {
-    const ExactSubnormals mode;
-    for (int64_t n = begin; n < end; ++n) run(args, n);
+  const Schedule schedule(args.m, args.experts, args.offsets, {.most = args.m}, args.m,
+                          [](int64_t rows) { return rows; });
+  schedule.for_each_pass([&](const Pass& pass) {
+    const auto products = [&](const RowBlock& rows) { return Work{args.n, args.k * rows.rows}; };
+    pass.share(executor.parallel, kGrain, products,
+               [&](const RowBlock& rows, int64_t begin, int64_t end) {
+                 const Int8Args of_expert = args_of(args, rows.expert);
+                 for (; begin < end; ++begin) run(of_expert, rows, begin);
+               });
   });
   return {};
 }
