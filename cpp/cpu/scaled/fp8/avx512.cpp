@@ -5,7 +5,7 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::fp8 {
-#include "cpu/scaled/fp8/isa_avx512.h"
+#include "cpu/scaled/fp8/avx512.h"
 #include "cpu/scaled/fp8/loops.h"
 
 Status fp8_gemm(const Fp8Args& args, const Executor& executor) {

@@ -5,7 +5,7 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::int8 {
-#include "cpu/scaled/int8/isa_avx512.h"
+#include "cpu/scaled/int8/avx512.h"
 #include "cpu/scaled/int8/loops.h"
 
 Status int8_gemm(const Int8Args& args, const Executor& executor) {

@@ -2,13 +2,10 @@
 // compiled for any machine; everything inside it lives in this namespace only.
 #include "cpu/scaled/int8/prelude.h"
 
-#define QCORE_VNNI256 1
-#define QCORE_VNNI256_BYTES _mm256_dpbusd_avx_epi32
-
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVXVNNI)
 
 namespace qcore::avxvnni::int8 {
-#include "cpu/scaled/int8/isa_256.h"
+#include "cpu/scaled/int8/avxvnni.h"
 #include "cpu/scaled/int8/loops.h"
 
 Status int8_gemm(const Int8Args& args, const Executor& executor) {
