@@ -15,7 +15,7 @@ Status takes_every_problem(const W4A16::Problem& problem) {
 
 constexpr Row<W4A16> row(const char* name, Isa isa,
                          Status (*gemm)(const W4A16Args&, const Executor&)) {
-  return {{.name = name, .op = W4A16::kName, .isa = isa, .layout = &panel16::layout},
+  return {{.name = name, .op = W4A16::kName, .needs = features_of(isa), .layout = &panel16::layout},
           takes_every_problem,
           nullptr,
           gemm};

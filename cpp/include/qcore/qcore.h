@@ -13,6 +13,7 @@
 #include "qcore/formats.h"
 #include "qcore/fp8.h"
 #include "qcore/int8.h"
+#include "qcore/isa.h"
 #include "qcore/kernel.h"
 #include "qcore/kquant.h"
 #include "qcore/layout.h"

@@ -13,7 +13,10 @@ Status takes_every_problem(const Fp8Problem&) {
 }
 
 constexpr Row<Fp8> row(const char* name, Isa isa, RunFp8 gemm) {
-  return {{.name = name, .op = Fp8::kName, .isa = isa}, takes_every_problem, nullptr, gemm};
+  return {{.name = name, .op = Fp8::kName, .needs = features_of(isa)},
+          takes_every_problem,
+          nullptr,
+          gemm};
 }
 
 constexpr Row<Fp8> kRows[] = {

@@ -14,7 +14,10 @@ Status takes_every_problem(const Int8Problem&) {
 }
 
 constexpr Row<Int8> row(const char* name, Isa isa, RunInt8 gemm) {
-  return {{.name = name, .op = Int8::kName, .isa = isa}, takes_every_problem, nullptr, gemm};
+  return {{.name = name, .op = Int8::kName, .needs = features_of(isa)},
+          takes_every_problem,
+          nullptr,
+          gemm};
 }
 
 constexpr Row<Int8> kRows[] = {
