@@ -25,7 +25,7 @@ from torch import nn
 from transformers.utils import logging
 
 import qcore
-from qcore.inspection import inspect_checkpoint
+from qcore.checkpoints.stores import inspect_checkpoint
 from qcore.methods import METHODS, Awq, resolve_method
 from qcore.text import token_chunks
 
@@ -99,7 +99,7 @@ def main() -> None:
                 start = time.perf_counter()
                 chosen = resolve_method(method)
                 if isinstance(chosen, Awq):
-                    chosen = Awq(inner=chosen.inner, act_scale=False)
+                    chosen = Awq(inner=chosen.inner, keeps_divisors=False)
                 qcore.quantize_folder(MODEL, folder, scheme, chosen, calibration, group_size=group_size)
                 add(f"{scheme} g{group_size} {method}", folder, time.perf_counter() - start)
     table.add_section()

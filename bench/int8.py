@@ -27,7 +27,7 @@ from rich.table import Table
 from torch import Tensor
 
 from qcore import _C
-from qcore.memory import in_huge_pages
+from qcore.nn.huge_pages import in_huge_pages
 
 ROTATED_ROWS = 32  # of x: beyond them a product is bound by arithmetic
 OURS, ONEDNN, MEMORY, VNNI = "qcore int8_gemm", "oneDNN u8s8", "memory", "multiply units"

@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig
 
-from qcore.folder import SHARD_BYTES
-from qcore.io.checkpoint import ShardWriter, copy_companions
+from qcore.checkpoints.files import ShardWriter, copy_companions
+from qcore.checkpoints.folder import SHARD_BYTES
 from qcore.models import empty_model
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models" / "pydoc-llama-7m"

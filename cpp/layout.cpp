@@ -1,5 +1,5 @@
 // The list of layouts, and the checks of pack and unpack that hold for all of them.
-#include "marlin/layout.h"
+#include "w4a16/layout.h"
 
 #include <string>
 
@@ -14,9 +14,9 @@
 namespace qcore {
 namespace {
 
-constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &marlin::layout};
+constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &w4a16::layout};
 constexpr const BlockLayout* kBlockLayouts[] = {&block16::layout, &kquant::layout};
-constexpr const Layout* kLayouts[] = {&panel16::layout, &marlin::layout, &block16::layout,
+constexpr const Layout* kLayouts[] = {&panel16::layout, &w4a16::layout, &block16::layout,
                                       &kquant::layout};
 
 template <class L>

@@ -2,16 +2,16 @@
 #include "kquant/rows.h"
 
 #include "cuda_rows.h"
-#include "device.h"
 #include "kquant/packed.h"
 #include "kquant/plan.h"
-#include "marlin/hopper_plan.h"
-#include "marlin/plan.h"
-#include "marlin/rows.h"
 #include "quantize/rows.h"
-#include "w8a8/hopper_rows.h"
-#include "w8a8/plan.h"
-#include "w8a8/rows.h"
+#include "runtime/device.h"
+#include "scaled/hopper_rows.h"
+#include "scaled/plan.h"
+#include "scaled/rows.h"
+#include "w4a16/hopper_plan.h"
+#include "w4a16/plan.h"
+#include "w4a16/rows.h"
 
 namespace qcore {
 namespace {
@@ -26,28 +26,28 @@ const Row<W4A16> kW4A16[] = {
       .op = W4A16::kName,
       .device = Device::cuda,
       .sm = 90,
-      .layout = &marlin::layout},
-     marlin::hopper_supports,
-     marlin::hopper_workspace_bytes,
-     marlin::hopper_gemm,
-     marlin::describe_hopper_plan},
+      .layout = &w4a16::layout},
+     w4a16::hopper_supports,
+     w4a16::hopper_workspace_bytes,
+     w4a16::hopper_gemm,
+     w4a16::describe_hopper_plan},
     {{.name = "w4a16_marlin_sm80",
       .op = W4A16::kName,
       .device = Device::cuda,
       .sm = 80,
-      .layout = &marlin::layout},
-     marlin::supports,
-     marlin::workspace_bytes,
-     marlin::gemm,
-     marlin::describe_plan},
+      .layout = &w4a16::layout},
+     w4a16::supports,
+     w4a16::workspace_bytes,
+     w4a16::gemm,
+     w4a16::describe_plan},
     {{.name = "w4a16_cuda_reference",
       .op = W4A16::kName,
       .device = Device::cuda,
       .sm = 80,
-      .layout = &marlin::layout},
+      .layout = &w4a16::layout},
      takes_every_problem<W4A16::Problem>,
      nullptr,
-     marlin::reference_gemm},
+     w4a16::reference_gemm},
 };
 
 const Row<Kquant> kKquant[] = {
@@ -71,32 +71,32 @@ const Row<Kquant> kKquant[] = {
 
 const Row<Int8> kInt8[] = {
     {{.name = "int8_sm90", .op = Int8::kName, .device = Device::cuda, .sm = 90},
-     w8a8::hopper_supports,
-     w8a8::hopper_workspace_bytes,
-     w8a8::hopper_gemm},
+     scaled::hopper_supports,
+     scaled::hopper_workspace_bytes,
+     scaled::hopper_gemm},
     {{.name = "int8_sm80", .op = Int8::kName, .device = Device::cuda, .sm = 80},
-     w8a8::supports,
-     w8a8::workspace_bytes,
-     w8a8::gemm},
+     scaled::supports,
+     scaled::workspace_bytes,
+     scaled::gemm},
     {{.name = "int8_cuda_reference", .op = Int8::kName, .device = Device::cuda, .sm = 80},
-     w8a8::reference_supports,
-     w8a8::reference_workspace_bytes,
-     w8a8::reference_gemm},
+     scaled::reference_supports,
+     scaled::reference_workspace_bytes,
+     scaled::reference_gemm},
 };
 
 const Row<Fp8> kFp8[] = {
     {{.name = "fp8_sm90", .op = Fp8::kName, .device = Device::cuda, .sm = 90},
-     w8a8::hopper_supports,
-     w8a8::hopper_workspace_bytes,
-     w8a8::hopper_gemm},
+     scaled::hopper_supports,
+     scaled::hopper_workspace_bytes,
+     scaled::hopper_gemm},
     {{.name = "fp8_sm89", .op = Fp8::kName, .device = Device::cuda, .sm = 89},
-     w8a8::supports,
-     w8a8::workspace_bytes,
-     w8a8::gemm},
+     scaled::supports,
+     scaled::workspace_bytes,
+     scaled::gemm},
     {{.name = "fp8_cuda_reference", .op = Fp8::kName, .device = Device::cuda, .sm = 80},
-     w8a8::reference_supports,
-     w8a8::reference_workspace_bytes,
-     w8a8::reference_gemm},
+     scaled::reference_supports,
+     scaled::reference_workspace_bytes,
+     scaled::reference_gemm},
 };
 
 // These take every problem.

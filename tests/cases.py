@@ -6,7 +6,9 @@ test and the kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -112,6 +114,21 @@ def assert_gemm(
     bound = FP32_SUM * magnitude + 1.01 * HALF_ULP[x.dtype] * expected.abs()
     excess = ((y.double() - expected).abs() - bound).max().item() if y.numel() else 0.0
     assert excess <= 0, f"off by {excess:.3g} more than allowed"
+
+
+Call = TypeVar("Call", bound=Callable[..., object])
+
+
+def under_compile(call: Call) -> Call:
+    """`call` as one graph, traced with fake kernels and then run with the real ones."""
+    return torch.compile(call, fullgraph=True, backend="eager")
+
+
+# How a call is made whose arguments are wrong.
+HOW: dict[str, Callable[[Callable[..., object]], Callable[..., object]]] = {
+    "eager": lambda call: call,
+    "compiled": under_compile,
+}
 
 
 def by_name(dtype: object) -> str:

@@ -26,7 +26,7 @@ from transformers.utils import logging
 
 import qcore
 from gguf_cases import byte_level, make, save, sentence_piece, wrap
-from qcore.io.gguf import GgufFile
+from qcore.checkpoints.gguf import GgufFile
 
 # A reader that believes a length takes gigabytes at once; an honest one, a few times its file of 100 kB.
 MEMORY = 3 << 30

@@ -16,7 +16,7 @@ from torch import nn
 
 import tiny
 from conftest import REPOSITORY
-from qcore.io.gguf import GgufFile
+from qcore.checkpoints.gguf import GgufFile
 
 CORPUS = (REPOSITORY / "models" / "pydoc-llama-7m" / "calibration.txt").read_text(encoding="utf-8")[:60_000]
 TEXTS = (

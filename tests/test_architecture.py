@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,25 +16,23 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # A module may import what stands before it, or its own folder. Entries of one line are siblings
 # that do not know each other.
 LAYERS = (
-    {"_C", "blocks", "progress"},
-    {"fakes", "memory"},
-    {"w8a8_ops"},
+    {"_C", "progress", "requires"},
     {"ops"},
     {"formats"},
     {"qweight", "schemes"},
-    {"linear", "embedding", "methods", "io", "fold"},
-    {"models", "calibrate", "inspection", "repack", "text"},
-    {"patch", "streamed"},
-    {"gguf_model", "gguf_export"},
-    {"folder"},
-    {"evaluation", "report"},
+    {"methods", "nn"},
+    {"calibration"},
+    {"models"},
+    {"checkpoints"},
+    {"quantization", "repack", "text"},
+    {"evaluation"},
     {"cli"},
     {"__init__", "__main__"},
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
 # A method chooses codes; it knows neither who multiplies with them nor where they are saved.
-METHODS_MUST_NOT_IMPORT = {"_C", "ops", "linear", "io"}
+METHODS_MUST_NOT_IMPORT = {"_C", "ops", "nn", "checkpoints"}
 
 
 def part_of(path: Path) -> str:
@@ -71,3 +70,31 @@ def test_layers(path: Path) -> None:
         assert RANK[target] < RANK[part], f"{part} must not import {target}"
         if part == "methods":
             assert target not in METHODS_MUST_NOT_IMPORT, f"methods must not import {target}"
+
+
+# Inside `checkpoints`: how layers are spelled needs nothing of models, so that `qcore.repack` starts fast.
+CONTAINERS = {"awq", "bits", "compressed_tensors", "container", "containers", "gptq", "words"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "checkpoints").rglob("*.py")), ids=lambda p: p.name)
+def test_containers_know_neither_models_nor_places(path: Path) -> None:
+    if path.relative_to(PACKAGE / "checkpoints").with_suffix("").parts[0] not in CONTAINERS:
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("qcore."):
+            _, part, *inside = (node.module or "").split(".")
+            assert RANK[part] <= RANK["qweight"] or part == "checkpoints", f"{path.name} imports {part}"
+            assert part != "checkpoints" or inside[0] in CONTAINERS, f"{path.name} imports {inside[0]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_only_lists_know_their_members(path: Path) -> None:
+    """Formats, methods and containers are asked for what they do, never for what they are."""
+    part, text = part_of(path), path.read_text()
+    if part != "formats":
+        assert not re.search(r"isinstance\([^)]*(Format|Elements|Integers|Floats|Codebook)\b", text)
+    if part != "methods":
+        assert not re.search(r"isinstance\([^)]*\b(Rtn|Gptq|Awq|Imatrix)\b", text)
+    if part not in ("checkpoints", "repack"):
+        others = text.replace("qcore.methods.", "")
+        assert not re.search(r"import.*\b(compressed_tensors|gptq|awq|gguf)\b", others)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from qcore import BlockFormat, QWeight, ops
 from qcore.formats import BLOCK_FORMATS, BlockGrid
-from qcore.schemes import storable
 from test_kquant import FINITE_HALVES, INFO, TYPES, put_halves, random_blocks
 
 N, BLOCKS = 5, 3
@@ -94,7 +93,7 @@ def test_rounding_what_is_stored_changes_nothing(type: str) -> None:
 
 
 def test_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    import qcore.formats.block
+    import qcore.formats.gguf
 
     grid, w = random_grid("Q3_K"), gaussian("Q3_K")
     whole = grid.round(w)
@@ -178,11 +177,11 @@ def test_bad_formats() -> None:
 
 def test_rows_that_are_no_whole_blocks_get_narrower_ones() -> None:
     for name, format in BLOCK_FORMATS.items():
-        assert storable(format, 768) is format, name
-        narrower = storable(format, 96)
+        assert format.for_columns(768) is format, name
+        narrower = format.for_columns(96)
         assert isinstance(narrower, BlockFormat)
         assert narrower.elements == 32
         assert (narrower is format) == (format.elements == 32)
         bits, before = (f.bytes / f.elements for f in (narrower, format))
         assert bits >= before
-        assert storable(format, 100) is None
+        assert format.for_columns(100) is None

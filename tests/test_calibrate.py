@@ -8,8 +8,9 @@ from torch import nn
 
 import tiny
 from qcore import QLinear, quantize
-from qcore.blocks import find_blocks, record_calls
-from qcore.calibrate import _Group, _stages, calibrate
+from qcore.calibration.block import Group, stages_of
+from qcore.calibration.chain import find_blocks, record_calls
+from qcore.calibration.layers import calibrate
 from qcore.formats import IntGroup
 from qcore.methods import Awq, Gptq, InputStats, Rtn
 from qcore.models import linear_names
@@ -41,7 +42,7 @@ class _Verbatim:
 class Stretch(Awq):
     """AWQ with large scales instead of searched ones, and no rounding."""
 
-    def input_scale(self, weights, stats, format, scale_dtype, tied=None):  # type: ignore[no-untyped-def]
+    def divisor(self, weights, stats, format, scale_dtype, tied=None):  # type: ignore[no-untyped-def]
         generator = torch.Generator().manual_seed(weights[0].shape[0])
         s = torch.rand(weights[0].shape[1], generator=generator) * 4 + 0.25
         if tied is not None:
@@ -64,7 +65,7 @@ def test_folding_leaves_the_float_model_unchanged(name: str, dtype: torch.dtype)
     def emit(name: str, weight: QWeight) -> None:
         seen[name] = weight.dequantize()
 
-    method = Stretch(inner=Exact(), act_scale=False)
+    method = Stretch(inner=Exact(), keeps_divisors=False)
     batches = [{"input_ids": tiny.tokens()}]
     with torch.no_grad():
         calibrate(model, formats, batches, method, emit)
@@ -99,7 +100,7 @@ def test_folds_are_judged_token_by_token(name: str) -> None:
         model.get_submodule(name).weight.data = weight.dequantize()
 
     with torch.no_grad():
-        calibrate(model, formats, [{"input_ids": ids}], Stretch(inner=Exact(), act_scale=False), emit)
+        calibrate(model, formats, [{"input_ids": ids}], Stretch(inner=Exact(), keeps_divisors=False), emit)
     after, before = tiny.logits(model, ids)[:, 1:], tiny.logits(original, ids)[:, 1:]
     assert tiny.distance(after, before) < 1e-3
 
@@ -110,7 +111,7 @@ def test_a_scale_is_not_folded_into_layers_that_stay_as_they_are() -> None:
     ignored = ("lm_head", "v_proj", "up_proj")
     formats = dict.fromkeys((n for n in linear_names(model) if not n.endswith(ignored)), FORMAT)
     seen: dict[str, QWeight] = {}
-    method = Stretch(inner=Exact(), act_scale=False)
+    method = Stretch(inner=Exact(), keeps_divisors=False)
     with torch.no_grad():
         calibrate(model, formats, [{"input_ids": tiny.tokens()}], method, seen.__setitem__)
     for layer in ("v_proj", "up_proj"):
@@ -120,11 +121,11 @@ def test_a_scale_is_not_folded_into_layers_that_stay_as_they_are() -> None:
 
 
 def test_stages_keep_the_layers_of_a_block_apart() -> None:
-    def groups(*names: str) -> list[_Group]:
-        return [_Group([name], []) for name in names]
+    def groups(*names: str) -> list[Group]:
+        return [Group([name], []) for name in names]
 
     def stages(prefix: str, *names: str) -> list[list[str]]:
-        return [[g.names[0] for g in stage] for stage in _stages(groups(*names), prefix)]
+        return [[g.names[0] for g in stage] for stage in stages_of(groups(*names), prefix)]
 
     assert stages("layers.0", "layers.0.fc1", "layers.0.fc2") == [["layers.0.fc1"], ["layers.0.fc2"]]
     experts = ["m.3.experts.0.up", "m.3.experts.0.down", "m.3.experts.1.up", "m.3.experts.1.down"]
@@ -336,11 +337,11 @@ def test_act_scale_stays_on_layers_that_nothing_can_absorb() -> None:
     kept = tiny.make_model("gpt-neox")
     expected = tiny.logits(kept)
     quantize(kept, "W4A16", "awq", calibration=tiny.tokens(), group_size=32)
-    assert any(m.act_scale is not None for m in kept.modules() if isinstance(m, QLinear))
+    assert any(m.divisor is not None for m in kept.modules() if isinstance(m, QLinear))
     assert tiny.distance(tiny.logits(kept), expected) < 0.3
     without = tiny.make_model("gpt-neox")
-    quantize(without, "W4A16", Awq(act_scale=False), calibration=tiny.tokens(), group_size=32)
-    assert all(m.act_scale is None for m in without.modules() if isinstance(m, QLinear))
+    quantize(without, "W4A16", Awq(keeps_divisors=False), calibration=tiny.tokens(), group_size=32)
+    assert all(m.divisor is None for m in without.modules() if isinstance(m, QLinear))
 
 
 def test_ignore_and_unreached_layers() -> None:

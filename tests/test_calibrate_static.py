@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from qcore.calibrate import calibrate
+from qcore.calibration.layers import calibrate
 from qcore.formats import Activations, Float8, Format, Int8, IntGroup
 from qcore.methods import Awq, Gptq, InputStats, Method, Rtn
 from qcore.models import linear_names
-from qcore.patch import quantize
-from qcore.qweight import QWeight
+from qcore.quantization import quantize
+from qcore.qweight import Inputs, QWeight
 
 SYMMETRIC = Int8(Activations("int8", "tensor"))
 ASYMMETRIC = Int8(Activations("int8", "tensor", symmetric=False))
 FLOAT8 = Float8("tensor", Activations("e4m3", "tensor"))
-METHODS = [Rtn(), Gptq(), Awq(act_scale=False)]
+METHODS = [Rtn(), Gptq(), Awq(keeps_divisors=False)]
 SHARING = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
 
@@ -77,7 +77,7 @@ def test_scales_are_those_of_the_inputs_behind_quantized_layers(format: Format, 
     for name, x in inputs(model).items():
         if name not in weights or (isinstance(method, Rtn) and not name.endswith(SHARING[0])):
             continue
-        scale, zero = weights[name].input_scale, weights[name].input_zero
+        scale, zero = weights[name].inputs.scale, weights[name].inputs.zero
         assert scale is not None
         if format is FLOAT8:
             assert float(scale) == pytest.approx(float(x.abs().max()) / 448, rel=1e-5)
@@ -100,10 +100,10 @@ def test_layers_that_read_one_tensor_share_its_scale(format: Format, method: Met
     for block in range(2):
         for parent, names in zip(("self_attn", "mlp"), SHARING, strict=True):
             layers = [weights[f"model.layers.{block}.{parent}.{name}"] for name in names]
-            scales, zeros = [w.input_scale for w in layers], [w.input_zero for w in layers]
+            scales, zeros = [w.inputs.scale for w in layers], [w.inputs.zero for w in layers]
             assert len({float(s) for s in scales}) == 1  # type: ignore[arg-type]
             assert len({None if z is None else int(z) for z in zeros}) == 1
-    scales = {float(w.input_scale) for w in weights.values()}  # type: ignore[arg-type]
+    scales = {float(w.inputs.scale) for w in weights.values()}  # type: ignore[arg-type]
     # Where a range ends at one of few numbers, it may be that of another layer by chance.
     assert len(scales) == 8 if format is FLOAT8 else len(scales) > 4
 
@@ -121,10 +121,10 @@ def test_masked_tokens_do_not_count(format: Format) -> None:
     short, ids[:, 12:] = ids[:, :12].clone(), 5
     mask = torch.ones(2, ids.shape[1])
     name = "model.layers.0.self_attn.q_proj"
-    whole = calibrated(model(), format, ids=ids, attention_mask=mask)[name].input_scale
+    whole = calibrated(model(), format, ids=ids, attention_mask=mask)[name].inputs.scale
     mask[:, 12:] = 0
-    masked = calibrated(model(), format, ids=ids, attention_mask=mask)[name].input_scale
-    expected = calibrated(model(), format, ids=short)[name].input_scale
+    masked = calibrated(model(), format, ids=ids, attention_mask=mask)[name].inputs.scale
+    expected = calibrated(model(), format, ids=short)[name].inputs.scale
     assert whole is not None
     assert masked is not None
     if format is FLOAT8:
@@ -144,9 +144,9 @@ def test_order_of_batches_and_threads_decide_nothing(format: Format, method: Met
     finally:
         torch.set_num_threads(threads)
     for name, weight in weights.items():
-        assert torch.equal(weight.input_scale, turned[name].input_scale)  # type: ignore[arg-type]
+        assert torch.equal(weight.inputs.scale, turned[name].inputs.scale)  # type: ignore[arg-type]
         if format is ASYMMETRIC:
-            assert torch.equal(weight.input_zero, turned[name].input_zero)  # type: ignore[arg-type]
+            assert torch.equal(weight.inputs.zero, turned[name].inputs.zero)  # type: ignore[arg-type]
 
 
 def test_activations_do_not_move_codes() -> None:
@@ -154,7 +154,7 @@ def test_activations_do_not_move_codes() -> None:
     static = calibrated(tiny.make_model("llama"), SYMMETRIC, Gptq())
     for name, weight in dynamic.items():
         assert torch.equal(weight.dequantize(), static[name].dequantize())
-        assert weight.input_scale is None
+        assert weight.inputs.scale is None
 
 
 def test_rounding_without_static_scales_needs_no_data_and_with_them_the_same_codes() -> None:
@@ -212,7 +212,7 @@ def test_layers_without_inputs_have_no_scale() -> None:
     with pytest.warns(UserWarning, match="idle: no calibration token reached"):
         quantize(Half(), mixed, "gptq", [batch])
     model = quantize(Half(), mixed, "rtn", [batch])  # which needs no inputs for the other layer
-    assert model.used.to_qweight().input_scale is not None  # type: ignore[union-attr, operator]
+    assert model.used.to_qweight().inputs.scale is not None  # type: ignore[union-attr, operator]
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
@@ -230,21 +230,21 @@ def test_inputs_that_are_no_numbers(method: str) -> None:
             Int8(),
             torch.ones(1),
             None,
-            "input_scale: expected None, because the activations .* are not static",
+            "inputs.scale: expected None, because the activations .* are not static",
         ),
-        (IntGroup(8, True, -1), torch.ones(1), None, "input_scale: expected None"),
-        (SYMMETRIC, torch.ones(2), None, r"input_scale: expected a float \[1\], got torch.float32 \[2\]"),
-        (SYMMETRIC, torch.ones(1).int(), None, r"input_scale: expected a float \[1\], got torch.int32"),
-        (SYMMETRIC, torch.ones(1), torch.zeros(1).int(), "input_zero: expected None exactly when"),
-        (ASYMMETRIC, torch.ones(1), None, "input_zero: expected None exactly when"),
-        (ASYMMETRIC, None, torch.zeros(1).int(), r"input_scale: expected a float \[1\], got None"),
-        (ASYMMETRIC, torch.ones(1), torch.zeros(1), r"input_zero: expected int32 \[1\], got torch.float32"),
+        (IntGroup(8, True, -1), torch.ones(1), None, "inputs.scale: expected None"),
+        (SYMMETRIC, torch.ones(2), None, r"inputs.scale: expected a float \[1\], got torch.float32 \[2\]"),
+        (SYMMETRIC, torch.ones(1).int(), None, r"inputs.scale: expected a float \[1\], got torch.int32"),
+        (SYMMETRIC, torch.ones(1), torch.zeros(1).int(), "inputs.zero: expected None exactly when"),
+        (ASYMMETRIC, torch.ones(1), None, "inputs.zero: expected None exactly when"),
+        (ASYMMETRIC, None, torch.zeros(1).int(), r"inputs.scale: expected a float \[1\], got None"),
+        (ASYMMETRIC, torch.ones(1), torch.zeros(1), r"inputs.zero: expected int32 \[1\], got torch.float32"),
     ],
 )
 def test_bad_input_scales(format: Format, scale: Tensor | None, zero: Tensor | None, message: str) -> None:
     q = Rtn().quantize(torch.randn(8, 16), None, format, torch.float32)
     with pytest.raises(ValueError, match=message):
-        QWeight(format, q.shape, q.tensors, None, scale, zero)
+        QWeight(format, q.shape, q.tensors, Inputs(scale=scale, zero=zero))
 
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)

@@ -20,10 +20,10 @@ from torch import nn
 
 import tiny
 from qcore import QLinear, load, quantize, quantize_folder, save
-from qcore.inspection import inspect_checkpoint
-from qcore.io import checkpoint as checkpoint_module
-from qcore.io.bits import pack_int32, unpack_int32
-from qcore.io.checkpoint import Checkpoint
+from qcore.checkpoints import files as checkpoint_module
+from qcore.checkpoints.bits import pack_int32, unpack_int32
+from qcore.checkpoints.files import Checkpoint
+from qcore.checkpoints.stores import inspect_checkpoint
 
 
 def write_model(name: str, folder: Path, dtype: torch.dtype = torch.bfloat16, **save: Any) -> nn.Module:
@@ -377,7 +377,7 @@ def test_a_disk_that_really_fills_up(source: Path) -> None:
         "import resource, signal, sys\n"
         "import qcore\n"
         "qcore.load\n"
-        "from qcore.folder import quantize_folder\n"
+        "from qcore.quantization import quantize_folder\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
         "quantize_folder(sys.argv[1], sys.argv[2], 'W4A16', 'rtn', group_size=32)\n"

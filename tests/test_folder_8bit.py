@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import tiny
 from qcore import IntGroup, QLinear, load, quantize, quantize_folder, save
-from qcore.inspection import inspect_checkpoint
-from qcore.io.checkpoint import Checkpoint
+from qcore.checkpoints.files import Checkpoint
+from qcore.checkpoints.stores import inspect_checkpoint
 from qcore.schemes import SCHEMES
 
 NAMES = ["W8A8", "W8A8_STATIC", "W8A8_ASYM", "FP8", "FP8_STATIC", "FP8_BLOCK", "W8A16_FP8"]

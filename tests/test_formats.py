@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcore.formats import IntGrid, IntGroup
+from qcore.formats import IntGroup, ScaledFormat, ScaledGrid
 
 SCALE_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -16,11 +16,11 @@ def gaussian(n: int, k: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(n, k, generator=torch.Generator().manual_seed(seed)) * 0.05
 
 
-def round_trip(w: torch.Tensor, grid: IntGrid) -> torch.Tensor:
+def round_trip(w: torch.Tensor, grid: ScaledGrid) -> torch.Tensor:
     return grid.format.dequantize(grid.store(grid.round(w)))
 
 
-def reference_dequantize(codes: torch.Tensor, grid: IntGrid, format: IntGroup) -> torch.Tensor:
+def reference_dequantize(codes: torch.Tensor, grid: ScaledGrid, format: ScaledFormat) -> torch.Tensor:
     """Element by element, from the definition."""
     n, k = codes.shape
     width = k if format.group_size == -1 else format.group_size
@@ -28,7 +28,7 @@ def reference_dequantize(codes: torch.Tensor, grid: IntGrid, format: IntGroup) -
     for row in range(n):
         for column in range(k):
             g = column // width
-            zero = format.center if grid.zeros is None else int(grid.zeros[row, g])
+            zero = format.elements.zero if grid.zeros is None else int(grid.zeros[row, g])
             w[row, column] = float(grid.scales[row, g]) * (int(codes[row, column]) - zero)
     return w
 
@@ -46,7 +46,7 @@ def test_rounds_to_the_nearest_value_of_the_grid(
     value = format.dequantize(grid.store(codes))
     assert torch.equal(value.double(), reference_dequantize(codes, grid, format).float().double())
     for shift in (-1, 1):  # no neighbouring code is nearer
-        other = (codes.int() + shift).clamp(0, format.levels - 1).to(torch.uint8)
+        other = (codes.int() + shift).clamp(0, format.elements.levels - 1).to(torch.uint8)
         nearer = (format.dequantize(grid.store(other)) - w).abs() - (value - w).abs()
         assert nearer.min() >= -1e-7
 
@@ -57,7 +57,7 @@ def test_search_lowers_the_weighted_error(bits: int, symmetric: bool) -> None:
     format, w = IntGroup(bits, symmetric, 64), gaussian(16, 256)
     importance = torch.rand(256, generator=torch.Generator().manual_seed(1)) ** 4
 
-    def error(grid: IntGrid) -> torch.Tensor:
+    def error(grid: ScaledGrid) -> torch.Tensor:
         delta = round_trip(w, grid) - w
         return (delta * delta * importance).view(16, 4, 64).sum(-1)
 
@@ -119,18 +119,18 @@ def test_negative_and_positive_ranges_include_zero() -> None:
 def test_any_shape(n: int, k: int, group_size: int, bits: int, symmetric: bool) -> None:
     format, w = IntGroup(bits, symmetric, group_size), gaussian(n, k)
     grid = format.fit(w, torch.float32)
-    assert grid.scales.shape == (n, format.groups(k))
+    assert grid.scales.shape == (n, format.granularity.groups(k))
     codes = grid.round(w)
-    step = grid.scales.float().repeat_interleave(format.width(k), 1)[:, :k]
+    step = grid.scales.float().repeat_interleave(format.granularity.width(k), 1)[:, :k]
     assert ((format.dequantize(grid.store(codes)) - w).abs() <= step * 0.5001 + 1e-9).all()
 
 
 def test_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    import qcore.formats.int_group
+    import qcore.formats.scaled
 
     format, w = IntGroup(3, False, 32), gaussian(20, 64)
     whole = format.fit(w, torch.float16, search=True)
-    monkeypatch.setattr(qcore.formats.int_group, "_CHUNK", 100)
+    monkeypatch.setattr(qcore.formats.scaled, "_CHUNK", 100)
     chunked = format.fit(w, torch.float16, search=True)
     assert torch.equal(whole.scales, chunked.scales)
     assert torch.equal(whole.round(w), chunked.round(w))
@@ -147,7 +147,7 @@ def test_importance_scale_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"bits": 5}, "bits: expected 2, 3, 4 or 8, got 5"),
+        ({"bits": 5}, "bits: expected one of 2, 3, 4, 8, got 5"),
         ({"group_size": 0}, "group_size: expected a positive number"),
         ({"group_size": -2}, "group_size: expected a positive number"),
     ],

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qcore.formats import Activations, Float8, Format, Grid, Int8
+from qcore.formats import Activations, Float8, Format, Grid, Int8, ScaledFormat
 from qcore.formats.scales import storable_scale
 from qcore.qweight import QWeight
 
@@ -55,7 +55,7 @@ def reference_dequantize(format: Format, weight: QWeight) -> NDArray[np.float64]
     n, k = weight.shape
     scales = weight.tensors["scales"].double().numpy()
     out = np.empty((n, k))
-    if isinstance(format, Int8):
+    if format.elements.name == "s8":
         codes = weight.tensors["codes"].numpy().astype(np.float64)
     else:
         codes = e4m3_values()[weight.tensors["codes"].view(torch.uint8).numpy()]
@@ -112,12 +112,12 @@ def test_every_path_rounds_alike(
 
 
 @pytest.mark.parametrize("format", FLOATS, ids=str)
-def test_floats_are_rounded_as_torch_casts_and_as_defined(format: Float8) -> None:
+def test_floats_are_rounded_as_torch_casts_and_as_defined(format: ScaledFormat) -> None:
     shape = (40, 260)
     w = weight(*shape)
     grid = format.fit(w, torch.float32)
     # Ties, and values around the smallest and beyond the largest number, under the scale of their block.
-    spread = format.spread(grid.scales, shape).expand(shape).clone()
+    spread = format.granularity.spread(grid.scales, *shape).expand(shape).clone()
     exact = torch.tensor(np.nan_to_num(e4m3_values()), dtype=torch.float32).sort().values
     ties = (exact[1:] + exact[:-1]) / 2
     w[3, :255] = ties * spread[3, :255]
@@ -144,12 +144,12 @@ def test_integers_are_the_nearest_and_use_the_range() -> None:
 
 
 @pytest.mark.parametrize("format", FLOATS, ids=str)
-def test_plain_scales_of_floats_cover_the_range(format: Float8) -> None:
+def test_plain_scales_of_floats_cover_the_range(format: ScaledFormat) -> None:
     w = weight(200, 300)
     scales = format.fit(w, torch.float32).scales.double().numpy()
-    if format.scales == "tensor":
+    if format.granularity.kind == "tensor":
         blocks = [w]
-    elif format.scales == "channel":
+    elif format.granularity.kind == "row":
         blocks = list(w)
     else:
         blocks = [b for rows in w.split(128) for b in rows.split(128, 1)]
@@ -168,9 +168,9 @@ def test_search_lowers_the_weighted_error(format: Format) -> None:
 
     plain = error(format.fit(w, torch.float16))
     searched = error(format.fit(w, torch.float16, importance, search=True))
-    least = 0.97 if format.name == "float8" and format != Float8("tensor") else 1.0
+    least = 0.97 if format.elements.name == "e4m3" and format != Float8("tensor") else 1.0
     assert searched.sum() < least * plain.sum()
-    if format.name == "int8":
+    if format.elements.name == "s8":
         assert (searched <= plain * (1 + 1e-5)).all()
 
 
@@ -200,8 +200,7 @@ def test_rows_do_not_depend_on_each_other(
 ) -> None:
     w = weight(20, 64)
     whole = quantize(format, w, search=search)
-    for module in ("int_group", "float8"):
-        monkeypatch.setattr(f"qcore.formats.{module}._CHUNK", 100)
+    monkeypatch.setattr("qcore.formats.scaled._CHUNK", 100)
     assert torch.equal(quantize(format, w, search=search).dequantize(), whole.dequantize())
     for row in (0, 7, 19):
         assert torch.equal(
@@ -242,10 +241,10 @@ def test_static_scales(low: float, high: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Activations("int4"), "type: expected one of int8, e4m3, got 'int4'"),
-        (lambda: Activations("int8", "row"), "scales: expected one of token, tensor, block, got 'row'"),
+        (lambda: Activations("int4"), "elements: expected one of int8, e4m3, got 'int4'"),
+        (lambda: Activations("int8", "row"), "granularity: expected one of token, tensor, block, got 'row'"),
         (lambda: Activations("e4m3", symmetric=False), "symmetric: e4m3 has no zero point"),
-        (lambda: Activations("int8", "block"), "scales: expected per token or tensor for int8"),
+        (lambda: Activations("int8", "block"), "granularity: expected per token or tensor for int8"),
         (lambda: Int8(Activations("e4m3")), "activations: expected int8, got e4m3 dynamic per token"),
         (lambda: Float8("row"), "scales: expected one of tensor, channel, block, got 'row'"),
         (lambda: Float8("channel", Activations("int8")), "activations: expected e4m3, got int8"),
@@ -266,7 +265,7 @@ def test_bad_formats(make, message: str) -> None:  # type: ignore[no-untyped-def
         (Int8(), "codes", torch.zeros(4, 5).char(), ValueError, r"codes: expected shape \(4, 6\)"),
         (Int8(), "scales", torch.zeros(4), ValueError, r"scales: expected shape \(4, 1\)"),
         (Float8(), "codes", torch.zeros(4, 6).char(), TypeError, "codes: expected float8_e4m3fn"),
-        (Float8(), "scales", torch.zeros(1), ValueError, r"scales: expected shape \(4, 1\).*per channel"),
+        (Float8(), "scales", torch.zeros(1), ValueError, r"scales: expected shape \(4, 1\).*per row"),
         (Float8("tensor"), "scales", torch.zeros(4, 1), ValueError, r"scales: expected shape \(1,\)"),
         (PER_BLOCK, "scales", torch.zeros(4, 1), ValueError, r"scales: expected shape \(1, 1\)"),
     ],

@@ -14,7 +14,7 @@ from gguf import GGUFReader
 import qcore
 import tiny
 from gguf_cases import ROPES, byte_level, make, plain_metadata, save, types_in, wrap, write_gguf
-from qcore.io.gguf import GgufFile
+from qcore.checkpoints.gguf import GgufFile
 
 NAMES = ("llama", "llama-tied", "llama-bias", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3")
 # Longer than the windows of the tiny models.
@@ -89,7 +89,7 @@ def test_methods(method: str, tmp_path: Path) -> None:
         part = KINDS[layer.name.rpartition(".")[2]]
         return qcore.BlockFormat(types[f"blk.{layer.block}.{part}.weight"])
 
-    chosen = qcore.Awq(act_scale=False) if method == "awq" else method
+    chosen = qcore.Awq(keeps_divisors=False) if method == "awq" else method
     qcore.quantize(model, scheme, chosen, ids)
     compared = 0
     for name, module in model.named_modules():

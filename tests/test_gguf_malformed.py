@@ -15,8 +15,8 @@ import torch
 import qcore
 from conftest import REPOSITORY
 from gguf_cases import byte_level, make, plain_metadata, save, wrap, write_gguf
-from qcore.inspection import inspect_checkpoint
-from qcore.io.gguf import GgufFile
+from qcore.checkpoints.gguf import GgufFile
+from qcore.checkpoints.stores import inspect_checkpoint
 
 STRING, ARRAY, UINT32, UINT64, BOOL, FLOAT32 = 8, 9, 4, 10, 7, 6
 F32, F16, Q4_0, Q4_K = 0, 1, 2, 12

@@ -27,9 +27,9 @@ from gguf_cases import (
     wrap,
     write_gguf,
 )
-from qcore.io.gguf import GGUF_SCHEMES, GgufFile
-from qcore.io.gguf.mixes import MixModel, choose_types
-from qcore.io.gguf.pre_tokenizers import PRE_TOKENIZERS, splitter
+from qcore.checkpoints.gguf import GGUF_SCHEMES, GgufFile
+from qcore.checkpoints.gguf.mixes import MixModel, choose_types
+from qcore.checkpoints.gguf.pre_tokenizers import PRE_TOKENIZERS, splitter
 from qcore.text import token_chunks
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")

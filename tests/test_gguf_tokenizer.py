@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 import qcore
 from conftest import REPOSITORY
 from gguf_cases import LLAMA3, QWEN2, TEXTS, byte_level, make, save, sentence_piece, wrap
-from qcore.io.gguf import GgufFile
-from qcore.io.gguf.tokenizer_read import HUGGING_FACE, read_tokenizer
+from qcore.checkpoints.gguf import GgufFile
+from qcore.checkpoints.gguf.tokenizer_read import HUGGING_FACE, read_tokenizer
 
 BEGIN_END = {"bos_token": "<|begin|>", "eos_token": "<|end|>"}
 

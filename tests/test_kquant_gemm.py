@@ -175,6 +175,7 @@ def test_a_weight_for_another_device() -> None:
             gemm(X, packed)
 
 
+GOOD_PACK = dict(blocks=WEIGHT.blocks, type="Q4_K", k=WEIGHT.k)
 BAD_PACK = {
     "dtype": (dict(blocks=WEIGHT.blocks.char()), r"blocks must be uint8 \[.*got int8"),
     "columns": (dict(blocks=WEIGHT.blocks[:, 1:]), r"blocks must be uint8 \[..., k / 256 \* 144\].*got"),
@@ -187,9 +188,8 @@ BAD_PACK = {
 
 @pytest.mark.parametrize(("change", "message"), BAD_PACK.values(), ids=BAD_PACK)
 def test_bad_pack_arguments(change: dict[str, object], message: str) -> None:
-    good = dict(blocks=WEIGHT.blocks, type="Q4_K", k=WEIGHT.k)
     with pytest.raises(RuntimeError, match="qcore.kquant_pack: " + message):
-        torch.ops.qcore.kquant_pack(**(good | change))
+        torch.ops.qcore.kquant_pack(**(GOOD_PACK | change))
 
 
 def test_bad_unpack_arguments() -> None:

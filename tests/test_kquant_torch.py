@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
 
-from cases import DTYPES, by_name, make_x
+from cases import DTYPES, by_name, make_x, under_compile
 from kquant_cases import block_weight
-from qcore import _C, ops
-from test_kquant_gemm import BAD_GEMM, BAD_PACK, BLOCK_LAYOUTS, GOOD
+from qcore import ops
+from test_kquant_gemm import BAD_GEMM, BAD_PACK, BLOCK_LAYOUTS, GOOD, GOOD_PACK
 
 WEIGHT = block_weight("Q6_K", 20, 1)
 PACKED = WEIGHT.pack()
@@ -53,42 +52,28 @@ def test_meta_tensors_have_the_layout_of_the_cpu() -> None:
     assert ops.kquant_unpack(packed, *WEIGHT.arguments()).shape == WEIGHT.blocks.shape
 
 
-# What the fakes leave to the core: bounds of n and k beyond every tensor.
-TO_THE_CORE = {"huge k"}
+@pytest.mark.parametrize("name", BAD_GEMM)
+def test_bad_gemm_arguments_under_compile(name: str) -> None:
+    """The fake takes them as they come, the core refuses them when the graph runs."""
+    change, message = BAD_GEMM[name]
+    message = "negative dimension -1" if name == "negative n" else "qcore.kquant_gemm: " + message
+    with pytest.raises(RuntimeError, match=message):
+        under_compile(GEMM)(**(GOOD | change))
 
 
-@pytest.mark.parametrize("case", [name for name in BAD_GEMM if name not in TO_THE_CORE])
-def test_fakes_refuse_what_the_kernels_refuse(case: str) -> None:
-    change, _ = BAD_GEMM[case]
-    arguments = {
-        name: value.to("meta") if isinstance(value, Tensor) else value
-        for name, value in (GOOD | change).items()
-    }
-    with pytest.raises(RuntimeError, match=r"qcore\.kquant_gemm: "):
-        torch.ops.qcore.kquant_gemm(**arguments)
+# The fake asks the core for the sizes, and has no other answer for a layout that does not exist.
+WORDS_OF_FAKES = {
+    "type": r"type must be a block format, got F16",
+    "k": r"k: expected 1 .. \d+ and a multiple of 256",
+    "layout": r"qcore.kquant_pack: the sizes of the result are unknown: there is no layout 1",
+}
 
 
-@pytest.mark.parametrize(("change", "message"), BAD_PACK.values(), ids=BAD_PACK)
-def test_fakes_refuse_to_pack_what_the_kernels_refuse(change: dict[str, object], message: str) -> None:
-    arguments = dict(blocks=WEIGHT.blocks, type="Q6_K", k=WEIGHT.k) | change
-    arguments["blocks"] = arguments["blocks"].to("meta")  # type: ignore[attr-defined]
-    with pytest.raises(RuntimeError, match="qcore.kquant_pack: " + message.split(" ")[0]):
-        torch.ops.qcore.kquant_pack(**arguments)
-
-
-def test_fakes_name_what_is_on_the_wrong_device() -> None:
-    cuda = [row["elements"] for row in _C.packed_blocks(*WEIGHT.arguments()) if row["device"] == "cuda"]
-    with FakeTensorMode():
-        x = torch.empty(3, WEIGHT.k, device="cuda")
-        on_cpu = torch.empty(PACKED.shape, dtype=torch.uint8)
-        with pytest.raises(RuntimeError, match=r"packed for cpu \(layout block16\), x is on cuda:0: move it"):
-            ops.kquant_gemm(x, on_cpu, *WEIGHT.arguments())
-        with pytest.raises(RuntimeError, match=r"bias must be on cpu like x, got float32 \[20\] on cuda:0"):
-            ops.kquant_gemm(x.cpu(), on_cpu, *WEIGHT.arguments(), torch.empty(20, device="cuda"))
-        for elements in cuda:
-            packed = torch.empty(elements, dtype=torch.uint8)
-            with pytest.raises(RuntimeError, match=r"packed must be on cuda:0 like x, got uint8 .* on cpu"):
-                ops.kquant_gemm(x, packed, *WEIGHT.arguments())
+@pytest.mark.parametrize("name", BAD_PACK)
+def test_bad_pack_arguments_under_compile(name: str) -> None:
+    change, message = BAD_PACK[name]
+    with pytest.raises(RuntimeError, match=WORDS_OF_FAKES.get(name, "qcore.kquant_pack: " + message)):
+        under_compile(torch.ops.qcore.kquant_pack)(**(GOOD_PACK | change))
 
 
 # -- gradients -------------------------------------------------------------------------------------

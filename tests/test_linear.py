@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from qcore import _C, IntGroup, QLinear, QWeight, Rtn
+from qcore import _C, Inputs, IntGroup, QLinear, QWeight, Rtn
 
 
 def make(
@@ -53,16 +53,16 @@ def test_fake_quantization_is_the_packed_weight_bit_for_bit(
     assert torch.equal(layer(torch.eye(96)).T, fake)  # the kernel itself: a column for each unit vector
 
 
-def test_act_scale() -> None:
+def test_inputs_are_divided() -> None:
     weight, _ = make()
     s = torch.rand(96) + 0.5
-    scaled = QWeight(weight.format, weight.shape, weight.tensors, act_scale=s)
+    scaled = QWeight(weight.format, weight.shape, weight.tensors, Inputs(divisor=s))
     layer, x = QLinear(scaled), torch.randn(5, 96)
     torch.testing.assert_close(layer(x), x / s @ weight.dequantize().T, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
-    assert layer.half().act_scale is not None
-    assert layer.act_scale is not None
-    assert layer.act_scale.dtype == torch.float32
+    assert layer.half().divisor is not None
+    assert layer.divisor is not None
+    assert layer.divisor.dtype == torch.float32
 
 
 def test_state_and_copies() -> None:
@@ -196,12 +196,12 @@ def test_stored_bits() -> None:
         ({"scales": torch.zeros(40, 4)}, ValueError, r"scales: expected shape \(40, 3\).*got \(40, 4\)"),
         ({"zeros": None}, ValueError, "zeros: expected None exactly when the format is symmetric"),
         ({"zeros": torch.zeros(1, 3, dtype=torch.uint8)}, ValueError, r"zeros: expected shape \(40, 3\)"),
-        ({"act_scale": torch.ones(3)}, ValueError, r"act_scale: expected shape \(96,\), got \(3,\)"),
+        ({"divisor": torch.ones(3)}, ValueError, r"inputs.divisor: expected shape \(96,\), got \(3,\)"),
     ],
 )
 def test_bad_weights(change: dict[str, Tensor | None], error: type[Exception], message: str) -> None:
     weight, _ = make()
     tensors = {name: tensor for name, tensor in {**weight.tensors, **change}.items() if tensor is not None}
-    act_scale = tensors.pop("act_scale", None)
+    inputs = Inputs(tensors.pop("divisor", None))
     with pytest.raises(error, match=message):
-        QWeight(weight.format, weight.shape, tensors, act_scale)
+        QWeight(weight.format, weight.shape, tensors, inputs)

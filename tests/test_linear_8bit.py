@@ -53,15 +53,15 @@ def rounded(x: Tensor, weight: QWeight) -> Tensor:
         return torch.cat(parts, -1)
     low, high = x.amin(-1, keepdim=True).clamp_max(0), x.amax(-1, keepdim=True).clamp_min(0)
     greatest = 127.0 if inputs.type == "int8" else 448.0
-    if weight.input_scale is not None:
-        scale = weight.input_scale.float()
+    if weight.inputs.scale is not None:
+        scale = weight.inputs.scale.float()
     else:
         scale = torch.maximum(-low, high) / greatest if inputs.symmetric else (high - low) / 255
         scale = torch.where(scale == 0, 1.0, scale)
     if inputs.type == "e4m3":
         return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).double() * scale.double()
-    if weight.input_zero is not None:
-        zero = weight.input_zero.float()
+    if weight.inputs.zero is not None:
+        zero = weight.inputs.zero.float()
     else:
         zero = torch.zeros(1) if inputs.symmetric else (-128 - low / scale).round().clamp(-128, 127)
     return (((x / scale).round() + zero).clamp(-128, 127) - zero).double() * scale.double()
@@ -78,7 +78,7 @@ def bits(tensor: Tensor) -> Tensor:
 
 def same(a: QWeight, b: QWeight) -> bool:
     pairs = [(t, b.tensors[name]) for name, t in a.tensors.items()]
-    pairs += [(a.input_scale, b.input_scale), (a.input_zero, b.input_zero)]  # type: ignore[list-item]
+    pairs += [(a.inputs.scale, b.inputs.scale), (a.inputs.zero, b.inputs.zero)]  # type: ignore[list-item]
     return all(
         (x is None and y is None) or (x.dtype == y.dtype and torch.equal(bits(x), bits(y))) for x, y in pairs
     )
@@ -150,10 +150,10 @@ def test_state_copies_and_meta(format: Format) -> None:
 
 
 @pytest.mark.parametrize("format", [SCHEMES["W8A8_ASYM"], SCHEMES["FP8_BLOCK"]], ids=str)
-def test_act_scale(format: Format) -> None:
+def test_inputs_are_divided(format: Format) -> None:
     weight = make(format)
     s = torch.rand(K, generator=torch.Generator().manual_seed(2)) + 0.5
-    scaled = QWeight(format, weight.shape, weight.tensors, s, weight.input_scale, weight.input_zero)
+    scaled = weight.with_inputs(divisor=s)
     layer, x = QLinear(scaled), data()
     assert torch.equal(layer(x), QLinear(weight)(x / s))
     assert torch.equal(layer.to_qweight().dequantize(), weight.dequantize() / s)

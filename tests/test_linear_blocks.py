@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import tiny
-from qcore import BlockFormat, QLinear, QWeight, Rtn, ops, quantize, save
+from qcore import BlockFormat, Inputs, QLinear, QWeight, Rtn, ops, quantize, save
 from qcore.formats import Format
 from qcore.schemes import Layer
 from test_kquant import INFO, TYPES
@@ -57,10 +57,13 @@ def test_fake_quantization_is_the_packed_weight_bit_for_bit(type: str) -> None:
     assert torch.equal(layer(torch.eye(k)).T, fake)  # the kernel itself: a column for each unit vector
 
 
-def test_act_scale() -> None:
+def test_inputs_are_divided() -> None:
     weight = make("Q4_0")
     s = torch.rand(64) + 0.5
-    layer, x = exact(QLinear(QWeight(weight.format, weight.shape, weight.tensors, s))), torch.randn(5, 64)
+    layer, x = (
+        exact(QLinear(QWeight(weight.format, weight.shape, weight.tensors, Inputs(s)))),
+        torch.randn(5, 64),
+    )
     torch.testing.assert_close(layer(x), x / s @ weight.dequantize().T, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer(x), x @ layer.weight.T, rtol=1e-5, atol=1e-5)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from qcore.memory import in_huge_pages
+from qcore.nn.huge_pages import in_huge_pages
 
 
 def test_the_copy_is_the_same_and_its_own() -> None:

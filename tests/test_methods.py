@@ -29,7 +29,7 @@ FORMATS = INT_GROUPS + BLOCKS + EIGHT_BITS
 
 
 def columns(format: Format) -> int:
-    return K if format.supports(K) else 256
+    return K if format.for_columns(K) is format else 256
 
 
 def make_weight(seed: int = 0, n: int = N, k: int = K) -> Tensor:
@@ -121,7 +121,7 @@ def test_gptq_error_identity(format: Format, act_order: bool) -> None:
 def test_gptq_codes_do_not_depend_on_how_it_is_computed(
     format: Format, act_order: bool, torch_threads: None
 ) -> None:
-    k = K if format.supports(K) else 512
+    k = K if format.for_columns(K) is format else 512
     w, stats = make_weight(k=k), make_stats(k=k)
     method = Gptq(act_order=act_order)
     expected = quantize(method, w, stats, format)
@@ -192,7 +192,7 @@ def test_no_single_code_is_better_than_where_the_descent_ends(format: Format) ->
 def test_awq_is_never_worse_than_no_scale_on_its_own_objective(format: Format, inner: Rtn | Gptq) -> None:
     w, stats = make_weight(), make_stats()
     awq = Awq(inner=inner, least_gain=0)
-    s = awq.input_scale([w], stats, format, torch.bfloat16)
+    s = awq.divisor([w], stats, format, torch.bfloat16)
     scaled = quantize(inner, w * s, stats.divided_by(s), format).dequantize() / s
     plain = quantize(inner, w, stats, format).dequantize()
     assert stats.output_error(w - scaled) <= stats.output_error(w - plain)
@@ -201,7 +201,7 @@ def test_awq_is_never_worse_than_no_scale_on_its_own_objective(format: Format, i
 def test_awq_helps_where_few_channels_are_large() -> None:
     w, stats, format = make_weight(), make_stats(), IntGroup(4, True, 32)
     awq = Awq(inner=Rtn())
-    s = awq.input_scale([w], stats, format, torch.float32)
+    s = awq.divisor([w], stats, format, torch.float32)
     scaled = awq.quantize(w * s, stats.divided_by(s), format, torch.float32).dequantize() / s
     plain = Rtn().quantize(w, stats, format, torch.float32).dequantize()
     assert stats.output_error(w - scaled) < 0.9 * stats.output_error(w - plain)
@@ -210,7 +210,7 @@ def test_awq_helps_where_few_channels_are_large() -> None:
 
 def test_awq_tied_channels_share_a_scale() -> None:
     tied = torch.arange(K) % 40
-    s = Awq().input_scale([make_weight()], make_stats(), IntGroup(3), torch.float32, tied=tied)
+    s = Awq().divisor([make_weight()], make_stats(), IntGroup(3), torch.float32, tied=tied)
     for channel in range(40):
         assert len(s[tied == channel].unique()) == 1
 
@@ -242,11 +242,7 @@ def test_channels_that_are_always_zero() -> None:
     stats.add(x)
     w, format = make_weight(), IntGroup(4, False, 32)
     for method in (Imatrix(), Gptq(), Awq(), Awq(inner=Gptq(), steps=3)):
-        s = (
-            method.input_scale([w], stats, format, torch.float32)
-            if isinstance(method, Awq)
-            else torch.ones(K)
-        )
+        s = method.divisor([w], stats, format, torch.float32) if isinstance(method, Awq) else torch.ones(K)
         q = method.quantize(w * s, stats.divided_by(s), format, torch.float32)
         # Such weights are rounded, not dropped: other data may use them.
         error = (q.dequantize() / s - w)[:, 40:80]
@@ -288,7 +284,7 @@ def test_imatrix_does_not_shrink_outputs(format: Format) -> None:
         errors.append([stats.output_error(w[row : row + 1] - q[row : row + 1]) for row in range(N)])
         moments = q @ stats.hessian
         factors.append((moments * w).sum(1) / (moments * q).sum(1))
-    shared = isinstance(format, Float8) and format.scales != "channel"  # rows share scales
+    shared = format in EIGHT_BITS and format.granularity.rows != 1  # rows share scales
     assert shared or all(after <= before * (1 + 1e-9) for after, before in zip(*errors, strict=True))
     assert sum(errors[0]) < sum(errors[1]) or (shared and sum(errors[0]) == sum(errors[1]))
     if format.name != "MXFP4" and format not in EIGHT_BITS:  # scales are powers of two; 8 bits shrink little

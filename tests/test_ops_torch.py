@@ -104,27 +104,6 @@ def test_traces_for_cuda_without_a_gpu() -> None:
         ]
 
 
-def test_fakes_name_what_is_on_the_wrong_device() -> None:
-    with FakeTensorMode():
-        codes, scales, zeros = fake_cuda(WEIGHT.codes, WEIGHT.scales, WEIGHT.zeros)
-        packed = ops.w4a16_pack(codes, scales, zeros, 64, layout=2)
-        x = torch.empty(3, 300, device="cuda")
-        with pytest.raises(RuntimeError, match=r"packed for cuda \(layout fragment16\), x is on cpu"):
-            ops.w4a16_gemm(x.cpu(), *packed)
-        with pytest.raises(RuntimeError, match=r"packed for cpu \(layout panel16\), x is on cuda:0: move it"):
-            ops.w4a16_gemm(x, *ops.w4a16_pack(codes.cpu(), scales.cpu(), zeros.cpu(), 64))
-        with pytest.raises(RuntimeError, match=r"qweight must be on cuda:0 like x, got uint8 .* on cpu"):
-            ops.w4a16_gemm(x, *(tensor.cpu() for tensor in packed))
-        with pytest.raises(RuntimeError, match=r"zeros must be on cuda:0 like qweight, got uint8 .* on cpu"):
-            ops.w4a16_gemm(x, *packed._replace(zeros=packed.zeros.cpu()))
-        with pytest.raises(RuntimeError, match=r"perm must be on cuda:0 like x, got int64 \[300\] on cpu"):
-            ops.w4a16_gemm(x, *packed, perm=torch.arange(300))
-        with pytest.raises(RuntimeError, match=r"bias must be on cuda:0 like x, got float32 \[48\] on cpu"):
-            ops.w4a16_gemm(x, *packed, bias=torch.zeros(48))
-        with pytest.raises(RuntimeError, match=r"scales must be on cuda:0 like codes, got float32"):
-            ops.w4a16_pack(codes, scales.cpu(), zeros, 64, layout=2)
-
-
 # -- gradients -------------------------------------------------------------------------------------
 
 

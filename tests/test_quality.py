@@ -22,7 +22,7 @@ def measure(bits: int, method: str, out: Path) -> Evaluation:
     calibration = token_chunks(MODEL, MODEL / "calibration.txt", 512, 64)
     chosen: Method = resolve_method(method)
     if isinstance(chosen, Awq):
-        chosen = Awq(inner=chosen.inner, act_scale=False)
+        chosen = Awq(inner=chosen.inner, keeps_divisors=False)
     quantize_folder(MODEL, out, f"W{bits}A16_ASYM", chosen, calibration)
     text = token_chunks(MODEL, MODEL / "eval.txt", 512, 48)
     return evaluate(load(out, dtype=torch.float32), text, load(MODEL, dtype=torch.float32))

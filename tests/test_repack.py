@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -11,74 +10,10 @@ import torch
 from torch import Tensor
 
 from cases import INT_GROUP_LAYOUTS, assert_gemm, make_x
+from foreign_layers import Layer, awq_words, bit_stream, gptq, make_layer, tensor, whole_codes
 from qcore import ops, repack
 
 BITS = (2, 3, 4, 8)
-
-
-def bit_stream(codes: np.ndarray, bits: int) -> np.ndarray:
-    """int32 [R, ceil(C * bits / 32)] of codes [R, C]: their bits one after another, lowest first."""
-    single = np.unpackbits(codes[:, :, None], axis=2, bitorder="little")[:, :, :bits]
-    stream = single.reshape(len(codes), -1)
-    stream = np.pad(stream, ((0, 0), (0, -stream.shape[1] % 32)))
-    return np.packbits(stream, axis=1, bitorder="little").view("<i4")
-
-
-def whole_codes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """int32 words of as many codes as fit without one being cut."""
-    each = 32 // bits
-    words = np.zeros((len(codes), -(-codes.shape[1] // each)), dtype=np.uint32)
-    for row, column in np.ndindex(*codes.shape):
-        words[row, column // each] |= np.uint32(codes[row, column]) << np.uint32(column % each * bits)
-    return words.view(np.int32)
-
-
-def awq_words(codes: np.ndarray) -> np.ndarray:
-    """int32 [R, C / 8]: nibble i holds column [0, 2, 4, 6, 1, 3, 5, 7][i] of eight."""
-    words = np.zeros((codes.shape[0], codes.shape[1] // 8), dtype=np.uint32)
-    for i, column in enumerate([0, 2, 4, 6, 1, 3, 5, 7]):
-        words |= codes[:, column::8].astype(np.uint32) << np.uint32(4 * i)
-    return words.view(np.int32)
-
-
-def tensor(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-@dataclass
-class Layer:
-    """What a checkpoint says, before it is written in any format."""
-
-    codes: np.ndarray  # [N, K], in the checkpoint's order of columns
-    scales: np.ndarray  # [N, G] float16
-    zeros: np.ndarray  # [N, G]
-    g_idx: np.ndarray  # [K]
-    group_size: int
-
-    @property
-    def dense(self) -> np.ndarray:
-        zeros = self.zeros[:, self.g_idx].astype(np.float64)
-        return self.scales[:, self.g_idx].astype(np.float64) * (self.codes - zeros)
-
-
-def make_layer(
-    n: int,
-    k: int,
-    group_size: int,
-    bits: int,
-    symmetric: bool = False,
-    act_order: bool = False,
-    seed: int = 0,
-) -> Layer:
-    random = np.random.default_rng(seed)
-    groups = -(-k // group_size)
-    codes = random.integers(0, 2**bits, (n, k), dtype=np.uint8)
-    zeros = random.integers(0, 2**bits, (n, groups), dtype=np.uint8)
-    if symmetric:
-        zeros[:] = 2 ** (bits - 1)
-    scales = random.uniform(0.001, 0.02, (n, groups)).astype(np.float16)
-    g_idx = (np.arange(k) // group_size).astype(np.int32)
-    return Layer(codes, scales, zeros, random.permutation(g_idx) if act_order else g_idx, group_size)
 
 
 def check(layer: Layer, packed: ops.PackedW4A16, perm: Tensor | None, symmetric: bool) -> None:
@@ -96,25 +31,6 @@ def check(layer: Layer, packed: ops.PackedW4A16, perm: Tensor | None, symmetric:
     assert packed.shape.shape[6] == (not symmetric)
     x = make_x(3, k)
     assert_gemm(ops.w4a16_gemm(x, *packed, perm=perm), x, torch.from_numpy(layer.dense))
-
-
-def less_one(zeros: np.ndarray, bits: int) -> np.ndarray:
-    """The words int32 [R, W] of zero points [R, C], stored less one as version 1 stores them."""
-    if bits == 3:  # code by code
-        return bit_stream((zeros + 7) % 8, 3)
-    ones = sum(1 << shift for shift in range(0, 32, bits))
-    words = bit_stream(zeros, bits).view(np.uint32).astype(np.int64) - ones  # a 0 borrows from the next code
-    return (words % 2**32).astype(np.uint32).view(np.int32)
-
-
-def gptq(layer: Layer, bits: int, version: str) -> dict[str, Tensor]:
-    zeros = layer.zeros.T
-    return {
-        "qweight": tensor(bit_stream(layer.codes, bits).T),
-        "qzeros": tensor(less_one(zeros, bits) if version == "gptq" else bit_stream(zeros, bits)),
-        "scales": tensor(layer.scales.T),
-        "g_idx": tensor(layer.g_idx),
-    }
 
 
 # The last shape: sizes that the writers of these checkpoints avoid but their layout allows.

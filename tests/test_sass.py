@@ -24,7 +24,7 @@ needs_cuda = pytest.mark.skipif(not _C.cuda_built(), reason="this build has no C
 
 # No byte of local memory in any of them.
 NO_SPILLS = ("LDL", "STL")
-GEMM = r"marlin::Gemm<qcore::ptx::\w+, qcore::marlin::Variant<"
+GEMM = r"w4a16::Gemm<qcore::ptx::\w+, qcore::w4a16::Variant<"
 PIPELINE = (
     r"\bHMMA\.16816\.F32",  # the matrix unit, fp32 sums
     r"\bLDGSTS\.E\.BYPASS\.128",  # global to shared memory, 16 bytes a lane
@@ -34,7 +34,7 @@ PIPELINE = (
 
 
 def gemm(bits: str = r"\d", flush: str = r"\d", tiles: str = r"\d", warps_k: str = r"\d") -> str:
-    """Pattern of the kernels' names; the numbers are those of marlin::Variant."""
+    """Pattern of the kernels' names; the numbers are those of w4a16::Variant."""
     return GEMM + ", ".join((bits, flush, tiles, warps_k)) + ">"
 
 
@@ -44,20 +44,20 @@ def kquant(family: str = ".*", tiles: str = r"\d", warps_k: str = r"\d") -> str:
     return family_of + family + rf">, {tiles}, {warps_k}>"
 
 
-def w8a8(types: str, tokens: str = r"\d+") -> str:
-    """And for 8-bit activations: the formats of x and of the weight, tokens of w8a8::Variant."""
-    return rf"w8a8::Gemm<{types}, qcore::w8a8::Variant<{tokens}, "
+def scaled(types: str, tokens: str = r"\d+") -> str:
+    """And for 8-bit activations: the formats of x and of the weight, tokens of scaled::Variant."""
+    return rf"scaled::Gemm<{types}, qcore::scaled::Variant<{tokens}, "
 
 
-def hopper(types: str, tile: str = ".*", block_scales: str = r"\w+") -> str:
-    """The kernel of Hopper's own: groups, blocks and columns of w8a8::HopperTile."""
-    return rf"w8a8::HopperGemm<{types}, qcore::w8a8::HopperTile<{tile}>, {block_scales}>"
+def scaled_hopper(types: str, tile: str = ".*", block_scales: str = r"\w+") -> str:
+    """The kernel of Hopper's own: groups, blocks and columns of scaled::HopperTile."""
+    return rf"scaled::HopperGemm<{types}, qcore::scaled::HopperTile<{tile}>, {block_scales}>"
 
 
-def marlin_hopper(bits: str = r"\d", floats: str = r"\w+", blocks: str = r"\d", tokens: str = r"\d+") -> str:
-    """Hopper's own kernel for packed weights: the numbers of marlin::HopperVariant."""
+def w4a16_hopper(bits: str = r"\d", floats: str = r"\w+", blocks: str = r"\d", tokens: str = r"\d+") -> str:
+    """Hopper's own kernel for packed weights: the numbers of w4a16::HopperVariant."""
     numbers = f"{bits}, {floats}, {blocks}, {tokens}"
-    return rf"marlin::HopperGemm<qcore::ptx::\w+, qcore::marlin::HopperVariant<{numbers}>"
+    return rf"w4a16::HopperGemm<qcore::ptx::\w+, qcore::w4a16::HopperVariant<{numbers}>"
 
 
 INT8 = "qcore::ptx::Int8, qcore::ptx::Int8"
@@ -101,7 +101,7 @@ RULES = (
     # Hopper's own: the warpgroup's matrix unit with A from registers, copies by the copy engine alone, one
     # barrier of the whole block in the beginning.
     Rule(
-        marlin_hopper(),
+        w4a16_hopper(),
         registers=168,
         must=(
             r"\bHGMMA\.64x\d+x16\.F32(\.BF16)? R\d+, R\d+, gdesc",
@@ -119,17 +119,17 @@ RULES = (
     # groups of 32 need; for longer groups most of these are jumped over.
     *(
         Rule(
-            marlin_hopper(bits, blocks=str(blocks), tokens=str(tokens)),
+            w4a16_hopper(bits, blocks=str(blocks), tokens=str(tokens)),
             loop=(r"\bHGMMA", blocks * (4 * (tokens // 2 + 20) + decoding)),
         )
         for bits, decoding in (("4", 250), ("8", 310))
         for blocks in (1, 2)
         for tokens in (64, 128)
     ),
-    Rule(r"marlin::ReduceShared<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
-    Rule(r"marlin::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
-    Rule(r"marlin::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
-    Rule(r"marlin::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),
+    Rule(r"w4a16::ReduceShared<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(r"tile::Gather", must=(r"\bSTG\.E\.128",), must_not=NO_SPILLS),
+    Rule(r"tile::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(r"w4a16::(Reference|(Unp|P)ack(Codes|Parameters<))", must_not=NO_SPILLS),
     # The same for block formats. Q2_K with 32 tokens takes a multiprocessor for itself.
     Rule(kquant(tiles="[12]"), registers=128, must=PIPELINE, must_not=NO_SPILLS),
     Rule(kquant("(?!2, 0, 16).*", tiles="4"), registers=128, must=PIPELINE, must_not=NO_SPILLS),
@@ -148,36 +148,38 @@ RULES = (
     ),
     # Products of 8-bit activations. On sm_90 and sm_100 a warp's FP8 products are made of fp16 ones (wgmma
     # and tcgen05 have the units for more), and on sm_80 the FP8 kernel is never run.
-    Rule(w8a8(".*"), must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
-    Rule(w8a8(".*", "(8|16|32)"), registers=128),
-    Rule(w8a8(INT8), must=(r"\bIMMA\.16832\.S8\.S8", r"\bLDSM\.16\.M88\.4")),
+    Rule(scaled(".*"), must=(r"\bLDGSTS\.E\.BYPASS\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(scaled(".*", "(8|16|32)"), registers=128),
+    Rule(scaled(INT8), must=(r"\bIMMA\.16832\.S8\.S8", r"\bLDSM\.16\.M88\.4")),
     Rule(
-        w8a8(FP8), "sm_(89|120a)", must=(r"\bQMMA\.16832\.F32\.E[45]M[23]\.E[45]M[23]", r"\bLDSM\.16\.M88\.4")
+        scaled(FP8),
+        "sm_(89|120a)",
+        must=(r"\bQMMA\.16832\.F32\.E[45]M[23]\.E[45]M[23]", r"\bLDSM\.16\.M88\.4"),
     ),
-    Rule(w8a8(FP8), "sm_(90a|100a)", must=(r"\bHMMA\.16816\.F32", r"\bLDSM\.16\.M88\.4")),
+    Rule(scaled(FP8), "sm_(90a|100a)", must=(r"\bHMMA\.16816\.F32", r"\bLDSM\.16\.M88\.4")),
     # With few tokens the time is the memory's: a loop for 16 KB of weights leaves issue slots idle. With many
     # it is the matrix unit's: 64 of 256 slots. (For newer targets the short loops are laid out otherwise.)
-    Rule(w8a8(INT8, "(8|16)"), "sm_(80|89|90a)", loop=(r"\bIMMA", 130)),
-    Rule(w8a8(INT8, "128"), loop=(r"\bIMMA", 256)),
-    Rule(w8a8(FP8, "(8|16)"), "sm_(89|120a)", loop=(r"\bQMMA", 150)),
-    Rule(w8a8(FP8, "128"), "sm_(89|120a)", loop=(r"\bQMMA", 420)),
+    Rule(scaled(INT8, "(8|16)"), "sm_(80|89|90a)", loop=(r"\bIMMA", 130)),
+    Rule(scaled(INT8, "128"), loop=(r"\bIMMA", 256)),
+    Rule(scaled(FP8, "(8|16)"), "sm_(89|120a)", loop=(r"\bQMMA", 150)),
+    Rule(scaled(FP8, "128"), "sm_(89|120a)", loop=(r"\bQMMA", 420)),
     # Hopper's own: the warpgroup's matrix unit, fed by the copy engine alone. 384 threads start with 168
     # registers each; those that multiply then take 232. Where one warpgroup multiplies, all stay below 128.
     Rule(
-        hopper(".*"),
+        scaled_hopper(".*"),
         registers=168,
         must=(r"\bUTMALDG\.2D", r"\bSYNCS\.PHASECHK", r"\bSYNCS\.ARRIVE", r"\bSTG\.E\.128"),
         must_not=(*NO_SPILLS, r"\b[HIQ]MMA"),
     ),
-    Rule(hopper(".*", "1, .*"), registers=128, must_not=(r"\bUSETMAXREG",)),
-    Rule(hopper(".*", "2, .*"), must=(r"\bUSETMAXREG\.DEALLOC", r"\bUSETMAXREG\.TRY_ALLOC")),
-    Rule(hopper(INT8), must=(r"\bIGMMA\.64x\d+x32\.S8\.S8",), loop=(r"\bIGMMA", 90)),
-    Rule(hopper(FP8), must=(r"\bQGMMA\.64x\d+x32\.F32\.E[45]M[23]\.E[45]M[23]",)),
+    Rule(scaled_hopper(".*", "1, .*"), registers=128, must_not=(r"\bUSETMAXREG",)),
+    Rule(scaled_hopper(".*", "2, .*"), must=(r"\bUSETMAXREG\.DEALLOC", r"\bUSETMAXREG\.TRY_ALLOC")),
+    Rule(scaled_hopper(INT8), must=(r"\bIGMMA\.64x\d+x32\.S8\.S8",), loop=(r"\bIGMMA", 90)),
+    Rule(scaled_hopper(FP8), must=(r"\bQGMMA\.64x\d+x32\.F32\.E[45]M[23]\.E[45]M[23]",)),
     # Beside the instructions that start the products: an addition for each sum, and the scales.
-    Rule(hopper(FP8, "2, 2, 128"), loop=(r"\bQGMMA", 128 + 200)),
-    Rule(hopper(FP8, "2, 1, 128"), loop=(r"\bQGMMA", 64 + 120)),
-    Rule(r"w8a8::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
-    Rule(r"w8a8::(Reference<|SumRows)", must_not=NO_SPILLS),
+    Rule(scaled_hopper(FP8, "2, 2, 128"), loop=(r"\bQGMMA", 128 + 200)),
+    Rule(scaled_hopper(FP8, "2, 1, 128"), loop=(r"\bQGMMA", 64 + 120)),
+    Rule(r"scaled::Reduce<", must=(r"\bLDG\.E\.128", r"\bSTG\.E\.128"), must_not=NO_SPILLS),
+    Rule(r"scaled::(Reference<|SumRows)", must_not=NO_SPILLS),
     # Rows come to shared memory 16 bytes a lane and leave 8 codes a lane; five blocks of 256 threads leave 48
     # registers each.
     Rule(
@@ -212,7 +214,7 @@ def test_kernels_are_what_was_planned(compiled: list[Kernel]) -> None:
 def test_every_kernel_is_there_for_every_target_and_has_a_rule(compiled: list[Kernel]) -> None:
     assert {kernel.target for kernel in compiled} == set(TARGETS)
     for name, count in Counter(kernel.name for kernel in compiled).items():
-        targets = 1 if re.search("::HopperGemm<|marlin::ReduceShared<", name) else len(TARGETS)
+        targets = 1 if re.search("::HopperGemm<|w4a16::ReduceShared<", name) else len(TARGETS)
         assert count == targets, f"{name} is there for {count} targets"
         assert any(re.search(rule.name, name) for rule in RULES), f"no rule for {name}"
     # For cards that have no code of their own here: 10.3, 11.0, 12.1 and newer ones.

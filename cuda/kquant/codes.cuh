@@ -1,4 +1,4 @@
-// Codes of blocks to exact 16-bit numbers, two to a register, as marlin's dequant.cuh does it for
+// Codes of blocks to exact 16-bit numbers, two to a register, as w4a16/dequant.cuh does it for
 // codes of 4 and 8 bits: a number with a fixed exponent holds an integer in its low mantissa bits,
 // OR-ing a code into the bits of 1024 (fp16, 10 bits) or 128 (bf16, 7 bits) gives 1024 + code, and
 // one packed instruction takes the offset and the code that means 0 away. The code may stand
@@ -8,7 +8,7 @@
 
 #include "kquant/layout.h"
 #include "numerics/float16.h"
-#include "ptx.cuh"
+#include "ptx/base.cuh"
 
 namespace qcore::kquant {
 

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "kquant/rows.h"
-#include "scalars.cuh"
+#include "tile/scalars.cuh"
 
 namespace qcore::kquant {
 

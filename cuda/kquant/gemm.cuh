@@ -10,11 +10,11 @@
 
 #include "kquant/codes.cuh"
 #include "kquant/variant.h"
-#include "marlin/tile.cuh"
+#include "tile/tile.cuh"
 
 namespace qcore::kquant {
 
-struct GemmParams : marlin::TileParams {
+struct GemmParams : tile::TileParams {
   const void* weight;
   // In pieces of 16 bytes: a chunk of 32 rows, a superblock of them, what a warp copies, and where
   // in a superblock what it copies ends.
@@ -28,13 +28,13 @@ struct GemmParams : marlin::TileParams {
 };
 
 template <class T, class V>
-class Gemm : public marlin::Tile<Gemm<T, V>, T, V, GemmParams> {
-  using Base = marlin::Tile<Gemm, T, V, GemmParams>;
+class Gemm : public tile::Tile<Gemm<T, V>, T, V, GemmParams> {
+  using Base = tile::Tile<Gemm, T, V, GemmParams>;
   friend Base;
   using F = typename V::Family;
   using Codes = BlockCodes<T, F>;
   using Base::kTokenTiles, Base::for_tiles, Base::p, Base::lane, Base::total;
-  static constexpr int kWarpTiles = marlin::kWarpTiles;
+  static constexpr int kWarpTiles = tile::kWarpTiles;
   static constexpr Traits kTraits = F::traits(256);
   static constexpr int kFlushSteps = std::min(F::kGroup, kSpanColumns) / kStepColumns;
   static constexpr int kCopies = (V::kWarpBytes / 16 + 31) / 32;  // of 16 bytes by a lane

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kquant/gemm.cuh"
-#include "launch.cuh"
+#include "runtime/launch.cuh"
 
 #define QCORE_KQUANT_INSTANCE(block, token_tiles, warps_k)                                      \
   template Status cuda::launch<kquant::Gemm<                                                    \

@@ -2,7 +2,7 @@
 #include "kquant/dequantize.cuh"
 #include "kquant/pack.cuh"
 #include "kquant/reference.cuh"
-#include "launch.cuh"
+#include "runtime/launch.cuh"
 
 namespace qcore {
 

@@ -31,13 +31,14 @@
 
 #include "formats/blocks/blocks.h"
 #include "qcore/types.h"
+#include "tile/shape.h"
 
 namespace qcore::kquant {
 
+using tile::kStepColumns, tile::kTileRows;
+
 inline constexpr int kPanelRows = 32;
-inline constexpr int kTileRows = 16;
 inline constexpr int kTiles = kPanelRows / kTileRows;
-inline constexpr int kStepColumns = 16;
 inline constexpr int kSpanColumns = 32;  // that a plane's words hold
 inline constexpr int kSpanSteps = kSpanColumns / kStepColumns;
 

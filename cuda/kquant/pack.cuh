@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kquant/packing.h"
-#include "marlin/pack.cuh"
+#include "tile/elements.cuh"
 
 namespace qcore::kquant {
 
@@ -17,7 +17,7 @@ struct PackParams {
 template <class Block>
 struct Pack {
   using Params = PackParams;
-  static constexpr int kThreads = marlin::kPackThreads, kMinBlocks = 1;
+  static constexpr int kThreads = tile::kElementThreads, kMinBlocks = 1;
 
   static int64_t count(const Geometry& g) { return g.bytes() / 4; }
   QCORE_DEVICE static void run(const Params& p) {
@@ -27,7 +27,7 @@ struct Pack {
       return ptx::global_object<Block>(static_cast<const Block*>(p.from) + row * per_row + block);
     };
     const WordPacker<Block, decltype(block_at)> packer(g, block_at);
-    marlin::for_each_element(g.bytes() / 4, [&](int64_t i) {
+    tile::for_each_element(g.bytes() / 4, [&](int64_t i) {
       ptx::store_global(static_cast<uint32_t*>(p.to) + i, packer.word(i));
     });
   }
@@ -37,11 +37,11 @@ struct Pack {
 template <class Block>
 struct Unpack {
   using Params = PackParams;
-  static constexpr int kThreads = marlin::kPackThreads, kMinBlocks = 1;
+  static constexpr int kThreads = tile::kElementThreads, kMinBlocks = 1;
 
   static int64_t count(const Geometry& g) { return g.blocks(); }
   QCORE_DEVICE static void run(const Params& p) {
-    marlin::for_each_element(p.geometry.blocks(), [&](int64_t i) {
+    tile::for_each_element(p.geometry.blocks(), [&](int64_t i) {
       ptx::write_global_object<Block>(static_cast<Block*>(p.to) + i, [&](Block& block) {
         unpack_block(p.geometry, p.from, i, GlobalLoad{}, block);
       });

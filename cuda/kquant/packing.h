@@ -1,8 +1,8 @@
 // Blocks to the words of fragment16_blocks (layout.h) and back, on the host and on a GPU.
 #pragma once
 
-#include "fragments.h"
 #include "kquant/layout.h"
+#include "ptx/fragments.h"
 
 namespace qcore::kquant {
 

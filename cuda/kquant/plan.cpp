@@ -7,7 +7,7 @@
 namespace qcore::kquant {
 namespace {
 
-marlin::Work work_of(const KquantArgs& args) {
+tile::Work work_of(const KquantArgs& args) {
   const BlockFormat& format = *args.weight.shape.format;
   const Geometry g = geometry_of(args.weight.shape);
   return {.m = args.m,
@@ -15,10 +15,10 @@ marlin::Work work_of(const KquantArgs& args) {
           .chunks = g.chunks(),
           .chunk_columns = g.traits.chunk_columns(),
           .bits = static_cast<int>(ceil_div(format.bytes * 8, format.elements)),
-          .gather = !marlin::activations_fit(args.x, args.m, args.x_stride, g.k),
+          .gather = !tile::activations_fit(args.x, args.m, args.x_stride, g.k),
           .batch_invariant = false,
           .variants = kVariants,
-          .shared_bytes = [&format](marlin::VariantKey key) {
+          .shared_bytes = [&format](tile::VariantKey key) {
             return with_block(format, [&]<class Block>() {
               int bytes = std::numeric_limits<int>::max();
               with_variant<Block>(key, [&]<class V>() { bytes = V::kSharedBytes; });
@@ -29,12 +29,12 @@ marlin::Work work_of(const KquantArgs& args) {
 
 }  // namespace
 
-marlin::Plan choose_plan(const KquantArgs& args, const marlin::DeviceLimits& limits) {
-  return marlin::choose_plan(work_of(args), limits);
+tile::Plan choose_plan(const KquantArgs& args, const tile::DeviceLimits& limits) {
+  return tile::choose_plan(work_of(args), limits);
 }
 
-marlin::Plan make_plan(const KquantArgs& args, marlin::VariantKey variant, int splits) {
-  return marlin::make_plan(work_of(args), variant, splits);
+tile::Plan make_plan(const KquantArgs& args, tile::VariantKey variant, int splits) {
+  return tile::make_plan(work_of(args), variant, splits);
 }
 
 Status supports(const Kquant::Problem& problem) {

@@ -2,14 +2,14 @@
 #pragma once
 
 #include "kquant/packed.h"
-#include "marlin/plan.h"
 #include "qcore/kquant.h"
+#include "tile/plan.h"
 
 namespace qcore::kquant {
 
-marlin::Plan choose_plan(const KquantArgs& args, const marlin::DeviceLimits& limits);
+tile::Plan choose_plan(const KquantArgs& args, const tile::DeviceLimits& limits);
 // The plan with a given variant and number of splits, for tests and for tuning.
-marlin::Plan make_plan(const KquantArgs& args, marlin::VariantKey variant, int splits);
+tile::Plan make_plan(const KquantArgs& args, tile::VariantKey variant, int splits);
 
 // What the kernel cannot take (fp32 activations, sizes beyond its counters), with the reason.
 Status supports(const Kquant::Problem& problem);

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kquant/layout.h"
-#include "scalars.cuh"
+#include "tile/scalars.cuh"
 
 namespace qcore::kquant {
 

@@ -7,8 +7,8 @@
 #include "kquant/packed.h"
 #include "kquant/plan.h"
 #include "kquant/reference.cuh"
-#include "marlin/activations.cuh"
-#include "marlin/launches.h"
+#include "tile/gather.cuh"
+#include "tile/launches.h"
 
 namespace qcore::kquant {
 
@@ -28,7 +28,7 @@ Status run_pack(const BlockShape& shape, const void* blocks, void* packed, const
   const Geometry g = geometry_of(shape);
   return with_block(*shape.format, [&]<class Block>() {
     using Kernel = Pack<Block>;
-    return launch.template operator()<Kernel>(marlin::pack_blocks(Kernel::count(g)), 0,
+    return launch.template operator()<Kernel>(tile::element_blocks(Kernel::count(g)), 0,
                                               PackParams{g, blocks, packed});
   });
 }
@@ -38,7 +38,7 @@ Status run_unpack(const PackedBlocks& packed, void* blocks, const Launch& launch
   const Geometry g = geometry_of(packed.shape);
   return with_block(*packed.shape.format, [&]<class Block>() {
     using Kernel = Unpack<Block>;
-    return launch.template operator()<Kernel>(marlin::pack_blocks(Kernel::count(g)), 0,
+    return launch.template operator()<Kernel>(tile::element_blocks(Kernel::count(g)), 0,
                                               PackParams{g, packed.data, blocks});
   });
 }
@@ -52,12 +52,12 @@ void set_values(uint32_t (&words)[4]) {
 }
 
 template <class T, class Block>
-GemmParams gemm_params(const marlin::TileParams& tiles, const Geometry& g, const void* weight) {
+GemmParams gemm_params(const tile::TileParams& tiles, const Geometry& g, const void* weight) {
   constexpr Traits kTraits = traits<Block>();
   constexpr int kStaged =
       kTraits.chunk_bytes() + (kTraits.blocks_in_chunks() ? 0 : kTraits.halves_bytes());
   GemmParams params = {};
-  static_cast<marlin::TileParams&>(params) = tiles;
+  static_cast<tile::TileParams&>(params) = tiles;
   params.weight = weight;
   params.chunk_pieces = kTraits.chunk_bytes() / 16;
   params.super_pieces = kTraits.super_bytes() / 16;
@@ -81,52 +81,52 @@ GemmParams gemm_params(const marlin::TileParams& tiles, const Geometry& g, const
 
 // The product of plan.tokens tokens, at most.
 template <class T, class Launch>
-Status run_pass(const KquantArgs& args, const marlin::Product& pass, const marlin::Plan& plan,
+Status run_pass(const KquantArgs& args, const tile::Product& pass, const tile::Plan& plan,
                 const Launch& launch) {
   const Geometry g = geometry_of(args.weight.shape);
   if (plan.gather) {
-    const marlin::GatherParams params{.x = pass.x,
-                                      .x_stride = pass.x_stride,
-                                      .perm = nullptr,
-                                      .k = g.k,
-                                      .group_size = g.k,
-                                      .group_halves = ceil_div(g.k, marlin::kHalfColumns),
-                                      .m = static_cast<int>(pass.m),
-                                      .columns = static_cast<int>(g.padded_k()),
-                                      .to = pass.workspace};
-    const Status status = launch.template operator()<marlin::Gather>(
-        marlin::Gather::blocks(params.m, params.columns), 0, params);
+    const tile::GatherParams params{.x = pass.x,
+                                    .x_stride = pass.x_stride,
+                                    .perm = nullptr,
+                                    .k = g.k,
+                                    .group_size = g.k,
+                                    .padded_group = g.padded_k(),
+                                    .m = static_cast<int>(pass.m),
+                                    .columns = static_cast<int>(g.padded_k()),
+                                    .to = pass.workspace};
+    const Status status = launch.template operator()<tile::Gather>(
+        tile::Gather::blocks(params.m, params.columns), 0, params);
     if (!status.ok()) return status;
   }
-  marlin::TileParams tiles = marlin::tile_params(pass, plan);
+  tile::TileParams tiles = tile::tile_params(pass, plan);
   const Status status = with_block(*args.weight.shape.format, [&]<class Block>() {
     Status launched = Status::unsupported("plan: no such variant of the kernel");
     with_variant<Block>(plan.variant, [&]<class V>() {
       tiles.stage_bytes = V::kStageBytes;
       launched =
-          launch.template operator()<Gemm<T, V>>(marlin::blocks_of(tiles), plan.shared_bytes,
+          launch.template operator()<Gemm<T, V>>(tile::blocks_of(tiles), plan.shared_bytes,
                                                  gemm_params<T, Block>(tiles, g, args.weight.data));
     });
     return launched;
   });
-  return status.ok() ? marlin::run_reduce<T>(tiles, plan, launch) : status;
+  return status.ok() ? tile::run_reduce<T>(tiles, plan, launch) : status;
 }
 
 // args.workspace holds plan.workspace_bytes().
 template <class T, class Launch>
-Status run_gemm(const KquantArgs& args, const marlin::Plan& plan, const Launch& launch) {
+Status run_gemm(const KquantArgs& args, const tile::Plan& plan, const Launch& launch) {
   const Geometry g = geometry_of(args.weight.shape);
-  const marlin::Product product{.m = args.m,
-                                .n = g.n,
-                                .columns = g.k,
-                                .padded_columns = g.padded_k(),
-                                .chunks = g.chunks(),
-                                .x = args.x,
-                                .x_stride = args.x_stride,
-                                .bias = args.bias,
-                                .y = args.y,
-                                .workspace = args.workspace};
-  return marlin::run_passes(product, plan.tokens, [&](const marlin::Product& pass) {
+  const tile::Product product{.m = args.m,
+                              .n = g.n,
+                              .columns = g.k,
+                              .padded_columns = g.padded_k(),
+                              .chunks = g.chunks(),
+                              .x = args.x,
+                              .x_stride = args.x_stride,
+                              .bias = args.bias,
+                              .y = args.y,
+                              .workspace = args.workspace};
+  return tile::run_passes(product, plan.tokens, [&](const tile::Product& pass) {
     return run_pass<T>(args, pass, plan, launch);
   });
 }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kquant/layout.h"
-#include "marlin/plan.h"
+#include "tile/plan.h"
 
 namespace qcore::kquant {
 
@@ -53,23 +53,23 @@ using FamilyOf = decltype(family_of<Block>());
 // Tokens of a block in eights, and warps along K; of equal tokens the widest first. All but those
 // of 8 warps along K and of 64 tokens fit the 99 KB of a small card.
 #define QCORE_KQUANT_VARIANTS(X) X(1, 2) X(1, 8) X(2, 2) X(4, 1) X(8, 1)
-inline constexpr marlin::VariantKey kVariants[] = {
+inline constexpr tile::VariantKey kVariants[] = {
 #define QCORE_KQUANT_VARIANT(token_tiles, warps_k) {token_tiles, warps_k},
     QCORE_KQUANT_VARIANTS(QCORE_KQUANT_VARIANT)
 #undef QCORE_KQUANT_VARIANT
 };
 
 template <class F, int kTokenTiles_, int kWarpsK_>
-struct Variant : marlin::Shape<kTokenTiles_, kWarpsK_> {
+struct Variant : tile::Shape<kTokenTiles_, kWarpsK_> {
   using Family = F;
-  using Shape = marlin::Shape<kTokenTiles_, kWarpsK_>;
+  using Shape = tile::Shape<kTokenTiles_, kWarpsK_>;
   // Per multiprocessor. Scales and minima of every 16 columns leave registers for one.
   static constexpr bool kLarge =
       kTokenTiles_ == 8 || (kTokenTiles_ == 4 && F::kHasMin && F::kGroup == 16);
   static constexpr int kMinBlocks = kLarge ? 1 : 2;
   static constexpr int kChunkColumns = F::kChunkColumns;
   static constexpr int kWarpBytes = F::kStagedBytes;
-  static constexpr int kWeightBytes = marlin::kWarps * kWarpBytes;
+  static constexpr int kWeightBytes = tile::kWarps * kWarpBytes;
   static constexpr int kPartBytes = Shape::kTokens * kChunkColumns * 2;
   // A multiple of 256, so that the bits below name a place in a row of activations.
   static constexpr int kStageBytes = kWeightBytes + kWarpsK_ * kPartBytes;
@@ -80,7 +80,7 @@ struct Variant : marlin::Shape<kTokenTiles_, kWarpsK_> {
 
 // Calls f.template operator()<Variant>() for the variant of the key; false if it is not built.
 template <class Block, class F>
-bool with_variant(marlin::VariantKey key, const F& f) {
+bool with_variant(tile::VariantKey key, const F& f) {
 #define QCORE_KQUANT_CASE(token_tiles_, warps_k_)                              \
   if (key.token_tiles == token_tiles_ && key.warps_k == warps_k_) {            \
     f.template operator()<Variant<FamilyOf<Block>, token_tiles_, warps_k_>>(); \

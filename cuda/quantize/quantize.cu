@@ -1,9 +1,9 @@
 // The kernels of quantize_int8 and quantize_fp8, and what their rows run.
 #include <string>
 
-#include "launch.cuh"
 #include "quantize/rows.h"
 #include "quantize/run.h"
+#include "runtime/launch.cuh"
 
 namespace qcore {
 

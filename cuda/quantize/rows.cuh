@@ -1,14 +1,14 @@
 // One row of floats to 8 bits, by a block of threads: RMSNorm if wanted, the extremes, the codes.
-// The kernels that only quantize and those that multiply at once (w8a8) run this, so that they give
-// the same bits.
+// The kernels that only quantize and those that multiply at once (scaled) run this, so that they
+// give the same bits.
 //
 // A thread takes 8 neighbouring elements of every 2048; 16 threads share a block of 128. The row is
 // copied to shared memory, as it is and as far as there is room, so that it is read from global
 // memory once. Each thread copies what it will read itself, and needs no barrier for it.
 #pragma once
 
-#include "pieces.cuh"
 #include "quantize/rules.cuh"
+#include "tile/pieces.cuh"
 
 namespace qcore::quantize {
 

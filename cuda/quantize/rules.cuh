@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "ptx8.cuh"
+#include "ptx/bits8.cuh"
 #include "qcore/quantize.h"
 
 namespace qcore::quantize {

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
 
 from qcore import ops, repack
-from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup
+from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup, ScaledFormat
 from qcore.ops import kernels
-from qcore.qweight import QWeight
+from qcore.qweight import Inputs, QWeight
+from qcore.requires import models_for
 
 if TYPE_CHECKING:
+    from qcore.checkpoints.folder import save
+    from qcore.checkpoints.stores import load
     from qcore.evaluation import Evaluation, evaluate
-    from qcore.folder import load, quantize_folder, save
-    from qcore.gguf_export import quantize_gguf
-    from qcore.linear import QLinear
     from qcore.methods import Awq, Gptq, Imatrix, Rtn
-    from qcore.patch import quantize
+    from qcore.nn import QLinear
+    from qcore.quantization import quantize, quantize_checkpoint, quantize_folder, quantize_gguf
     from qcore.schemes import SCHEMES
     from qcore.text import load_tokenizer
 
@@ -39,39 +40,44 @@ __all__ = [
     "Format",
     "Gptq",
     "Imatrix",
+    "Inputs",
     "Int8",
     "IntGroup",
     "QLinear",
     "QWeight",
     "Rtn",
+    "ScaledFormat",
     "evaluate",
     "kernels",
     "load",
     "load_tokenizer",
     "ops",
     "quantize",
+    "quantize_checkpoint",
     "quantize_folder",
     "quantize_gguf",
     "repack",
     "save",
 ]
 
-# What needs transformers is imported on first use, so that a framework that only wants the ops starts fast.
+# Imported on first use, so that a framework that only wants the ops starts fast. Some of it needs the extra
+# `models`: transformers and its kin.
 _LAZY = {
     "SCHEMES": "qcore.schemes",
     "Awq": "qcore.methods",
     "Evaluation": "qcore.evaluation",
     "Gptq": "qcore.methods",
     "Imatrix": "qcore.methods",
-    "QLinear": "qcore.linear",
+    "QLinear": "qcore.nn",
     "Rtn": "qcore.methods",
     "evaluate": "qcore.evaluation",
-    "load": "qcore.folder",
+    "load": "qcore.checkpoints.stores",
     "load_tokenizer": "qcore.text",
-    "quantize": "qcore.patch",
-    "quantize_folder": "qcore.folder",
-    "quantize_gguf": "qcore.gguf_export",
-    "save": "qcore.folder",
+    "quantize": "qcore.quantization",
+    "quantize_checkpoint": "qcore.quantization",
+    "quantize_folder": "qcore.quantization",
+    "quantize_gguf": "qcore.quantization",
+    "save": "qcore.checkpoints.folder",
 }
 
 
@@ -80,6 +86,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'qcore' has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(_LAZY[name]), name)
+    with models_for(f"qcore.{name}"):
+        value = getattr(import_module(_LAZY[name]), name)
     globals()[name] = value
     return value

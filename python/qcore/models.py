@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +14,11 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 
-from qcore.blocks import find_blocks
+from qcore.calibration.chain import find_blocks
 from qcore.formats import Format
-from qcore.io.checkpoint import Checkpoint
-from qcore.schemes import Layer, Scheme, storable
+from qcore.nn import QLinear
+from qcore.qweight import QWeight
+from qcore.schemes import Layer, Scheme
 
 __all__ = [
     "choose_formats",
@@ -26,6 +28,7 @@ __all__ = [
     "is_ignored",
     "linear_names",
     "renamer",
+    "replace_linear",
     "set_tensor",
     "stored_names",
     "tie_weights",
@@ -68,7 +71,7 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> d
         assert isinstance(linear, nn.Linear)
         block = next((i for i, prefix in enumerate(blocks) if name.startswith(prefix + ".")), None)
         format = scheme(Layer(name, (linear.out_features, linear.in_features), block, len(blocks)))
-        format = None if format is None else storable(format, linear.in_features)
+        format = None if format is None else format.for_columns(linear.in_features)
         if format is not None:
             chosen[name] = format
     if not chosen:
@@ -78,9 +81,9 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> d
     return chosen
 
 
-def config_of(checkpoint: Checkpoint) -> Any:
+def config_of(folder: Path) -> Any:
     """The transformers configuration, without its quantization: qcore itself reads the weights."""
-    config = AutoConfig.from_pretrained(checkpoint.path)
+    config = AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     return config
@@ -107,6 +110,16 @@ def empty_model(config: Any) -> nn.Module:
             model = AutoModel.from_config(config, dtype=torch.float32)
     model.config.dtype = stored_dtype
     return model.eval()  # type: ignore[no-any-return]
+
+
+def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
+    """Puts a QLinear in the place of the named `nn.Linear`, where it was."""
+    owner_name, _, leaf = name.rpartition(".")
+    linear = model.get_submodule(name)
+    assert isinstance(linear, nn.Linear)
+    if not linear.weight.is_meta:
+        weight = weight.to(linear.weight.device)
+    setattr(model.get_submodule(owner_name), leaf, QLinear(weight, linear.bias))
 
 
 def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from qcore.formats import BLOCK_FORMATS, Activations, BlockFormat, Float8, Format, Int8, IntGroup
+from qcore.formats import BLOCK_FORMATS, NF4, Activations, Float8, Format, Int8, IntGroup
 
-__all__ = ["SCHEMES", "Layer", "Scheme", "is_static", "resolve_scheme", "storable"]
+__all__ = ["SCHEMES", "Layer", "Scheme", "is_static", "resolve_scheme"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,10 @@ Scheme = Callable[[Layer], Format | None]
 
 # Weight-only integer schemes, e.g. W4A16 (symmetric) and W4A16_ASYM (with zero points); schemes with 8-bit
 # inputs too, whose scales are found at run time, or by calibration (STATIC and W8A8_ASYM, which adds a zero
-# point to the inputs); weight-only float8; and the block formats of GGUF.
+# point to the inputs); weight-only float8; QLoRA's NF4; and the block formats of GGUF.
+#
+# What compressed-tensors calls the same: W4A16, W4A16_ASYM, W8A16, W8A8 (and INT8), FP8_DYNAMIC, FP8_BLOCK;
+# its FP8 is FP8_STATIC here, since vLLM's `quantization="fp8"` is the dynamic one. The others have no preset.
 SCHEMES: dict[str, Format] = {
     **{
         f"W{bits}A16{suffix}": IntGroup(bits=bits, symmetric=not suffix)
@@ -43,22 +46,12 @@ SCHEMES: dict[str, Format] = {
     "W8A8_STATIC": Int8(Activations("int8", "tensor")),
     "W8A8_ASYM": Int8(Activations("int8", "tensor", symmetric=False)),
     "FP8": Float8(),
+    "FP8_DYNAMIC": Float8(),
     "FP8_STATIC": Float8("tensor", Activations("e4m3", "tensor")),
     "FP8_BLOCK": Float8("block", Activations("e4m3", "block")),
     "W8A16_FP8": Float8("channel", None),
+    "NF4": NF4,
     **BLOCK_FORMATS,
-}
-
-# What stores rows that are no whole blocks of 256, with at least as many bits, in blocks of 32.
-_NARROWER = {
-    "Q2_K": "IQ4_NL",
-    "Q3_K": "IQ4_NL",
-    "IQ4_XS": "IQ4_NL",
-    "Q4_K": "Q5_0",
-    "Q5_K": "Q5_1",
-    "Q6_K": "Q8_0",
-    "TQ1_0": "Q4_0",
-    "TQ2_0": "Q4_0",
 }
 
 
@@ -66,16 +59,16 @@ def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None)
     """A scheme by name, of one format for all layers, or the scheme itself.
 
     Args:
-        group_size: overrides that of an `IntGroup`.
+        group_size: overrides that of a format of groups.
     """
     if isinstance(scheme, str):
         if scheme.upper() not in SCHEMES:
             raise ValueError(f"scheme: expected one of {', '.join(SCHEMES)}, got {scheme!r}")
         scheme = SCHEMES[scheme.upper()]
     if group_size is not None:
-        if not isinstance(scheme, IntGroup):
-            raise ValueError(f"group_size: the scheme {_name(scheme)} has its own, got {group_size}")
-        scheme = replace(scheme, group_size=group_size)
+        if callable(scheme):
+            raise ValueError(f"group_size: the scheme {scheme!r} has its own, got {group_size}")
+        scheme = scheme.with_group_size(group_size)
     if callable(scheme):
         return scheme
     format = scheme
@@ -85,15 +78,3 @@ def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None)
 def is_static(format: Format) -> bool:
     """Whether the format rounds inputs with a scale from calibration."""
     return format.activations is not None and format.activations.static
-
-
-def storable(format: Format, k: int) -> Format | None:
-    """The format if it can store rows of K columns, else the one in its stead; None if there is none."""
-    if not format.supports(k) and isinstance(format, BlockFormat) and format.name in _NARROWER:
-        format = BLOCK_FORMATS[_NARROWER[format.name]]
-    return format if format.supports(k) else None
-
-
-def _name(scheme: Format | Scheme) -> str:
-    name = getattr(scheme, "name", None)
-    return name if isinstance(name, str) else repr(scheme)

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from qcore.io.checkpoint import resolve_source
-from qcore.io.gguf import GgufFile, is_gguf
+from qcore.checkpoints.stores import store_at
 
 __all__ = ["load_tokenizer", "token_chunks"]
 
@@ -22,15 +20,7 @@ def load_tokenizer(model: str | os.PathLike[str]) -> Any:
     Args:
         model: a folder, a Hugging Face id, or a GGUF file.
     """
-    if not is_gguf(model):
-        return AutoTokenizer.from_pretrained(resolve_source(model))
-    from qcore.io.gguf.tokenizer_read import read_tokenizer
-
-    file = GgufFile(model)
-    try:
-        return read_tokenizer(file.metadata)
-    except ValueError as error:
-        raise ValueError(f"{file.path}: {error}") from error
+    return store_at(model).tokenizer(model)
 
 
 def token_chunks(

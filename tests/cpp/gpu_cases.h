@@ -6,7 +6,7 @@
 #include <cstdlib>
 
 #include "cases.h"
-#include "marlin/plan.h"
+#include "w4a16/plan.h"
 
 namespace qcore::testing {
 
@@ -73,7 +73,7 @@ inline void expect_exact(const GemmData& data, const void* y, const std::string&
   expect_exact(exact_gemm(data), data.shape.dtype, y, describe(data.shape) + ", " + how);
 }
 
-inline std::string describe(const marlin::Plan& plan) {
+inline std::string describe(const tile::Plan& plan) {
   return "tokens " + std::to_string(plan.variant.token_tiles * 8) + ", warps along K " +
          std::to_string(plan.variant.warps_k) + ", splits " + std::to_string(plan.splits);
 }

@@ -1,5 +1,5 @@
 // The CUDA rows on a GPU, through the public API alone. Skipped where there is none: there the
-// emulated tests (test_marlin) run the same kernels.
+// emulated tests (test_w4a16_cuda) run the same kernels.
 #include "device_memory.h"
 #include "gpu_cases.h"
 

@@ -3,7 +3,7 @@
 #include <set>
 #include <utility>
 
-#include "fragments.h"
+#include "ptx/fragments.h"
 
 namespace qcore::fragments {
 namespace {

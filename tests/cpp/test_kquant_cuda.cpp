@@ -12,10 +12,10 @@ namespace qcore {
 namespace {
 
 using namespace testing;
-using marlin::DeviceLimits;
-using marlin::Plan;
-using marlin::VariantKey;
 using simt::Access;
+using tile::DeviceLimits;
+using tile::Plan;
+using tile::VariantKey;
 
 // Bytes that any file may hold, also infinite scales and NaN, and sizes around those of a tile.
 TEST(KquantDequantize, GivesTheBitsOfTheCpu) {

@@ -7,9 +7,9 @@
 #include <limits>
 #include <random>
 
-#include "fragments.h"
 #include "numerics/float16.h"
-#include "ptx.cuh"
+#include "ptx/base.cuh"
+#include "ptx/fragments.h"
 #include "simt/planted.h"
 #include "simt/simt.h"
 

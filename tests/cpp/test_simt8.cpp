@@ -1,5 +1,5 @@
-// The instructions of ptx8.cuh in the emulator: products of 8-bit elements, conversions to FP8, and
-// the meeting of a grid.
+// The instructions of ptx/bits8.cuh in the emulator: products of 8-bit elements, conversions to
+// FP8, and the meeting of a grid.
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -7,8 +7,8 @@
 #include <limits>
 #include <random>
 
-#include "fragments.h"
-#include "ptx8.cuh"
+#include "ptx/bits8.cuh"
+#include "ptx/fragments.h"
 #include "simt/simt.h"
 
 namespace qcore {

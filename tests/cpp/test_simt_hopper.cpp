@@ -6,7 +6,7 @@
 #include <random>
 
 #include "hopper_cases.h"
-#include "ptx_hopper.cuh"
+#include "ptx/hopper.cuh"
 #include "simt/planted_hopper.h"
 
 namespace qcore {

@@ -5,10 +5,10 @@
 #include <cmath>
 #include <random>
 
-#include "fragments.h"
 #include "hopper_cases.h"
 #include "numerics/float16.h"
-#include "ptx_hopper.cuh"
+#include "ptx/fragments.h"
+#include "ptx/hopper.cuh"
 #include "simt/simt.h"
 
 namespace qcore {

@@ -134,3 +134,20 @@ def test_a_captured_call_gives_the_same_bits() -> None:
     y.zero_()
     graph.replay()
     assert torch.equal(y, expected)
+
+
+def test_mixed_devices_are_named() -> None:
+    n, k = 70, 512
+    blocks, x = ops.kquant_quantize(make_x(n, k), "Q4_K"), make_x(3, k)
+    here, there = ops.kquant_pack(blocks, "Q4_K", k), ops.kquant_pack(blocks.cuda(), "Q4_K", k)
+    bad = (
+        (
+            (x.cuda(), here.cuda()),
+            r"the weight is packed for cpu \(layout block16\), x is on cuda:0: move it",
+        ),
+        ((x.cuda(), there.cpu()), r"packed must be on cuda:0 like x, got uint8 \[\d+\] on cpu"),
+        ((x.cuda(), there, torch.ones(n)), r"bias must be on cuda:0 like x, got float32 \[70\] on cpu"),
+    )
+    for (x_, packed, *bias), message in bad:
+        with pytest.raises(RuntimeError, match="qcore.kquant_gemm: " + message):
+            ops.kquant_gemm(x_, packed, "Q4_K", n, k, *bias)

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -308,7 +307,7 @@ FORMATS = [
 def test_a_layer_moves_without_loss(format: Format) -> None:
     w = torch.randn(40, 96, generator=torch.Generator().manual_seed(0)) * 0.1
     rtn = Rtn().quantize(w, None, format, torch.float32)
-    weight = replace(rtn, act_scale=torch.linspace(0.5, 2, 96))
+    weight = rtn.with_inputs(divisor=torch.linspace(0.5, 2, 96))
     layer, x = QLinear(weight, torch.randn(40)), torch.randn(3, 96)
     before, y = layer.state_dict(), layer(x)
     layer.to("cuda")
@@ -318,7 +317,7 @@ def test_a_layer_moves_without_loss(format: Format) -> None:
     assert there.tensors.keys() == weight.tensors.keys()
     for name, tensor in weight.tensors.items():
         assert torch.equal(there.tensors[name].cpu().view(torch.uint8), tensor.view(torch.uint8))
-    assert torch.equal(there.act_scale.cpu(), weight.act_scale)
+    assert torch.equal(there.inputs.divisor.cpu(), weight.inputs.divisor)
     torch.testing.assert_close(layer(x.cuda()).cpu(), y, rtol=1e-5, atol=1e-5)
     half = layer(x.cuda().half())
     assert half.dtype == torch.float16

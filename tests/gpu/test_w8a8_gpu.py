@@ -231,3 +231,13 @@ def test_captured_calls_give_the_same_bits() -> None:
         y.zero_()
         graph.replay()
         assert torch.equal(y, expected)
+
+
+def test_mixed_devices_are_named() -> None:
+    x, weight, scale = make_x(3, 64).cuda(), random_int8(96, 64), random_scales(96).cuda()
+    with pytest.raises(RuntimeError, match=r"weight must be on cuda:0 like x, got int8 \[96, 64\] on cpu"):
+        ops.int8_linear(x, weight, scale)
+    with pytest.raises(RuntimeError, match=r"w_scale must be on cuda:0 like weight, got float32 .* on cpu"):
+        ops.int8_linear(x, weight.cuda(), scale.cpu())
+    with pytest.raises(RuntimeError, match=r"scale must be on cuda:0 like x, got float32 \[1\] on cpu"):
+        ops.quantize_fp8(x, torch.ones(1), "tensor")

@@ -2,8 +2,8 @@
 #include <array>
 #include <cstring>
 
-#include "fragments.h"
 #include "numerics/float16.h"
+#include "ptx/fragments.h"
 #include "simt/thread.h"
 
 namespace qcore::simt {

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <cstring>
 
-#include "fragments.h"
-#include "ptx8.cuh"
+#include "ptx/bits8.cuh"
+#include "ptx/fragments.h"
 #include "simt/thread.h"
 
 namespace qcore::simt {

@@ -8,9 +8,9 @@
 #include <set>
 #include <vector>
 
+#include "ptx/tensor_map.h"
 #include "simt/thread.h"
 #include "simt/wgmma.h"
-#include "tensor_map.h"
 
 namespace qcore::simt {
 

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <ostream>
 
-#include "ptx.cuh"
+#include "ptx/base.cuh"
 #include "simt/simt.h"
 
 namespace qcore::planted {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <ostream>
 
-#include "fragments.h"
-#include "ptx_hopper.cuh"
+#include "ptx/fragments.h"
+#include "ptx/hopper.cuh"
 
 namespace qcore::planted {
 

@@ -7,7 +7,7 @@
 #include <exception>
 #include <random>
 
-#include "ptx8.cuh"
+#include "ptx/bits8.cuh"
 #include "simt/global_memory.h"
 #include "simt/hopper.h"
 #include "simt/stacks.h"

@@ -1,5 +1,5 @@
-// Runs CUDA kernel source on the CPU: every CUDA thread is a fiber, the names of cuda/ptx.cuh are
-// ordinary functions (ptx.h), and each access to memory is checked. What a GPU would leave to luck
+// Runs CUDA kernel source on the CPU: every CUDA thread is a fiber, the names of cuda/ptx/ are
+// ordinary functions (ptx/), and each access to memory is checked. What a GPU would leave to luck
 // (a missing barrier, a stray address, a lane that takes another way) is a Fault that says who did
 // what where.
 //

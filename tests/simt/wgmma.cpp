@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "fragments.h"
+#include "ptx/fragments.h"
 #include "simt/hopper.h"
 
 namespace qcore::simt {

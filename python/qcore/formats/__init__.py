@@ -1,27 +1,39 @@
-"""Formats: how a weight is stored. A new one is a file here that fulfils `Format`."""
+"""Formats: how a weight is stored. A new one is a line in `presets`, over the lists that it is made of."""
 
 from __future__ import annotations
 
 from qcore.formats.activations import Activations
 from qcore.formats.base import Format, Grid, Points
-from qcore.formats.block import BLOCK_FORMATS, BlockFormat, BlockGrid
-from qcore.formats.float8 import FLOAT8_BLOCK, Float8, Float8Grid
-from qcore.formats.int8 import Int8, Int8Grid
-from qcore.formats.int_group import IntGrid, IntGroup
+from qcore.formats.elements import ELEMENTS, Codebook, Elements, Floats, Integers
+from qcore.formats.gguf import BLOCK_FORMATS, BlockFormat, BlockGrid
+from qcore.formats.granularity import BLOCK, ROW, TENSOR, Granularity, group
+from qcore.formats.presets import NF4, Float8, Int8, IntGroup
+from qcore.formats.scaled import ScaledFormat, ScaledGrid
+from qcore.formats.scales import Scales
 
 __all__ = [
+    "BLOCK",
     "BLOCK_FORMATS",
-    "FLOAT8_BLOCK",
+    "ELEMENTS",
+    "NF4",
+    "ROW",
+    "TENSOR",
     "Activations",
     "BlockFormat",
     "BlockGrid",
+    "Codebook",
+    "Elements",
     "Float8",
-    "Float8Grid",
+    "Floats",
     "Format",
+    "Granularity",
     "Grid",
     "Int8",
-    "Int8Grid",
-    "IntGrid",
     "IntGroup",
+    "Integers",
     "Points",
+    "ScaledFormat",
+    "ScaledGrid",
+    "Scales",
+    "group",
 ]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from qcore.formats.activations import Activations
+
+if TYPE_CHECKING:
+    from qcore.formats.scaled import ScaledFormat
 
 __all__ = ["Format", "Grid", "Points"]
 
@@ -49,7 +52,9 @@ class Format(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What weights are stored as, in a few words."""
+        ...
 
     @property
     def activations(self) -> Activations | None:
@@ -57,8 +62,22 @@ class Format(Protocol):
         belongs to the kernel."""
         ...
 
-    def supports(self, k: int) -> bool:
-        """Whether rows of K columns can be stored."""
+    @property
+    def op(self) -> str:
+        """Which ops pack and multiply such weights: a key of `qcore.nn.PRODUCTS`."""
+        ...
+
+    @property
+    def scaled(self) -> ScaledFormat | None:
+        """The format as elements x granularity x scales; None if it is not made of them."""
+        ...
+
+    def with_group_size(self, columns: int) -> Format:
+        """The same with another number of columns per scale; a ValueError if it has its own."""
+        ...
+
+    def for_columns(self, k: int) -> Format | None:
+        """What stores rows of K columns: the format itself, or one near to it; None if there is none."""
         ...
 
     def fit(
@@ -79,11 +98,11 @@ class Format(Protocol):
         ...
 
     def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """The values of a stored weight, float32 [N, K]: bit for bit those of `Points.round`."""
+        """The values of a stored weight, float32 of its shape: bit for bit those of `Points.round`."""
         ...
 
-    def check(self, shape: tuple[int, int], tensors: Mapping[str, Tensor]) -> None:
-        """Raises, naming the tensor, if these do not store a weight [N, K]."""
+    def check(self, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+        """Raises, naming the tensor, if these do not store a weight [N, K] or, of experts, [E, N, K]."""
         ...
 
     def stored_bits(self, tensors: Mapping[str, Tensor]) -> int:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from qcore.methods.awq import Awq
-from qcore.methods.base import InputStats, Method
+from qcore.methods.base import Method, Scaling
 from qcore.methods.gptq import Gptq
 from qcore.methods.imatrix import Imatrix
 from qcore.methods.rtn import Rtn
+from qcore.methods.statistics import InputStats
 
-__all__ = ["METHODS", "Awq", "Gptq", "Imatrix", "InputStats", "Method", "Rtn", "resolve_method"]
+__all__ = ["METHODS", "Awq", "Gptq", "Imatrix", "InputStats", "Method", "Rtn", "Scaling", "resolve_method"]
 
 # What a user may type; the value builds the method with its defaults.
 METHODS: dict[str, Callable[[], Method]] = {

@@ -9,21 +9,22 @@ calibration data is the trace of `D H D^T`, D the error of the weight and H the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from qcore.formats import Format
-from qcore.methods.base import InputStats, Method
+from qcore.methods.base import Method, Scaling
 from qcore.methods.rtn import Rtn
+from qcore.methods.statistics import InputStats
 from qcore.qweight import QWeight
 
 __all__ = ["Awq"]
 
 
 @dataclass(frozen=True)
-class Awq:
+class Awq(Method):
     """Activation-aware scales around another method.
 
     Attributes:
@@ -31,27 +32,38 @@ class Awq:
         steps: how many exponents between 0 (scale = 1: no change) and 1 are tried.
         least_gain: a scale is used only if it lowers the layer's error by this fraction, with the inner
             method itself. Smaller gains do not survive on other data.
-        act_scale: where no earlier module can absorb the scale, keep it on the layer. Off: such layers
-            are left unscaled, so that every runtime can load the result.
+        keeps_divisors: where no earlier module can absorb the scale, the layer divides its input itself. Off:
+            such layers are left unscaled, so that every runtime can load the result.
     """
 
     inner: Method = field(default_factory=lambda: Rtn(search=True))
     steps: int = 20
     least_gain: float = 0.05
-    act_scale: bool = True
+    keeps_divisors: bool = True
 
     needs_calibration = True
 
     @property
     def name(self) -> str:
-        return "awq" if isinstance(self.inner, Rtn) else f"awq+{self.inner.name}"
+        return "awq" if self.inner.name == "rtn" else f"awq+{self.inner.name}"
+
+    @property
+    def scalings(self) -> tuple[Scaling, ...]:  # type: ignore[override]
+        return (self, *self.inner.scalings)
+
+    @property
+    def remeasures(self) -> bool:
+        return self.inner.remeasures
+
+    def without_divisors(self) -> Awq:
+        return replace(self, inner=self.inner.without_divisors(), keeps_divisors=False)
 
     def quantize(
         self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         return self.inner.quantize(w, stats, format, scale_dtype)
 
-    def input_scale(
+    def divisor(
         self,
         weights: Sequence[Tensor],
         stats: InputStats,

@@ -2,143 +2,74 @@
 
 from __future__ import annotations
 
-import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from qcore.formats import Activations, Format
-from qcore.methods.ranges import Histogram, best_range, best_symmetric_range
+from qcore.formats import Format
+from qcore.methods.statistics import InputStats
 from qcore.qweight import QWeight
 
-__all__ = ["InputStats", "Method"]
+__all__ = ["Method", "Scaling"]
 
 
-class InputStats:
-    """What calibration learns of a linear layer's input x [tokens, K].
+class Scaling(Protocol):
+    """A pass in front of rounding: `x @ W^T = (x / s) @ (W * s)^T`, s a vector over the channels of an input.
 
     Attributes:
-        tokens: how many tokens were seen.
-        gram: float64 [K, K], the sum of x^T x, before `scale`.
-        abs_sum: float64 [K], the sum of |x|, before `scale`.
-        low, high: float64 [K], the least and the greatest x, or 0 if that is beyond them; before `scale`.
-        sensitivity: float64 [K] or None: the squared norms of the columns of the weights, by which a squared
-            error of a column of x counts in what is made of it; before `scale`.
-        histogram: of x, or None; before `scale`.
-        scale: float64 [K] or None: these are the statistics of x / scale.
-
-    Without `moments` there is no gram, which costs most of the time. A histogram, and a sensitivity, there is
-    only with `weights`: all [N, K] that x is multiplied by once it is rounded by the same static scale.
+        keeps_divisors: where no earlier module can absorb 1 / s, the layer divides its input itself; else
+            such layers stay as they are.
     """
 
-    def __init__(
+    @property
+    def keeps_divisors(self) -> bool: ...
+
+    def divisor(
         self,
-        k: int,
-        device: torch.device | str = "cpu",
-        moments: bool = True,
-        weights: Sequence[Tensor] = (),
-    ) -> None:
-        self.tokens = 0
-        self.moments = moments
-        self.gram = torch.zeros(k, k, dtype=torch.float64, device=device) if moments else torch.empty(0)
-        self.abs_sum = torch.zeros(k, dtype=torch.float64, device=device)
-        self.low, self.high = torch.zeros_like(self.abs_sum), torch.zeros_like(self.abs_sum)
-        self.sensitivity = _squared_norms(weights) if weights else None
-        self.histogram = Histogram(k, device) if weights else None
-        self.scale: Tensor | None = None
+        weights: Sequence[Tensor],
+        stats: InputStats,
+        format: Format,
+        scale_dtype: torch.dtype,
+        tied: Tensor | None = None,
+    ) -> Tensor:
+        """The vector s, float32 [K], for the weights [N_i, K] that share one input.
 
-    def add(self, x: Tensor, keep: Tensor | None = None) -> None:
-        """Adds inputs [..., K]; where `keep` [...] is given, only those where it is not zero.
-
-        Products are in float64, so that neither the order of the batches nor the way in which a matrix
-        product was split over threads decides a code.
+        Args:
+            tied: int64 [K]; columns with the same number get the same scale (query heads that read one
+                value head).
         """
-        x = x.detach()
-        if keep is not None and keep.shape == x.shape[:-1]:
-            x = x[keep.to(x.device, torch.bool)]
-        x = x.reshape(-1, self.abs_sum.shape[0]).to(self.abs_sum)
-        if self.moments:
-            self.gram.addmm_(x.T, x)
-        self.abs_sum += x.abs().sum(0)
-        self.tokens += x.shape[0]
-        if x.shape[0]:
-            if self.histogram is not None:
-                self.histogram.add(x)
-            low, high = x.aminmax(dim=0)
-            self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        ...
+
+
+class Method(ABC):
+    """Chooses the codes of one weight, maybe behind scalings. Knows formats; knows no kernel and no file."""
+
+    scalings: tuple[Scaling, ...] = ()
+    """Passes over the layers of a block, in this order, before codes are chosen."""
 
     @property
-    def hessian(self) -> Tensor:
-        """Mean of x^T x, float64 [K, K]: the Hessian of the layer's squared error, up to a factor 2."""
-        hessian = self.gram / max(self.tokens, 1)
-        return hessian if self.scale is None else hessian.div_(self.scale[:, None]).div_(self.scale)
-
-    @property
-    def second_moment(self) -> Tensor:
-        """Mean of x^2, float64 [K]: the diagonal of the Hessian."""
-        moment = self.gram.diagonal() / max(self.tokens, 1)
-        return moment if self.scale is None else moment / self.scale.square()
-
-    @property
-    def abs_mean(self) -> Tensor:
-        """Mean of |x|, float64 [K]."""
-        mean = self.abs_sum / max(self.tokens, 1)
-        return mean if self.scale is None else mean / self.scale
-
-    @property
-    def range(self) -> tuple[Tensor, Tensor]:
-        """The least and the greatest value of all columns, and 0; float64 scalars."""
-        low, high = self.low, self.high
-        if self.scale is not None:
-            low, high = low / self.scale, high / self.scale
-        return low.amin(), high.amax()
-
-    def static_range(self, inputs: Activations) -> tuple[Tensor, Tensor]:
-        """What of x a static scale is to cover, float64 scalars, at most 0 and at least 0: the whole range if
-        nothing may be left out or there is no histogram, else the range of the least output error."""
-        low, high = self.range
-        if not inputs.clips or self.histogram is None or self.sensitivity is None:
-            return low, high
-        weight = self.sensitivity if self.scale is None else self.sensitivity * self.scale.square()
-        counts = self.histogram.total(weight, self.scale)
-        if inputs.symmetric:
-            end = best_symmetric_range(counts, float(torch.maximum(-low, high)))
-            ends = (-end, end)
-        else:
-            ends = best_range(counts, float(low), float(high))
-        return low.new_tensor(ends[0]), low.new_tensor(ends[1])
-
-    def output_error(self, delta: Tensor) -> float:
-        """Mean squared norm of x @ delta^T per token, for an error delta [N, K] of the weight."""
-        d = delta.double() if self.scale is None else delta.double() / self.scale
-        return float(((d @ self.gram) * d).sum() / max(self.tokens, 1))
-
-    def divided_by(self, scale: Tensor) -> InputStats:
-        """The statistics of x / scale, scale [K]; shares the sums."""
-        scaled = copy.copy(self)
-        scaled.scale = scale.double() if self.scale is None else self.scale * scale
-        return scaled
-
-
-def _squared_norms(weights: Sequence[Tensor]) -> Tensor:
-    """Of the columns of all weights [N, K] together, float64 [K]."""
-    parts = [part for w in weights for part in w.detach().split(1024)]  # never all in float64
-    return torch.stack([part.double().square().sum(0) for part in parts]).sum(0)
-
-
-class Method(Protocol):
-    """Chooses the codes of one weight. Knows formats; knows no kernel and no file."""
-
-    @property
+    @abstractmethod
     def name(self) -> str: ...
 
     @property
+    @abstractmethod
     def needs_calibration(self) -> bool: ...
 
+    @property
+    def remeasures(self) -> bool:
+        """Whether it looks at inputs so closely that they are worth measuring again behind layers of the same
+        block that are quantized by then."""
+        return self.needs_calibration
+
+    def without_divisors(self) -> Method:
+        """The method for destinations that have no place for a divisor of inputs."""
+        return self
+
+    @abstractmethod
     def quantize(
         self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         """Quantizes w [N, K] (any float dtype, computed in float32 or better)."""
-        ...

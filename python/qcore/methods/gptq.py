@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from qcore.formats import Format, Points
-from qcore.methods.base import InputStats
+from qcore.methods.base import Method
+from qcore.methods.statistics import InputStats
 from qcore.qweight import QWeight
 
 __all__ = ["Gptq", "inverse_factor"]
 
 
 @dataclass(frozen=True)
-class Gptq:
+class Gptq(Method):
     """GPTQ with static groups, and coordinate descent from there.
 
     Attributes:

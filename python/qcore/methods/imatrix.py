@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from qcore.formats import Format
-from qcore.methods.base import InputStats
+from qcore.methods.base import Method
 from qcore.methods.rtn import Rtn
+from qcore.methods.statistics import InputStats
 from qcore.qweight import QWeight
 
 __all__ = ["Imatrix"]
@@ -27,7 +28,7 @@ _MOST = 1.25
 
 
 @dataclass(frozen=True)
-class Imatrix:
+class Imatrix(Method):
     """Rounds to nearest, with scales for the least error weighted by the mean squared input.
 
     Attributes:

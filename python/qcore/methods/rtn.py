@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 from qcore.formats import Format
-from qcore.methods.base import InputStats
+from qcore.methods.base import Method
+from qcore.methods.statistics import InputStats
 from qcore.qweight import QWeight
 
 __all__ = ["Rtn"]
 
 
 @dataclass(frozen=True)
-class Rtn:
+class Rtn(Method):
     """Round to nearest.
 
     Attributes:

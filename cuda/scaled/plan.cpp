@@ -1,0 +1,168 @@
+#include "scaled/plan.h"
+
+#include <limits>
+#include <string>
+
+namespace qcore::scaled {
+namespace {
+
+#define QCORE_SCALED_TOKENS(tokens, ...) tokens,
+constexpr int kTokens[] = {QCORE_SCALED_VARIANTS(QCORE_SCALED_TOKENS)};
+constexpr int kFewTokens[] = {QCORE_SCALED_FEW_VARIANTS(QCORE_SCALED_TOKENS)};
+#undef QCORE_SCALED_TOKENS
+
+constexpr int64_t kAlignment = 256;
+constexpr int64_t kMostSplits = 16;
+constexpr int64_t kLeastChunks = 4;  // of a split: enough to fill the pipeline
+
+// In clocks, roughly those of an A100 or H100: products and bytes from the L2 cache that a
+// multiprocessor can do in one, the start and end of a block, and a second launch.
+constexpr int64_t kProducts = 2048, kBytes = 32, kBlock = 1500, kLaunch = 3000;
+
+// What the plan costs, counted in clocks of the busiest multiprocessor.
+int64_t cost(const Work& work, const Plan& plan, const Limits& limits) {
+  const int64_t chunk = std::max<int64_t>(int64_t{kRows} * plan.tokens * kChunk / kProducts,
+                                          (kRows + plan.tokens) * kChunk / kBytes);
+  const int64_t rounds = ceil_div(plan.works(), limits.multiprocessors);
+  int64_t clocks = rounds * (plan.split_chunks * chunk + kBlock);
+  if (plan.splits > 1) {  // sums are written and read once more
+    const int64_t sums = 2 * 4 * plan.splits * work.m * work.n;
+    clocks += kLaunch + sums / kBytes / limits.multiprocessors;
+  }
+  return clocks;
+}
+
+int64_t aligned(int64_t bytes) {
+  return ceil_div(bytes, kAlignment) * kAlignment;
+}
+
+template <class Args>
+int64_t scales_of(const Args& args) {
+  switch (floats_scales(args)) {
+    case Scales::tensor: return 1;
+    case Scales::row: return args.m;
+    case Scales::block: break;
+  }
+  return args.m * ceil_div(args.k, kScaleBlock);
+}
+
+// Quantized activations, if they are floats now, with what their scales need.
+template <class Args>
+Workspace before(const Args& args) {
+  Workspace w;
+  if (!args.floats.x) return w;
+  w.scale = aligned(args.m * args.k);
+  w.zero = w.scale + (args.x_scale ? 0 : aligned(scales_of(args) * 4));
+  w.w_sum = w.bytes = w.zero;
+  return w;
+}
+
+Workspace before_int8(const Int8Args& args) {
+  Workspace w = before(args);
+  const bool finds_zeros = args.floats.x && !args.symmetric && !args.x_scale;
+  w.w_sum = w.zero + (finds_zeros ? aligned(args.m * 4) : 0);
+  const bool sums = (args.x_zero || finds_zeros) && !args.w_sum;
+  w.partial = w.bytes = w.w_sum + (sums ? aligned(args.n * 4) : 0);
+  return w;
+}
+
+template <class Args>
+Workspace with_partial(Workspace w, const Args& args, const Plan& plan) {
+  w.partial = w.bytes;
+  if (plan.splits > 1) w.bytes += int64_t{plan.splits} * args.m * plan.slices * kRows * 4;
+  return w;
+}
+
+template <class Problem>
+Status supports_sizes(const Problem& p) {
+  if (!p.aligned || p.k % 16 != 0) {
+    return Status::unsupported(
+        "copies 16 bytes at a time, and x, the weight or their rows are not aligned to 16 bytes");
+  }
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  if (p.m > kMost || p.n > kMost || p.k > kMost ||
+      ceil_div(p.m, 8) * ceil_div(p.n, kRows) * kMostSplits > kMost) {
+    return Status::unsupported("counts in 32 bits, and this product is larger");
+  }
+  return {};
+}
+
+}  // namespace
+
+Work work_of(const Int8Args& args) {
+  return {args.m, args.n, args.k, args.floats.x != nullptr, kTokens};
+}
+
+Work work_of(const Fp8Args& args) {
+  const bool common = args.x_type == Float8::e4m3 && args.w_type == Float8::e4m3;
+  return {args.m, args.n, args.k, args.floats.x != nullptr,
+          common ? std::span<const int>(kTokens) : kFewTokens};
+}
+
+Plan make_plan(const Work& work, int tokens, int splits, const Limits& limits) {
+  const int chunks = static_cast<int>(ceil_div(work.k, kChunk));
+  Plan plan{};
+  plan.tokens = tokens;
+  plan.slices = static_cast<int>(ceil_div(work.n, kRows));
+  plan.token_blocks = static_cast<int>(ceil_div(work.m, tokens));
+  plan.split_chunks = static_cast<int>(ceil_div(chunks, std::clamp(splits, 1, chunks)));
+  plan.splits = static_cast<int>(ceil_div(chunks, plan.split_chunks));
+  int resident = 1;
+  with_variant(tokens, [&]<class V>() {
+    plan.shared_bytes = V::kSharedBytes;
+    // A block takes 1 KB more than it asks for.
+    const int fit = limits.all_shared_bytes / (V::kSharedBytes + 1024);
+    resident = std::clamp(fit, 1, V::kMinBlocks);
+  });
+  plan.blocks = static_cast<int>(plan.works());
+  if (work.fused) {
+    // Idle blocks would not harm the product, but more of them quantize faster.
+    const int64_t wanted = std::max<int64_t>(plan.works(), work.m);
+    plan.blocks =
+        static_cast<int>(std::min<int64_t>(wanted, int64_t{resident} * limits.multiprocessors));
+  }
+  return plan;
+}
+
+Plan choose_plan(const Work& work, const Limits& limits) {
+  const int64_t chunks = ceil_div(work.k, kChunk);
+  Plan best{};
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const int tokens : work.tokens) {
+    for (int64_t splits = 1; splits <= std::clamp<int64_t>(chunks / kLeastChunks, 1, kMostSplits);
+         ++splits) {
+      const Plan plan = make_plan(work, tokens, static_cast<int>(splits), limits);
+      if (plan.splits != splits || plan.shared_bytes > limits.shared_bytes) continue;
+      if (const int64_t clocks = cost(work, plan, limits); clocks < least) {
+        best = plan, least = clocks;
+      }
+    }
+  }
+  return best;
+}
+
+Workspace workspace_of(const Int8Args& args, const Plan& plan) {
+  return with_partial(before_int8(args), args, plan);
+}
+
+Workspace workspace_of(const Fp8Args& args, const Plan& plan) {
+  return with_partial(before(args), args, plan);
+}
+
+Workspace reference_workspace_of(const Int8Args& args) {
+  return before_int8(args);
+}
+
+Workspace reference_workspace_of(const Fp8Args& args) {
+  return before(args);
+}
+
+Status supports(const Int8Problem& problem) {
+  return supports_sizes(problem);
+}
+
+Status supports(const Fp8Problem& problem) {
+  return supports_sizes(problem);
+}
+
+}  // namespace qcore::scaled

@@ -1,0 +1,69 @@
+// How one product of 8-bit matrices is cut up for a GPU. Plain host code: the choice is tested
+// where no GPU is.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "qcore/fp8.h"
+#include "qcore/int8.h"
+#include "scaled/variant.h"
+
+namespace qcore::scaled {
+
+struct Limits {
+  int multiprocessors;
+  int shared_bytes;      // that one block may have
+  int all_shared_bytes;  // of a multiprocessor
+};
+
+struct Plan {
+  int tokens;                        // of a block: names the variant
+  int slices, token_blocks, splits;  // blocks along N, M and K
+  int split_chunks;                  // chunks of K for each split
+  int shared_bytes;
+  int blocks;  // of the launch. Fused: as many as run at the same time, which then take turns
+
+  int64_t works() const { return int64_t{slices} * token_blocks * splits; }
+};
+
+// One product as the planner sees it.
+struct Work {
+  int64_t m, n, k;
+  bool fused;                   // x is quantized in the same launch
+  std::span<const int> tokens;  // of the variants that are built, ascending
+};
+
+Work work_of(const Int8Args& args);
+Work work_of(const Fp8Args& args);
+
+// The cheapest of all variants and numbers of splits, by the estimate in plan.cpp.
+Plan choose_plan(const Work& work, const Limits& limits);
+// The plan with a given variant and number of splits, for tests and for tuning.
+Plan make_plan(const Work& work, int tokens, int splits, const Limits& limits);
+
+// Where the parts of the workspace begin.
+struct Workspace {
+  int64_t q = 0, scale = 0, zero = 0, w_sum = 0, partial = 0, bytes = 0;
+};
+Workspace workspace_of(const Int8Args& args, const Plan& plan);
+Workspace workspace_of(const Fp8Args& args, const Plan& plan);
+// For the rows that quantize and multiply in launches of their own.
+Workspace reference_workspace_of(const Int8Args& args);
+Workspace reference_workspace_of(const Fp8Args& args);
+
+// What the kernel cannot take.
+Status supports(const Int8Problem& problem);
+Status supports(const Fp8Problem& problem);
+
+// How floats are quantized before the product.
+constexpr Scales floats_scales(const Int8Args& args) {
+  return args.x_scale ? args.x_scales : Scales::row;
+}
+constexpr Scales floats_scales(const Fp8Args& args) {
+  return args.w_scales == Scales::block ? Scales::block
+         : args.x_scale                 ? args.x_scales
+                                        : Scales::row;
+}
+
+}  // namespace qcore::scaled

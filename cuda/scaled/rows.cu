@@ -1,0 +1,101 @@
+// What the CUDA rows of ops "int8" and "fp8" run.
+#include <string>
+
+#include "runtime/device.h"
+#include "runtime/launch.h"
+#include "scaled/rows.h"
+#include "scaled/run.h"
+
+namespace qcore::scaled {
+namespace {
+
+template <class Args>
+Status plan_for(const Args& args, const Executor& executor, Plan& plan) {
+  cuda::Properties device;
+  if (Status status = cuda::properties(executor.index, device); !status.ok()) return status;
+  plan = choose_plan(work_of(args),
+                     {device.multiprocessors, device.shared_bytes, device.all_shared_bytes});
+  return {};
+}
+
+Status check_workspace(const void* workspace, int64_t bytes) {
+  if (bytes == 0 || (workspace && quantize::is_aligned(workspace, 16))) return {};
+  return Status::invalid("workspace: expected " + std::to_string(bytes) +
+                         " bytes, 16-byte aligned, got " + (workspace ? "others" : "null"));
+}
+
+template <class Args>
+Status bytes_of(const Args& args, const Executor& executor, int64_t& bytes) {
+  bytes = 0;
+  if (args.empty()) return {};
+  Plan plan;
+  if (Status status = plan_for(args, executor, plan); !status.ok()) return status;
+  bytes = workspace_of(args, plan).bytes;
+  return {};
+}
+
+template <class Args>
+Status run(const Args& args, const Executor& executor) {
+  if (args.empty()) return {};
+  Plan plan;
+  if (Status status = plan_for(args, executor, plan); !status.ok()) return status;
+  Status status = check_workspace(args.workspace, workspace_of(args, plan).bytes);
+  if (!status.ok()) return status;
+  const cuda::Guard guard(executor);
+  if (!guard.status().ok()) return guard.status();
+  return run_gemm(args, plan, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});
+}
+
+template <class Args>
+Status run_slowly(const Args& args, const Executor& executor) {
+  if (args.empty()) return {};
+  Status status = check_workspace(args.workspace, reference_workspace_of(args).bytes);
+  if (!status.ok()) return status;
+  const cuda::Guard guard(executor);
+  if (!guard.status().ok()) return guard.status();
+  return run_reference(args, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});
+}
+
+Status counts(int64_t n, int64_t k) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  if (n <= kMost && k <= kMost) return {};
+  return Status::unsupported("counts rows and columns in 32 bits, and this weight has more");
+}
+
+}  // namespace
+
+Status workspace_bytes(const Int8Args& args, const Executor& executor, int64_t& bytes) {
+  return bytes_of(args, executor, bytes);
+}
+Status workspace_bytes(const Fp8Args& args, const Executor& executor, int64_t& bytes) {
+  return bytes_of(args, executor, bytes);
+}
+Status gemm(const Int8Args& args, const Executor& executor) {
+  return run(args, executor);
+}
+Status gemm(const Fp8Args& args, const Executor& executor) {
+  return run(args, executor);
+}
+
+Status reference_supports(const Int8Problem& problem) {
+  return counts(problem.n, problem.k);
+}
+Status reference_supports(const Fp8Problem& problem) {
+  return counts(problem.n, problem.k);
+}
+Status reference_workspace_bytes(const Int8Args& args, const Executor&, int64_t& bytes) {
+  bytes = args.empty() ? 0 : reference_workspace_of(args).bytes;
+  return {};
+}
+Status reference_workspace_bytes(const Fp8Args& args, const Executor&, int64_t& bytes) {
+  bytes = args.empty() ? 0 : reference_workspace_of(args).bytes;
+  return {};
+}
+Status reference_gemm(const Int8Args& args, const Executor& executor) {
+  return run_slowly(args, executor);
+}
+Status reference_gemm(const Fp8Args& args, const Executor& executor) {
+  return run_slowly(args, executor);
+}
+
+}  // namespace qcore::scaled

@@ -1,0 +1,88 @@
+"""compressed-tensors: what vLLM, SGLang and transformers read. No package needed.
+
+`packed` stores integer codes of 2 to 8 bits under groups (`pack-quantized`), `plain` int8 and e4m3 codes
+(`int-quantized`, `float-quantized`), `config` says in config.json which layer is which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from qcore.checkpoints.compressed_tensors import packed, plain
+from qcore.checkpoints.compressed_tensors.config import METHOD, quantization_config, read_formats
+from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer
+from qcore.formats import ELEMENTS, Format, Scales
+from qcore.qweight import QWeight
+
+__all__ = ["CompressedTensors"]
+
+# Of an input that is divided by a vector, which compressed-tensors itself cannot express.
+_DIVISOR = "act_scale"
+_PARTS = tuple(dict.fromkeys((*packed.PARTS, *plain.PARTS, _DIVISOR)))
+
+
+class CompressedTensors(Container):
+    """Read and written."""
+
+    method = METHOD
+
+    def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
+        formats = read_formats(config, list(header))
+        return [StoredLayer(n, f, _shape(n, header), _parts(n, header)) for n, f in formats.items()]
+
+    def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
+        form = _PACKED if f"{layer.name}.weight_packed" in tensors else _PLAIN
+        weight = form.from_tensors(layer.name, tensors, layer.format)
+        return weight.with_inputs(divisor=tensors.get(f"{layer.name}.{_DIVISOR}"))
+
+    def why_not(self, format: Format, k: int | None = None) -> str | None:
+        form = _form_of(format)
+        if form is None:
+            return f"{METHOD} has no format {format.name}"
+        return None if k is None else form.why_not(format, k)
+
+    def write(self, name: str, weight: QWeight) -> dict[str, Tensor]:
+        form = _form_of(weight.format)
+        assert form is not None, weight.format  # see why_not
+        tensors = form.to_tensors(name, weight)
+        if weight.inputs.divisor is not None:
+            tensors[f"{name}.{_DIVISOR}"] = weight.inputs.divisor
+        return tensors
+
+    def config(self, weights: Mapping[str, QWeightInfo], linears: Collection[str]) -> dict[str, Any]:
+        return quantization_config(weights, linears)
+
+
+class _Form(NamedTuple):
+    """One of the two ways in which layers are stored."""
+
+    why_not: Callable[[Format, int], str | None]
+    to_tensors: Callable[[str, QWeight], dict[str, Tensor]]
+    from_tensors: Callable[[str, Mapping[str, Tensor], Format], QWeight]
+
+
+_PACKED = _Form(packed.why_not, packed.to_tensors, packed.from_tensors)
+_PLAIN = _Form(plain.why_not, plain.to_tensors, plain.from_tensors)
+
+
+def _form_of(format: Format) -> _Form | None:
+    """What stores a format; None if nothing does."""
+    scaled = format.scaled
+    if scaled is None or scaled.scales != Scales() or scaled.op == "decoded":
+        return None
+    if scaled.elements.affine:
+        return _PACKED
+    return _PLAIN if scaled.elements in (ELEMENTS["s8"], ELEMENTS["e4m3"]) else None
+
+
+def _parts(name: str, header: Header) -> tuple[str, ...]:
+    return tuple(f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in header)
+
+
+def _shape(name: str, header: Header) -> tuple[int, ...]:
+    if f"{name}.weight_shape" in header:
+        return tuple(int(size) for size in header.tensor(f"{name}.weight_shape"))
+    return header.shape(f"{name}.weight")

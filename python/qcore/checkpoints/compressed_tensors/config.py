@@ -1,0 +1,208 @@
+"""`quantization_config` in config.json: which layers are quantized, and how."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from qcore.checkpoints.container import QWeightInfo, naming
+from qcore.formats import BLOCK, ROW, TENSOR, Activations, Float8, Format, Int8, IntGroup
+from qcore.formats.activations import TOKEN_BLOCK
+
+__all__ = ["METHOD", "quantization_config", "read_formats"]
+
+METHOD = "compressed-tensors"
+_PACKED, _INT, _FLOAT, _NAIVE, _MIXED = (
+    "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision",
+)  # fmt: skip
+# compressed-tensors cannot express that an input is divided by a vector. A folder that holds such a layer
+# says so by its format, so that other readers refuse it instead of answering nonsense.
+_DIVIDED = "qcore-act-scale"
+_FORMATS = (_PACKED, _INT, _FLOAT, _NAIVE, _MIXED, _DIVIDED)
+
+
+# -- writing ------------------------------------------------------------------------------------
+
+
+def quantization_config(weights: Mapping[str, QWeightInfo], linears: Collection[str]) -> dict[str, Any]:
+    """The `quantization_config` of config.json; see `Container.config`."""
+    by_format: dict[tuple[Format, bool], list[str]] = {}
+    for name, weight in weights.items():
+        by_format.setdefault((weight.format, weight.permuted), []).append(name)
+    divided = any(weight.divided for weight in weights.values())
+    groups = {}
+    for index, ((format, permuted), names) in enumerate(by_format.items()):
+        order = {"actorder": "group"} if permuted else {}
+        groups[f"group_{index}"] = {
+            "targets": ["Linear"] if len(by_format) == 1 else names,
+            "weights": {**_weights(format), **order},
+            "input_activations": _input_activations(format),
+            "output_activations": None,
+            "format": _DIVIDED if divided else _format_name(format),
+        }
+    stored = {group["format"] for group in groups.values()}
+    return {
+        "quant_method": METHOD,
+        "format": stored.pop() if len(stored) == 1 else _MIXED,
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": [name for name in linears if name not in weights],
+        "kv_cache_scheme": None,
+    }
+
+
+def _format_name(format: Format) -> str:
+    assert format.scaled is not None  # see CompressedTensors.why_not
+    if format.scaled.elements.affine:
+        return _PACKED
+    return _INT if format.scaled.elements.label == "int8" else _FLOAT
+
+
+# What scales are per, in their words.
+_STRATEGIES = {"tensor": "tensor", "row": "channel", "group": "group", "block": "block"}
+
+
+def _weights(format: Format) -> dict[str, Any]:
+    scaled = format.scaled
+    assert scaled is not None
+    granularity, type = scaled.granularity, "float" if _format_name(format) == _FLOAT else "int"
+    group_size = granularity.columns if granularity.kind == "group" else None
+    block = {"block_structure": [granularity.rows, granularity.columns]} if granularity == BLOCK else {}
+    args = _args(type, _STRATEGIES[granularity.kind], group_size, scaled.bits, scaled.symmetric)
+    return {**args, **block}
+
+
+def _input_activations(format: Format) -> dict[str, Any] | None:
+    inputs = format.activations
+    if inputs is None:
+        return None
+    strategy = {ROW: "token", TENSOR: "tensor", TOKEN_BLOCK: "group"}[inputs.granularity]
+    group_size = TOKEN_BLOCK.columns if inputs.granularity == TOKEN_BLOCK else None
+    type = "int" if inputs.is_integer else "float"
+    return {**_args(type, strategy, group_size, symmetric=inputs.symmetric), "dynamic": not inputs.static}
+
+
+def _args(
+    type: str, strategy: str, group_size: int | None = None, bits: int = 8, symmetric: bool = True
+) -> dict[str, Any]:
+    return {
+        "num_bits": bits,
+        "type": type,
+        "symmetric": symmetric,
+        "strategy": strategy,
+        "group_size": group_size,
+        "dynamic": False,
+    }
+
+
+# -- reading ------------------------------------------------------------------------------------
+
+
+def read_formats(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Format]:
+    """The format of each quantized layer of a checkpoint, by the names of its tensors."""
+    for key, expected in (("quant_method", (METHOD,)), ("format", _FORMATS)):
+        if config.get(key) not in expected:
+            choices = " or ".join(map(repr, expected[:-1] if len(expected) > 1 else expected))
+            raise ValueError(f"quantization_config.{key}: expected {choices}, got {config.get(key)!r}")
+    for key in ("transform_config", "kv_cache_scheme"):
+        if config.get(key):
+            raise ValueError(f"quantization_config.{key}: not supported, got {config[key]}")
+    groups = list(config.get("config_groups", {}).values())
+    formats: dict[str, Format] = {}
+    for tensor in tensors:
+        name, _, part = tensor.rpartition(".")
+        packed = part == "weight_packed"
+        if packed or (part == "weight_scale" and f"{name}.weight_packed" not in tensors):
+            group = _group_of(name, groups)
+            formats[name] = _packed_format(name, group) if packed else _plain_format(name, group)
+    return formats
+
+
+def _group_of(name: str, groups: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The group that targets a layer: by name or regular expression, or else by its class."""
+    group = next((g for g in groups if _targets(g, name)), None)
+    group = group or next((g for g in groups if "Linear" in g.get("targets", ())), None)
+    if group is None:
+        raise ValueError(f"quantization_config.config_groups: none of them targets {name}")
+    if group.get("output_activations"):
+        raise ValueError(f"quantization_config: quantized outputs are not supported, {name} has them")
+    return group
+
+
+def _targets(group: Mapping[str, Any], name: str) -> bool:
+    return any(
+        re.match(target[3:], name) if target.startswith("re:") else target == name
+        for target in group.get("targets", ())
+    )
+
+
+def _packed_format(name: str, group: Mapping[str, Any]) -> Format:
+    weights = group.get("weights") or {}
+    if weights.get("type", "int") != "int" or weights.get("strategy") not in ("group", "channel"):
+        raise ValueError(
+            f"quantization_config: expected integer weights per group or channel for {name}, got "
+            f"{_described(weights)}"
+        )
+    if group.get("input_activations"):
+        raise ValueError(
+            f"quantization_config: packed weights with quantized activations are not supported, {name} has "
+            f"them"
+        )
+    group_size = weights.get("group_size", 0) if weights["strategy"] == "group" else -1
+    with naming(f"quantization_config: {name}"):
+        return IntGroup(weights.get("num_bits", 0), weights.get("symmetric", True), group_size)
+
+
+def _plain_format(name: str, group: Mapping[str, Any]) -> Format:
+    weights = group.get("weights") or {}
+    type, strategy = weights.get("type", "int"), _strategy(weights)
+    inputs = _activations(name, group.get("input_activations"))
+    fits = weights.get("num_bits", 8) == 8 and weights.get("symmetric", True)
+    with naming(f"quantization_config: {name}"):
+        if fits and type == "int" and strategy in ("channel", "tensor") and inputs is not None:
+            return Int8(inputs)
+        if fits and type == "float" and strategy in ("channel", "tensor"):
+            return Float8(strategy, inputs)
+        if fits and type == "float" and _blocks(weights) == (BLOCK.rows, BLOCK.columns):
+            return Float8("block", inputs)
+    raise ValueError(
+        f"quantization_config: expected symmetric 8-bit weights for {name}, integer per channel with 8-bit "
+        f"activations, or float per tensor, channel or block of 128 x 128; got {_described(weights)}"
+    )
+
+
+def _strategy(args: Mapping[str, Any]) -> str:
+    """What scales are per; compressed-tensors lets it follow from the group size."""
+    return args.get("strategy") or {None: "tensor", -1: "channel"}.get(args.get("group_size"), "group")
+
+
+def _blocks(weights: Mapping[str, Any]) -> tuple[int, ...] | None:
+    structure = weights.get("block_structure")
+    if weights.get("strategy") != "block" or not structure:
+        return None
+    if isinstance(structure, str):  # how early versions wrote it: "128x128"
+        structure = structure.split("x")
+    return tuple(int(size) for size in structure)
+
+
+def _activations(name: str, args: Mapping[str, Any] | None) -> Activations | None:
+    if not args:
+        return None
+    type, strategy, dynamic = args.get("type", "int"), _strategy(args), args.get("dynamic", False)
+    by_block = strategy == "group" and args.get("group_size") == TOKEN_BLOCK.columns
+    known: dict[tuple[Any, Any], str] = {("token", True): "token", ("tensor", False): "tensor"}
+    scales = "block" if by_block and dynamic is True else known.get((strategy, dynamic))
+    if scales is None or args.get("num_bits", 8) != 8 or type not in ("int", "float"):
+        raise ValueError(
+            f"quantization_config: expected 8-bit activations for {name}, dynamic per token or group of 128, "
+            f"or static per tensor; got {_described(args)}, dynamic {dynamic!r}"
+        )
+    kind = "int8" if type == "int" else "e4m3"
+    with naming(f"quantization_config: {name}"):
+        return Activations(kind, scales, args.get("symmetric", True))
+
+
+def _described(args: Mapping[str, Any]) -> str:
+    keys = ("num_bits", "type", "symmetric", "strategy", "group_size", "block_structure")
+    return ", ".join(f"{key} {args[key]!r}" for key in keys if args.get(key) is not None) or "nothing"

@@ -1,0 +1,118 @@
+"""Containers: how a checkpoint in a folder spells quantized layers. Each is one file, or folder, beside this
+one, and a line in `containers.py`; nobody else knows them by name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from qcore.formats import Format
+from qcore.qweight import QWeight
+
+__all__ = ["Container", "Header", "StoredLayer", "naming"]
+
+
+class Header(Protocol):
+    """What is known of a checkpoint's tensors before they are read: `qcore.checkpoints.files.Checkpoint`."""
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def tensor(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A quantized layer of a checkpoint.
+
+    Attributes:
+        name: as the checkpoint spells it: "model.layers.0.mlp.up_proj".
+        format: what it is stored in.
+        shape: of its weight, [N, K].
+        parts: the keys of its tensors.
+    """
+
+    name: str
+    format: Format
+    shape: tuple[int, ...]
+    parts: tuple[str, ...]
+
+
+class Container(ABC):
+    """Reads, and maybe writes, the layers of a checkpoint with one kind of `quantization_config`."""
+
+    method: str
+    """The `quant_method` of its configurations."""
+
+    def recognises(self, config: Mapping[str, Any], names: Collection[str]) -> bool:
+        """Whether a checkpoint with this `quantization_config` and these tensors is one of its own."""
+        return config.get("quant_method") == self.method
+
+    @abstractmethod
+    def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
+        """The quantized layers of a checkpoint.
+
+        Raises:
+            ValueError: a configuration that cannot be served, naming its key or the layer.
+        """
+
+    @abstractmethod
+    def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
+        """A layer, from the tensors that its `parts` name: codes as they are, nothing is rounded.
+
+        Raises:
+            ValueError: tensors that are not what they should be, by name.
+        """
+
+    def why_not(self, format: Format, k: int | None = None) -> str | None:
+        """Why it cannot store a format, for rows of K columns if that is given; None if it can."""
+        return f"{self.method} is only read, not written"
+
+    def write(self, name: str, weight: QWeight) -> dict[str, Tensor]:
+        """The tensors of a layer, by key."""
+        raise NotImplementedError(self.why_not(weight.format))
+
+    def config(self, weights: Mapping[str, QWeightInfo], linears: Collection[str]) -> dict[str, Any]:
+        """The `quantization_config` of config.json.
+
+        Args:
+            weights: what was written of each quantized layer.
+            linears: names of all linear layers of the model, quantized or not.
+        """
+        raise NotImplementedError(self.method)
+
+
+@dataclass(frozen=True)
+class QWeightInfo:
+    """What a configuration says of a layer that was written.
+
+    Attributes:
+        divided: it has a divisor of its inputs.
+        permuted: its columns are in activation order.
+    """
+
+    format: Format
+    divided: bool = False
+    permuted: bool = False
+
+    @classmethod
+    def of(cls, weight: QWeight) -> QWeightInfo:
+        inputs = weight.inputs
+        return cls(weight.format, inputs.divisor is not None, inputs.permutation is not None)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Errors inside name the layer, or key, that they are about."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,29 @@
+"""The list of containers, and which of them a checkpoint is in."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from qcore.checkpoints.awq import Awq
+from qcore.checkpoints.compressed_tensors import CompressedTensors
+from qcore.checkpoints.container import Container
+from qcore.checkpoints.gptq import Gptq
+
+__all__ = ["CONTAINERS", "WRITTEN", "container_of"]
+
+CONTAINERS: tuple[Container, ...] = (CompressedTensors(), Gptq(), Awq())
+
+# What folders are written in.
+WRITTEN: Container = CONTAINERS[0]
+
+
+def container_of(config: Mapping[str, Any], names: Collection[str]) -> Container:
+    """Whose `quantization_config`, and tensors, these are."""
+    for container in CONTAINERS:
+        if container.recognises(config, names):
+            return container
+    known = ", ".join(repr(container.method) for container in CONTAINERS)
+    raise ValueError(
+        f"quantization_config.quant_method: expected one of {known}, got {config.get('quant_method')!r}"
+    )

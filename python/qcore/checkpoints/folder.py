@@ -1,0 +1,338 @@
+"""Hugging Face folders as a store: load, save, inspect, and quantizing into one without holding the model."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qcore.checkpoints.container import Container, QWeightInfo
+from qcore.checkpoints.containers import WRITTEN, container_of
+from qcore.checkpoints.files import (
+    Checkpoint,
+    ShardWriter,
+    atomic_folder,
+    copy_companions,
+    resolve_source,
+    write_json,
+)
+from qcore.checkpoints.sink import Sink
+from qcore.checkpoints.store import Destination, Row, Store
+from qcore.checkpoints.streamed import FolderSource
+from qcore.formats import Format
+from qcore.methods import Method
+from qcore.models import (
+    choose_formats,
+    config_of,
+    empty_model,
+    head_name,
+    linear_names,
+    renamer,
+    replace_linear,
+    set_tensor,
+    stored_names,
+    tie_weights,
+)
+from qcore.nn import QLinear
+from qcore.progress import track
+from qcore.qweight import QWeight
+from qcore.schemes import SCHEMES, Scheme, is_static, resolve_scheme
+
+__all__ = ["SHARD_BYTES", "FolderStore", "save"]
+
+SHARD_BYTES = 1 << 30
+
+# What weights may be stored in, as safetensors names it.
+_FLOATS = ("F32", "F16", "BF16")
+
+# Bits of an element, by the names of safetensors.
+_BITS = {
+    "F64": 64, "F32": 32, "F16": 16, "BF16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "C64": 64,
+    "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U64": 64, "U32": 32, "U16": 16, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Saves a quantized transformers model as a Hugging Face folder in compressed-tensors.
+
+    The folder loads with `qcore.load`, and in transformers, vLLM and SGLang. It appears under its name
+    only once it is complete.
+
+    Args:
+        tokenizer: saved along; by default the tokenizer's files are copied from the folder from which
+            transformers loaded the model, if it is a local one.
+        overwrite: replace an existing folder.
+        shard_bytes: the most bytes per safetensors file, about.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
+    if not layers:
+        raise ValueError("model: has no quantized layer; call qcore.quantize first")
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ValueError("model: expected a transformers model, which has a config; got none")
+    for name, layer in layers.items():
+        _expect_storable(WRITTEN, name, layer.format, layer.in_features)
+    tensors = _plain_tensors(model, layers)
+    with atomic_folder(path, overwrite) as folder:
+        sink = _FolderSink(folder, model, shard_bytes)
+        for name, tensor in tensors.items():
+            sink.keep(name, tensor)
+        for name, layer in track(list(layers.items()), "saving layers"):
+            sink.emit(name, layer.to_qweight())
+            if layer.bias is not None:  # a copy: it may be shared, which safetensors does not take
+                sink.keep(f"{name}.bias", layer.bias.clone())
+        source = Path(getattr(model, "name_or_path", "") or "")
+        if tokenizer is None and source.is_dir() and (source / "config.json").exists():
+            copy_companions(source, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        if getattr(model, "generation_config", None) is not None and model.can_generate():  # type: ignore[operator]
+            model.generation_config.save_pretrained(folder)  # type: ignore[union-attr,operator]
+        sink.config = {**config.to_dict(), "architectures": [type(model).__name__]}
+        sink.finish()
+
+
+def _expect_storable(container: Container, name: str, format: Format, k: int) -> None:
+    if reason := container.why_not(format, k):
+        from qcore.checkpoints.stores import STORES  # the list holds this store too
+
+        others = [store.noun for store in STORES if store.holds(format)]
+        raise ValueError(f"{name}.weight: {reason}" + "".join(f"; {noun} stores it" for noun in others))
+
+
+def _plain_tensors(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
+    """The state dict without quantized layers and without second names of tied weights."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[torch.device, int, int]] = set()
+    inside = tuple(f"{name}." for name in layers)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(inside):
+            continue
+        key = (tensor.device, tensor.data_ptr(), tensor.numel())
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor
+    return tensors
+
+
+class _FolderSink(Sink):
+    """Shards in a folder that is being written, and at the end its config.json.
+
+    Attributes:
+        config: of the model that is stored; its quantization is added.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, shard_bytes: int) -> None:
+        self.folder, self.model, self.container = folder, model, WRITTEN
+        self.writer = ShardWriter(folder, shard_bytes)
+        self.rename = renamer(model)
+        self.written: dict[str, QWeightInfo] = {}
+        self.config: dict[str, Any] = {}
+
+    def emit(self, layer: str, weight: QWeight) -> None:
+        for key, tensor in self.container.write(layer, weight).items():
+            self.writer.add(key, tensor)
+        # Configurations speak of the model's layers, whatever the checkpoint calls them.
+        self.written[self.rename(f"{layer}.weight").removesuffix(".weight")] = QWeightInfo.of(weight)
+
+    def keep(self, key: str, tensor: Tensor) -> None:
+        self.writer.add(key, tensor)
+
+    def finish(self) -> None:
+        self.writer.finish()
+        config = {key: value for key, value in self.config.items() if key != "quantization_config"}
+        if head_name(self.model) in self.written:
+            config["tie_word_embeddings"] = False  # the quantized head no longer is the embedding
+        linears = [n for n, m in self.model.named_modules() if type(m) in (nn.Linear, QLinear)]
+        written = {name: self.written[name] for name in linears if name in self.written}
+        config["quantization_config"] = self.container.config(written, linears)
+        write_json(self.folder / "config.json", config)
+
+
+class _FolderDestination(Destination):
+    def __init__(
+        self,
+        source: FolderSource,
+        path: str | os.PathLike[str],
+        formats: Mapping[str, Format],
+        method: Method,
+        overwrite: bool,
+        shard_bytes: int,
+    ) -> None:
+        self.source, self.path, self.formats, self.method = source, path, formats, method
+        self.overwrite, self.shard_bytes = overwrite, shard_bytes
+
+    @contextmanager
+    def opened(self) -> Iterator[Sink]:
+        checkpoint = self.source.checkpoint
+        with atomic_folder(self.path, self.overwrite) as folder:
+            sink = _FolderSink(folder, self.source.model, self.shard_bytes)
+            sink.config = checkpoint.config
+            yield sink
+            copy_companions(checkpoint.path, folder)
+
+
+class FolderStore(Store):
+    """Safetensors and config.json."""
+
+    noun = "a folder"
+    default_scheme = "W4A16"
+    options = frozenset({"ignore", "group_size", "shard_bytes"})
+
+    def recognises(self, path: str | os.PathLike[str]) -> bool:
+        return Path(path).is_dir()
+
+    def writes(self, path: Path) -> bool:
+        return True  # any name may be a folder's
+
+    def holds(self, format: Format) -> bool:
+        return WRITTEN.why_not(format) is None
+
+    @property
+    def schemes(self) -> list[str]:
+        return [name for name, format in SCHEMES.items() if self.holds(format)]
+
+    def is_static(self, scheme: str) -> bool:
+        return is_static(SCHEMES[scheme])
+
+    def tokenizer(self, path: str | os.PathLike[str]) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(resolve_source(path))
+
+    def bytes(self, path: Path) -> int:
+        return sum(file.stat().st_size for file in path.glob("*.safetensors"))
+
+    def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
+        checkpoint = Checkpoint(path)
+        rows: list[Row] = []
+        parts: set[str] = set()
+        stored = checkpoint.config.get("quantization_config")
+        for layer in container_of(stored, checkpoint.files).layers(stored, checkpoint) if stored else ():
+            parts.update(layer.parts)
+            size = sum(_bytes(checkpoint, key) for key in layer.parts)
+            rows.append(Row.of(f"{layer.name}.weight", str(layer.format), layer.shape, size))
+        for name in checkpoint:
+            if name not in parts:
+                label, shape = checkpoint.dtype(name), checkpoint.shape(name)
+                rows.append(Row.of(name, label, shape, _bytes(checkpoint, name)))
+        return sorted(rows, key=lambda row: _natural(row.tensor))
+
+    def load(
+        self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
+    ) -> nn.Module:
+        checkpoint = Checkpoint(path)
+        stored = checkpoint.config.get("quantization_config")
+        if not stored:
+            return _load_plain(checkpoint, dtype).to(device)
+        container = container_of(stored, checkpoint.files)
+        layers = container.layers(stored, checkpoint)
+        if not layers:
+            return _load_plain(checkpoint, dtype).to(device)
+        model = empty_model(config_of(checkpoint.path))
+        linears, rename = set(linear_names(model)), renamer(model)
+        for layer in track(layers, "loading layers"):
+            name = rename(f"{layer.name}.weight").removesuffix(".weight")
+            if name not in linears:
+                raise ValueError(
+                    f"{checkpoint.path}: {layer.name} is quantized, but is no linear layer of the model"
+                )
+            tensors = {key: checkpoint.tensor(key) for key in layer.parts}
+            replace_linear(model, name, container.read(layer, stored, tensors))
+        parts = {key for layer in layers for key in layer.parts}
+        _fill(model, checkpoint, [key for key in checkpoint if key not in parts], dtype)
+        return model.to(device)
+
+    def destination(
+        self,
+        source: FolderSource,
+        path: str | os.PathLike[str],
+        scheme: str | Format | Scheme,
+        method: Method,
+        overwrite: bool,
+        **options: Any,
+    ) -> Destination:
+        ignore: Sequence[str] = options.get("ignore", ("lm_head",))
+        chosen = resolve_scheme(scheme, options.get("group_size"))
+        if Path(path).exists() and source.checkpoint.path.samefile(path):
+            raise ValueError(f"{path}: is the source itself; write to another folder")
+        formats = choose_formats(source.model, chosen, ignore)
+        _check_targets(source, formats)
+        shard_bytes = options.get("shard_bytes", SHARD_BYTES)
+        return _FolderDestination(source, path, formats, method, overwrite, shard_bytes)
+
+
+def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+    """An unquantized model, by transformers' own loader."""
+    model_class = type(empty_model(config_of(checkpoint.path)))
+    model = model_class.from_pretrained(checkpoint.path, dtype=dtype or "auto")  # type: ignore[attr-defined]
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
+    """Everything besides the quantized layers: what these keys hold."""
+    for name, key in stored_names(model, keys).items():
+        tensor = checkpoint.tensor(key)
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
+        set_tensor(model, name, tensor)
+    tie_weights(model)
+    missing = [n for n, p in model.named_parameters() if p.is_meta]
+    if missing:
+        raise ValueError(
+            f"{checkpoint.path}: {len(missing)} of the model's tensors are not in the checkpoint, "
+            f"the first is {missing[0]}"
+        )
+    if (checkpoint.path / "generation_config.json").exists() and model.can_generate():  # type: ignore[operator]
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+    model.name_or_path = str(checkpoint.path)  # type: ignore[assignment]
+
+
+def _check_targets(source: FolderSource, formats: Mapping[str, Format]) -> None:
+    """Everything that can be known to fail, before anything is computed or written."""
+    checkpoint = source.checkpoint
+    for name, parameter in source.model.named_parameters():
+        if name not in source.stored:
+            raise ValueError(
+                f"{checkpoint.path}: has no tensor {name}, which the model needs (if transformers fuses it "
+                f"from others on loading, quantize the model in memory)"
+            )
+        key = source.stored[name]
+        if checkpoint.shape(key) != tuple(parameter.shape):
+            raise ValueError(
+                f"{checkpoint.files[key]}: {key}: expected shape {tuple(parameter.shape)}, got "
+                f"{checkpoint.shape(key)}"
+            )
+    for name, format in formats.items():
+        key = source.key_of(name)
+        if checkpoint.dtype(key) not in _FLOATS:
+            raise ValueError(
+                f"{checkpoint.files[key]}: {key}: expected one of {', '.join(_FLOATS)}, got "
+                f"{checkpoint.dtype(key)}"
+            )
+        _expect_storable(WRITTEN, name, format, checkpoint.shape(key)[1])
+
+
+def _bytes(checkpoint: Checkpoint, name: str) -> int:
+    return math.prod(checkpoint.shape(name)) * _BITS[checkpoint.dtype(name)] // 8
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts layers.2 before layers.10."""
+    return [(int(p), "") if p.isdigit() else (-1, p) for p in name.split(".")]

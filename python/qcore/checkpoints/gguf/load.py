@@ -1,0 +1,176 @@
+"""Models from GGUF files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import gguf
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from qcore import ops
+from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
+from qcore.checkpoints.gguf.config_read import config_of
+from qcore.checkpoints.gguf.reader import GgufFile, GgufTensor
+from qcore.formats import BLOCK_FORMATS
+from qcore.models import empty_model, head_name, linear_names, replace_linear, set_tensor, tie_weights
+from qcore.nn import QEmbedding
+from qcore.progress import track
+from qcore.qweight import QWeight
+
+__all__ = ["load_gguf"]
+
+_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
+_EMBEDDING, _HEAD = "token_embd.weight", "output.weight"
+
+
+def load_gguf(
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """A model of transformers with the weights of a GGUF file.
+
+    Linear layers are computed on the file's own blocks; the embedding stays in the file and is decoded row by
+    row. What the ops know no type for (`qcore.ops.block_formats`) is decoded once.
+
+    Args:
+        path: a file made by qcore, llama.cpp or others, of one of `qcore.checkpoints.gguf.ARCHITECTURES`.
+        dtype: of everything that is not quantized, and so of the activations; by default that of the matrices
+            if all are in the same 16-bit type, else float32.
+        device: where to put the model.
+
+    Raises:
+        ValueError: a file that is no such file or is damaged, or a model that it cannot be, with the reason.
+    """
+    file = GgufFile(path)
+    try:
+        return _Loader(file, dtype).load().to(device)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from error
+
+
+class _Loader:
+    def __init__(self, file: GgufFile, dtype: torch.dtype | None) -> None:
+        self.file = file
+        self.dtype = dtype or _common_dtype(file)
+
+    def load(self) -> nn.Module:
+        if self.file.metadata.get("split.count", 1) != 1:
+            raise ValueError("is one part of several; merge them first, with llama.cpp's gguf-split")
+        table = self._tensor(_EMBEDDING)
+        if len(table.shape) != 2:
+            raise ValueError(f"{_EMBEDDING}: expected a matrix, got shape {table.shape}")
+        architecture, attributes = config_of(
+            self.file.metadata, table.shape[0], self.file.tensors.__contains__
+        )
+        self._check_sizes(attributes)
+        if table.type.name in BLOCK_FORMATS:
+            attributes["tie_word_embeddings"] = False  # the head is a QLinear, and no longer the embedding
+        config = AutoConfig.for_model(**attributes)
+        model = empty_model(config)
+        parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+        names = architecture.tensor_names(parameters, config.num_hidden_layers)
+        head = head_name(model)
+        tied = f"{head}.weight" if _HEAD not in self.file.tensors else None
+        linears = set(linear_names(model))
+        for name in track(parameters, "loading layers"):
+            stored = _EMBEDDING if name == tied else names.get(name)
+            if stored is None:
+                raise ValueError(f"no name in a GGUF file stands for {name}")
+            module, _, leaf = name.rpartition(".")
+            if leaf == "bias" and stored not in self.file.tensors:
+                set_tensor(model, name, torch.zeros(model.get_parameter(name).shape, dtype=self.dtype))
+                continue
+            self._check_shape(stored, tuple(model.get_parameter(name).shape))
+            order = architecture.row_order(stored, config)
+            quantized = self._tensor(stored).type.name in BLOCK_FORMATS
+            if quantized and leaf == "weight" and module in linears:
+                self._place_linear(model, module, stored, order)
+            elif quantized and stored == _EMBEDDING:
+                self._place_embedding(model, module)
+            elif name != tied:
+                set_tensor(model, name, self._values(architecture, stored, order))
+        tie_weights(model)
+        self._divide_frequencies(model)
+        model.config.dtype = self.dtype
+        model.name_or_path = str(self.file.path)  # type: ignore[assignment]
+        return model
+
+    def _tensor(self, name: str) -> GgufTensor:
+        if name not in self.file.tensors:
+            raise ValueError(f"lacks the tensor {name}")
+        return self.file.tensors[name]
+
+    def _check_shape(self, name: str, expected: tuple[int, ...]) -> None:
+        if self._tensor(name).shape != expected:
+            raise ValueError(f"{name}: expected shape {expected}, got {self._tensor(name).shape}")
+
+    def _check_sizes(self, sizes: dict[str, Any]) -> None:
+        """What the metadata claims against tensors that are there, before a model of that size is built."""
+        hidden, head = sizes["hidden_size"], sizes["head_dim"]
+        self._check_shape(_EMBEDDING, (sizes["vocab_size"], hidden))
+        self._check_shape("blk.0.attn_q.weight", (sizes["num_attention_heads"] * head, hidden))
+        self._check_shape("blk.0.attn_k.weight", (sizes["num_key_value_heads"] * head, hidden))
+        self._check_shape("blk.0.ffn_up.weight", (sizes["intermediate_size"], hidden))
+        self._tensor(f"blk.{sizes['num_hidden_layers'] - 1}.attn_q.weight")
+
+    def _place_linear(self, model: nn.Module, name: str, stored: str, order: Tensor | None) -> None:
+        tensor = self._tensor(stored)
+        n, k = tensor.shape
+        blocks = _unpermuted(self.file.data(stored), order)
+        replace_linear(model, name, QWeight(BLOCK_FORMATS[tensor.type.name], (n, k), {"blocks": blocks}))
+
+    def _place_embedding(self, model: nn.Module, name: str) -> None:
+        old, tensor = model.get_submodule(name), self._tensor(_EMBEDDING)
+        scale = float(getattr(old, "embed_scale", 1.0))  # Gemma multiplies what it looks up
+        new = QEmbedding(self.file.data(_EMBEDDING), tensor.type.name, tensor.shape[1], self.dtype, scale)
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, new.eval())
+
+    def _values(self, architecture: Architecture, stored: str, order: Tensor | None) -> Tensor:
+        values = _unpermuted(self._decoded(stored), order)
+        if offset := architecture.offset(stored):
+            values = values.float() - offset
+        return values.to(self.dtype)
+
+    def _decoded(self, name: str) -> Tensor:
+        """The elements of a tensor, in memory of their own."""
+        tensor, data = self._tensor(name), self.file.data(name)
+        kind = tensor.type.name
+        if kind in _PLAIN:
+            return data.clone().view(_PLAIN[kind]).view(tensor.shape)
+        if kind in BLOCK_FORMATS:
+            return ops.kquant_dequantize(data, kind, tensor.shape[-1])
+        try:
+            values = gguf.quants.dequantize(data.numpy(), tensor.type)
+        except NotImplementedError:
+            raise ValueError(f"{name}: tensors of type {kind} are not supported") from None
+        return torch.from_numpy(values).view(tensor.shape)
+
+    def _divide_frequencies(self, model: nn.Module) -> None:
+        """Llama 3's scaling of long contexts, which files hold as a factor for each rotary frequency."""
+        if ROPE_FREQS not in self.file.tensors:
+            return
+        factors = self._decoded(ROPE_FREQS).float()
+        for module in model.modules():
+            for key in ("inv_freq", "original_inv_freq"):
+                table = module._buffers.get(key)
+                if table is None:
+                    continue
+                if table.shape != factors.shape or not (factors > 0).all():
+                    raise ValueError(f"{ROPE_FREQS}: expected {tuple(table.shape)} positive numbers")
+                module._buffers[key] = table / factors
+
+
+def _common_dtype(file: GgufFile) -> torch.dtype:
+    """The 16-bit type that all matrices share, or float32."""
+    types = {t.type.name for t in file.tensors.values() if len(t.shape) == 2}
+    return _PLAIN[types.pop()] if types in ({"F16"}, {"BF16"}) else torch.float32
+
+
+def _unpermuted(rows: Tensor, order: Tensor | None) -> Tensor:
+    """Rows as transformers has them, of rows as the file has them."""
+    return rows if order is None else rows[order.argsort()]

@@ -1,0 +1,174 @@
+"""What a GGUF file of a model will hold, and writing it tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import gguf
+import numpy as np
+import torch
+from gguf import GGMLQuantizationType as Type
+from torch import Tensor
+
+from qcore import ops
+from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
+from qcore.checkpoints.gguf.config_write import architecture_of, metadata_of, rope_factors
+from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES, MixModel, choose_types, parse_overrides
+from qcore.checkpoints.gguf.tokenizer_write import tokenizer_metadata
+from qcore.checkpoints.gguf.writer import GgufWriter, atomic_file
+from qcore.checkpoints.sink import Sink
+from qcore.checkpoints.store import Destination
+from qcore.checkpoints.streamed import FolderSource
+from qcore.formats import BLOCK_FORMATS, Format
+from qcore.methods import Method
+from qcore.models import head_name, linear_names
+from qcore.qweight import QWeight
+
+__all__ = ["GgufDestination"]
+
+_FLOATS = ("F32", "F16", "BF16")
+_CASTS = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}
+
+
+class _GgufSink(Sink):
+    """A file that is being written. What it has no place for is left out."""
+
+    def __init__(self, plan: GgufDestination, writer: GgufWriter) -> None:
+        self.plan, self.writer = plan, writer
+
+    def keep(self, key: str, tensor: Tensor) -> None:
+        if (name := self.plan.names.get(key)) is not None:
+            self.writer.add(name, self.plan.bytes_of(name, key, tensor.cpu()))
+
+    def emit(self, layer: str, weight: QWeight) -> None:
+        name = self.plan.names[f"{layer}.weight"]
+        self.writer.add(name, self.plan.permuted(name, weight.tensors["blocks"].cpu()))
+
+    def finish(self) -> None:
+        if self.plan.factors is not None:
+            self.writer.add(ROPE_FREQS, self.plan.factors.view(torch.uint8))
+        self.writer.finish()
+
+
+class GgufDestination(Destination):
+    """What will be in the file, decided before anything is computed.
+
+    Attributes:
+        names: the file's name for each of the checkpoint's keys that it has a place for.
+        types: the type of each tensor of the file.
+        formats: of the linear layers whose codes a method chooses: those inside blocks.
+    """
+
+    def __init__(
+        self,
+        source: FolderSource,
+        path: str | os.PathLike[str],
+        scheme: str,
+        method: Method,
+        overwrite: bool,
+        overrides: Sequence[str],
+    ) -> None:
+        if scheme.upper() not in GGUF_SCHEMES:
+            raise ValueError(f"scheme: expected one of {', '.join(GGUF_SCHEMES)}, got {scheme!r}")
+        self.path, self.overwrite, self.scheme = path, overwrite, scheme.upper()
+        self.method = method.without_divisors()  # a file has no place for one that no norm can absorb
+        self.checkpoint, self.model, self.stored = source.checkpoint, source.model, source.stored
+        self.config = source.config
+        self.architecture: Architecture = architecture_of(self.config)
+        self.factors = rope_factors(self.config)
+        parameters = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
+        self.names = self._names(parameters)
+        self.shapes = {name: self.checkpoint.shape(key) for key, name in self.names.items()}
+        if self.factors is not None:
+            self.shapes[ROPE_FREQS] = tuple(self.factors.shape)
+        mix_model = MixModel(
+            self.architecture.name,
+            self.config.num_hidden_layers,
+            self.config.num_attention_heads // self.config.num_key_value_heads,
+            tied="output.weight" not in self.shapes,
+            calibrated=method.needs_calibration,
+        )
+        self.types = choose_types(self.shapes, self.scheme, mix_model, parse_overrides(overrides))
+        self.tensors = {name: (shape, self.types[name]) for name, shape in self.shapes.items()}
+        self.formats = self._formats()
+
+    @contextmanager
+    def opened(self) -> Iterator[Sink]:
+        with atomic_file(self.path, self.overwrite) as path:
+            writer = GgufWriter(path, self.architecture.name, self.metadata(), self.tensors)
+            try:
+                yield _GgufSink(self, writer)
+            finally:
+                writer.close()
+
+    def _names(self, parameters: dict[str, tuple[int, ...]]) -> dict[str, str]:
+        names = self.architecture.tensor_names(parameters, self.config.num_hidden_layers)
+        head = head_name(self.model)
+        tied = f"{head}.weight" if self.config.tie_word_embeddings else None
+        found = {}
+        for name, shape in parameters.items():
+            if name == tied:
+                continue
+            if name not in self.stored:
+                raise ValueError(f"{self.checkpoint.path}: has no tensor {name}, which the model needs")
+            key = self.stored[name]
+            where = f"{self.checkpoint.files[key]}: {key}"
+            if self.checkpoint.shape(key) != shape:
+                raise ValueError(f"{where}: expected shape {shape}, got {self.checkpoint.shape(key)}")
+            if self.checkpoint.dtype(key) not in _FLOATS:
+                raise ValueError(
+                    f"{where}: expected one of {', '.join(_FLOATS)}, got {self.checkpoint.dtype(key)}"
+                )
+            if name not in names:
+                raise ValueError(f"{name}: has no name in GGUF files of {self.architecture.name}")
+            found[key] = names[name]
+        if self.architecture.shared_head and "output.weight" in found.values():
+            raise ValueError(
+                f"{self.checkpoint.path}: {self.architecture.name} cannot have a head of its own"
+            )
+        return found
+
+    def _formats(self) -> dict[str, Format]:
+        head = head_name(self.model)
+        formats: dict[str, Format] = {}
+        for name in linear_names(self.model):
+            type = None if name == head else self.types[self.names[self.stored[f"{name}.weight"]]]
+            if type is not None and type.name in BLOCK_FORMATS:
+                formats[name] = BLOCK_FORMATS[type.name]
+        return formats
+
+    def metadata(self) -> dict[str, Any]:
+        """Everything that the file says besides its tensors."""
+        total = sum(int(np.prod(shape)) for shape in self.shapes.values())
+        path = self.checkpoint.path.resolve()
+        return {
+            "general.type": "model",
+            "general.name": path.name,
+            "general.size_label": gguf.size_label(total, total, 0, 0),
+            "general.file_type": int(GGUF_SCHEMES[self.scheme].file_type),
+            "general.quantization_version": gguf.GGML_QUANT_VERSION,
+            **metadata_of(self.architecture, self.config),
+            **tokenizer_metadata(self.checkpoint.path, self.config.vocab_size),
+        }
+
+    def bytes_of(self, name: str, key: str, w: Tensor) -> Tensor:
+        """A tensor of the checkpoint as the file stores it, rounded to nearest, uint8."""
+        if not torch.isfinite(w).all():
+            raise ValueError(f"{key}: holds NaN or infinity; nothing sensible can be stored")
+        if offset := self.architecture.offset(name):
+            w = w.float() + offset
+        type = self.types[name]
+        if type.name in BLOCK_FORMATS:
+            return self.permuted(name, ops.kquant_quantize(w, type.name))
+        cast = w.to(_CASTS[type])
+        if not torch.isfinite(cast).all():
+            raise ValueError(f"{key}: has values beyond the range of {type.name}; BF16 or F32 can hold them")
+        return self.permuted(name, cast).contiguous().view(torch.uint8)
+
+    def permuted(self, name: str, rows: Tensor) -> Tensor:
+        """Rows in the order that the file has them in."""
+        order = self.architecture.row_order(name, self.config)
+        return rows if order is None else rows[order]

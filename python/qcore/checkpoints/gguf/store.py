@@ -1,0 +1,79 @@
+"""GGUF files as a store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qcore.checkpoints.gguf.load import load_gguf
+from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES
+from qcore.checkpoints.gguf.reader import GgufFile, is_gguf
+from qcore.checkpoints.gguf.sink import GgufDestination
+from qcore.checkpoints.gguf.tokenizer_read import read_tokenizer
+from qcore.checkpoints.store import Destination, Row, Store
+from qcore.checkpoints.streamed import FolderSource
+from qcore.formats import BLOCK_FORMATS, Format
+from qcore.methods import Method
+from qcore.schemes import Scheme
+
+__all__ = ["GgufStore"]
+
+
+class GgufStore(Store):
+    """One file with weights, metadata and tokenizer, for llama.cpp and its relatives."""
+
+    noun = "a GGUF file"
+    default_scheme = "Q4_K_M"
+    options = frozenset({"overrides"})
+
+    def recognises(self, path: str | os.PathLike[str]) -> bool:
+        return is_gguf(path)
+
+    def writes(self, path: Path) -> bool:
+        return path.suffix.lower() == ".gguf"
+
+    def holds(self, format: Format) -> bool:
+        return format in BLOCK_FORMATS.values()
+
+    @property
+    def schemes(self) -> list[str]:
+        return list(GGUF_SCHEMES)
+
+    def is_static(self, scheme: str) -> bool:
+        return False  # inputs are rounded, if at all, as the kernel does
+
+    def load(
+        self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
+    ) -> nn.Module:
+        return load_gguf(path, dtype, device)
+
+    def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
+        return [Row.of(t.name, t.type.name, t.shape, t.nbytes) for t in GgufFile(path).tensors.values()]
+
+    def tokenizer(self, path: str | os.PathLike[str]) -> Any:
+        file = GgufFile(path)
+        try:
+            return read_tokenizer(file.metadata)
+        except ValueError as error:
+            raise ValueError(f"{file.path}: {error}") from error
+
+    def bytes(self, path: Path) -> int:
+        return path.stat().st_size
+
+    def destination(
+        self,
+        source: FolderSource,
+        path: str | os.PathLike[str],
+        scheme: str | Format | Scheme,
+        method: Method,
+        overwrite: bool,
+        **options: Any,
+    ) -> Destination:
+        if not isinstance(scheme, str):
+            raise ValueError(f"scheme: expected one of {', '.join(GGUF_SCHEMES)}, got {scheme!r}")
+        overrides = options.get("overrides", ())
+        return GgufDestination(source, path, scheme, method, overwrite, overrides)

@@ -1,0 +1,131 @@
+"""Stores: kinds of places where a model lies. Each is a class, in `folder.py` and `gguf/store.py`, and a line
+in `stores.py`; nobody else knows them by name."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qcore.checkpoints.sink import Sink
+from qcore.checkpoints.streamed import FolderSource
+from qcore.formats import Format
+from qcore.methods import Method
+from qcore.schemes import Scheme
+
+__all__ = ["Destination", "Row", "Store"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One weight: a tensor, or the tensors that store a quantized layer together.
+
+    Attributes:
+        format: a dtype, or e.g. "int4 g128 asym", "int8 per row, inputs int8 dynamic per token".
+        shape: of the weight, [N, K] if quantized.
+        bytes: of all its tensors.
+    """
+
+    tensor: str
+    format: str
+    shape: tuple[int, ...]
+    weights: int
+    bits_per_weight: float
+    bytes: int
+
+    @classmethod
+    def of(cls, name: str, label: str, shape: tuple[int, ...], size: int) -> Row:
+        weights = math.prod(shape)
+        return cls(name, label, shape, weights, 8 * size / max(weights, 1), size)
+
+
+class Destination(ABC):
+    """What will be written, decided before anything is computed.
+
+    Attributes:
+        formats: of each linear layer whose codes a method chooses.
+        method: as the store can keep what comes of it.
+    """
+
+    formats: Mapping[str, Format]
+    method: Method
+
+    @abstractmethod
+    @contextmanager
+    def opened(self) -> Iterator[Sink]:
+        """The sink. What it writes appears under its name once the context ends without an error."""
+
+
+class Store(ABC):
+    """A kind of place.
+
+    Attributes:
+        noun: "a folder".
+        default_scheme: for destinations.
+        options: what `destination` takes besides, by the names of its arguments.
+    """
+
+    noun: str
+    default_scheme: str
+    options: frozenset[str]
+
+    @abstractmethod
+    def recognises(self, path: str | os.PathLike[str]) -> bool:
+        """Whether a model is stored there so."""
+
+    @abstractmethod
+    def writes(self, path: Path) -> bool:
+        """Whether that is the name of a destination of this kind."""
+
+    @abstractmethod
+    def holds(self, format: Format) -> bool:
+        """Whether weights of this format can be stored."""
+
+    @property
+    @abstractmethod
+    def schemes(self) -> list[str]:
+        """The names that users type."""
+
+    @abstractmethod
+    def is_static(self, scheme: str) -> bool:
+        """Whether a scheme needs calibration for its inputs, whatever the method."""
+
+    @abstractmethod
+    def load(
+        self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
+    ) -> nn.Module: ...
+
+    @abstractmethod
+    def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
+        """One row per weight."""
+
+    @abstractmethod
+    def tokenizer(self, path: str | os.PathLike[str]) -> Any: ...
+
+    @abstractmethod
+    def bytes(self, path: Path) -> int:
+        """What the weights take there."""
+
+    @abstractmethod
+    def destination(
+        self,
+        source: FolderSource,
+        path: str | os.PathLike[str],
+        scheme: str | Format | Scheme,
+        method: Method,
+        overwrite: bool,
+        **options: Any,
+    ) -> Destination:
+        """What quantizing the source into that place will write.
+
+        Raises:
+            ValueError: what can be known to fail. Nothing is written yet.
+        """

@@ -1,0 +1,53 @@
+"""The list of stores, and what they do for a path."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qcore.checkpoints.folder import FolderStore
+from qcore.checkpoints.gguf.store import GgufStore
+from qcore.checkpoints.store import Row, Store
+
+__all__ = ["STORES", "inspect_checkpoint", "load", "store_at", "store_for"]
+
+# The last one takes what no other recognises, and says what is wrong with it.
+STORES: tuple[Store, ...] = (GgufStore(), FolderStore())
+
+
+def store_at(path: str | os.PathLike[str]) -> Store:
+    """The store of a model that is there."""
+    return next((store for store in STORES if store.recognises(path)), STORES[-1])
+
+
+def store_for(destination: str | os.PathLike[str]) -> Store:
+    """The store of a destination, by its name."""
+    return next((store for store in STORES if store.writes(Path(destination))), STORES[-1])
+
+
+def load(
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+) -> nn.Module:
+    """Loads a folder or a GGUF file for inference, quantized or not.
+
+    Args:
+        path: a folder, a Hugging Face id, or a GGUF file (see `qcore.checkpoints.gguf.load`). Quantized: in
+            one of the containers `compressed-tensors`, `gptq` and `awq`.
+        dtype: of everything that is not quantized, and so of the activations; by default as stored.
+        device: where to put the model.
+
+    Raises:
+        FileNotFoundError: a missing folder or shard, by name.
+        ValueError: a file or tensor that is not what it should be, by name.
+    """
+    return store_at(path).load(path, dtype, device)
+
+
+def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
+    """One row per weight, in the order of the names (in that of the file for a GGUF file)."""
+    return store_at(path).inspect(path)

@@ -1,0 +1,33 @@
+"""What the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
+
+import typer
+
+__all__ = ["DTypeName", "DeviceName", "errors"]
+
+
+class DeviceName(str, Enum):
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class DTypeName(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
+
+@contextmanager
+def errors() -> Iterator[None]:
+    """What a user can mend is one line and exit code 1; a bug keeps its traceback."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error

@@ -1,0 +1,179 @@
+"""`qcore quantize`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qcore.checkpoints.store import Store
+from qcore.checkpoints.stores import STORES, store_for
+from qcore.cli.common import DeviceName, errors
+from qcore.methods import METHODS, Awq, Gptq, Method, Rtn, resolve_method
+
+__all__ = ["quantize"]
+
+# typer turns the members into the choices that it shows and accepts. All stores' schemes, in one list.
+_SCHEMES = dict.fromkeys(name for store in reversed(STORES) for name in store.schemes)
+SchemeName = Enum("SchemeName", {name: name for name in _SCHEMES})  # type: ignore[misc]
+MethodName = Enum("MethodName", {name: name for name in METHODS})  # type: ignore[misc]
+
+
+def quantize(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face folder or id.")],
+    destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder or .gguf file to write.")],
+    scheme: Annotated[
+        SchemeName | None,
+        typer.Option(
+            help="For a folder, W4A16 by default: bits of weights and inputs, _ASYM adds zero points (to "
+            "weights, in W8A8 to inputs); FP8: both as 8-bit floats, FP8_BLOCK in blocks of 128. Scales "
+            "of inputs are found at run time, by _STATIC and W8A8_ASYM from the calibration text. "
+            "For a GGUF file, Q4_K_M by default: llama.cpp's mixes of types.",
+            case_sensitive=False,
+        ),
+    ] = None,
+    method: Annotated[
+        MethodName,
+        typer.Option(
+            help="rtn rounds to nearest (no calibration, seconds); imatrix fits the grid where inputs are "
+            "large; gptq corrects each rounding error in the columns still to come; awq scales up the "
+            "channels that matter; awq+gptq does both, and takes longest."
+        ),
+    ] = MethodName["gptq"],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="A UTF-8 text like what the model will see. Needed by all methods but rtn, and by schemes "
+            "with static input scales."
+        ),
+    ] = None,
+    group_size: Annotated[
+        int | None,
+        typer.Option(help="Columns that share a scale, 128 by default; -1: one scale per row. Folders only."),
+    ] = None,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Layers to leave alone, lm_head by default: a name, its last part, or re:EXPRESSION. "
+            "Repeatable. Folders only."
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="re:EXPRESSION=TYPE, the type of tensors in whose GGUF name the expression is found, e.g. "
+            "'re:ffn_down=Q6_K'. Repeatable, the first that fits counts. GGUF files only."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
+    sequence_length: Annotated[int, typer.Option(help="Tokens per calibration sequence.", min=2)] = 512,
+    damping: Annotated[
+        float, typer.Option(help="GPTQ: added to the Hessian's diagonal, relative to its mean.")
+    ] = 0.01,
+    act_order: Annotated[bool, typer.Option(help="GPTQ: columns with the largest inputs first.")] = True,
+    search: Annotated[
+        bool, typer.Option(help="Search each group's clipping range (rtn alone never does).")
+    ] = True,
+    sequential: Annotated[
+        bool,
+        typer.Option(help="Calibrate each layer behind the quantized layers of its own block too (slower)."),
+    ] = True,
+    shard_gb: Annotated[
+        float | None, typer.Option(help="Size of the files to write, in GB, 1 by default. Folders only.")
+    ] = None,
+    device: Annotated[
+        DeviceName, typer.Option(help="Where blocks are calibrated and quantized, one at a time.")
+    ] = DeviceName.cpu,
+    overwrite: Annotated[bool, typer.Option(help="Replace DST if it exists.")] = False,
+) -> None:
+    """Quantize SRC into the new folder, or GGUF file, DST.
+
+    The model is never whole in memory: rtn holds one tensor at a time, the others one block. DST appears
+    only once it is complete.
+    """
+    from qcore.checkpoints.files import resolve_source
+    from qcore.quantization import quantize_checkpoint
+    from qcore.text import token_chunks
+
+    with errors():
+        store = store_for(destination)
+        name = _scheme(scheme, store)
+        given = {
+            "ignore": ignore,
+            "group_size": group_size,
+            "overrides": override,
+            "shard_bytes": None if shard_gb is None else int(shard_gb * (1 << 30)),
+        }
+        options = {option: value for option, value in given.items() if value is not None}
+        _refuse(options, store)
+        chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
+        folder = resolve_source(source)
+        tokens = None
+        static = store.is_static(name)
+        if chosen.needs_calibration or static:
+            if calibration is None:
+                needs = f"scheme {name}" if static else f"method {method.value}"
+                raise ValueError(f"--calibration: {needs} needs a text file")
+            tokens = token_chunks(folder, calibration, sequence_length, samples)
+        start = time.perf_counter()
+        quantize_checkpoint(
+            folder, destination, name, chosen, tokens, sequential, overwrite, device.value, **options
+        )
+        seconds = time.perf_counter() - start
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{destination}: {name} by {method.value}, {store.bytes(destination) / 1e6:.1f} MB, {seconds:.1f} s, "
+        f"peak memory {_peak_memory_gb():.2f} GB"
+    )
+
+
+def _scheme(scheme: SchemeName | None, store: Store) -> str:
+    """The scheme's name, which must be one for this kind of destination."""
+    if scheme is None:
+        return store.default_scheme
+    if scheme.value not in store.schemes:
+        raise ValueError(
+            f"--scheme: {store.noun} takes one of {', '.join(store.schemes)}; got {scheme.value}"
+        )
+    return str(scheme.value)
+
+
+# What stands for an option of one store in another.
+_INSTEAD = {"ignore": "overrides", "group_size": "overrides", "overrides": "ignore"}
+
+
+def _refuse(options: Iterable[str], store: Store) -> None:
+    for option in options:
+        if option not in store.options:
+            instead = _INSTEAD.get(option)
+            hint = f"; see {_FLAGS[instead]}" if instead in store.options else ""
+            raise ValueError(f"{_FLAGS[option]}: is not for {store.noun}{hint}")
+
+
+_FLAGS = {
+    "ignore": "--ignore",
+    "group_size": "--group-size",
+    "overrides": "--override",
+    "shard_bytes": "--shard-gb",
+}
+
+
+def _method(name: str, damping: float, act_order: bool, search: bool) -> Method:
+    """A method with the options that the command line has for it. What it makes must load everywhere, so that
+    inputs are only scaled where an earlier module can absorb it."""
+    gptq = Gptq(damping=damping, act_order=act_order, search=search)
+    with_options = {"gptq": gptq, "awq": Awq(inner=Rtn(search=search)), "awq+gptq": Awq(inner=gptq)}
+    return with_options.get(name, resolve_method(name)).without_divisors()
+
+
+def _peak_memory_gb() -> float:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak * 1024 / 1e9

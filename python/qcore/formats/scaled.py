@@ -1,0 +1,370 @@
+"""Formats of codes under scales: elements x granularity x how scales are stored, written once for all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from qcore.formats.activations import TOKEN_BLOCK, Activations
+from qcore.formats.elements import ELEMENTS, Elements, Floats
+from qcore.formats.granularity import BLOCK, ROW, TENSOR, Granularity, group
+from qcore.formats.scales import Scales, StoredScale
+
+__all__ = ["ScaledFormat", "ScaledGrid"]
+
+_Spread = TypeVar("_Spread", Tensor, Tensor | float)
+_PLAIN = Scales()
+
+# A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
+_CHUNK = 1 << 17
+# What a column without any importance still counts, relative to the mean (as GPTQ's usual damping does).
+_LEAST_IMPORTANCE = 0.01
+# How the search moves one end of a range with a zero point: factors of its lower and upper end.
+_ENDS = ((0.9, 1.0), (0.8, 1.0), (0.65, 1.0), (1.0, 0.9), (1.0, 0.8), (1.0, 0.65))
+
+
+@dataclass(frozen=True)
+class ScaledFormat:
+    """`W[n, k] = scale * (element[n, k] - zero)`, scale and zero of the tile that n, k is in.
+
+    The tensors of a `QWeight`:
+        codes: [N, K] in the elements' dtype.
+        scales: as `granularity.shape` says, in the dtype in which they are stored.
+        zeros: uint8 like scales; only with zero points.
+        second_scale: float32 [1], by which scales are multiplied; only with a second level.
+
+    Attributes:
+        elements: what codes stand for.
+        granularity: which of them share a scale.
+        scales: how those are stored.
+        zero_points: whether there is one with each scale; else it is the elements' own.
+        activations: how the layer's inputs are rounded; None: they are multiplied as they are.
+    """
+
+    elements: Elements
+    granularity: Granularity
+    scales: Scales = _PLAIN
+    zero_points: bool = False
+    activations: Activations | None = None
+
+    def __post_init__(self) -> None:
+        if self.zero_points and not (self.elements.affine and self.granularity.rows == 1):
+            raise ValueError(
+                f"zero_points: expected unsigned integers with scales per row or group, got "
+                f"{self.elements.name} {self.granularity}"
+            )
+
+    @property
+    def name(self) -> str:
+        """What weights are stored as, e.g. "int4 g128 sym"."""
+        kind = f" {'asym' if self.zero_points else 'sym'}" if self.elements.affine else ""
+        stored = "" if self.scales.dtype is None else f", scales {_short(self.scales.dtype)}"
+        second = " of two levels" if self.scales.second_level else ""
+        return f"{self.elements.label} {self.granularity}{kind}{stored}{second}"
+
+    def __str__(self) -> str:
+        return self.name if self.activations is None else f"{self.name}, inputs {self.activations}"
+
+    @property
+    def bits(self) -> int:
+        return self.elements.bits
+
+    @property
+    def symmetric(self) -> bool:
+        return not self.zero_points
+
+    @property
+    def group_size(self) -> int:
+        """Columns that share a scale, -1 for all."""
+        return self.granularity.columns
+
+    @property
+    def scaled(self) -> ScaledFormat:
+        return self
+
+    @property
+    def op(self) -> str:
+        """Which ops pack and multiply such weights: w4a16, int8, fp8, or none of them: "decoded"."""
+        inputs, e4m3 = self.activations, ELEMENTS["e4m3"]
+        if self.scales != _PLAIN:
+            plain = self.scales.dtype in (torch.float32, torch.float16, torch.bfloat16)
+            if not plain or self.scales.second_level:
+                return "decoded"
+        if inputs is None:
+            integers = self.elements.affine and self.bits in (2, 3, 4, 8) and self.granularity.rows == 1
+            floats = isinstance(self.elements, Floats) and self.granularity in (ROW, TENSOR)
+            return "w4a16" if integers or floats else "decoded"
+        if self.elements == ELEMENTS["s8"] and self.granularity == ROW and inputs.is_integer:
+            return "int8"
+        in_blocks = (self.granularity == BLOCK, inputs.granularity == TOKEN_BLOCK)
+        fits = all(in_blocks) or (self.granularity in (ROW, TENSOR) and not any(in_blocks))
+        return "fp8" if fits and self.elements == e4m3 and inputs.elements == e4m3 else "decoded"
+
+    def with_group_size(self, columns: int) -> ScaledFormat:
+        if self.activations is not None or isinstance(self.elements, Floats):
+            raise ValueError(f"group_size: the scheme {self} has its own, got {columns}")
+        return replace(self, granularity=group(columns))
+
+    def for_columns(self, k: int) -> ScaledFormat:
+        """The format itself: it stores rows of any length, tiles at the edges may be smaller."""
+        return self
+
+    def stored_bits(self, tensors: Mapping[str, Tensor]) -> int:
+        """Bits in a checkpoint, which packs the codes and zero points."""
+        scales = tensors["scales"]
+        per_tile = scales.itemsize * 8 + (self.bits if self.zero_points else 0)
+        second = 32 if self.scales.second_level else 0
+        return tensors["codes"].numel() * self.bits + scales.numel() * per_tile + second
+
+    def check(self, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
+        """Raises, naming the tensor, if these do not store a weight [N, K] or, of experts, [E, N, K]."""
+        codes, scales, zeros = tensors["codes"], tensors["scales"], tensors.get("zeros")
+        self.elements.check(codes)
+        if tuple(codes.shape) != shape:
+            raise ValueError(f"codes: expected shape {shape}, got {tuple(codes.shape)}")
+        expected = (*shape[:-2], *self.granularity.shape(*shape[-2:]))
+        if tuple(scales.shape) != expected:
+            raise ValueError(
+                f"scales: expected shape {expected} for a weight {shape} with scales {self.granularity}, "
+                f"got {tuple(scales.shape)}"
+            )
+        self.scales.check(scales, tensors.get("second_scale"))
+        if self.zero_points != (zeros is not None):
+            raise ValueError("zeros: expected None exactly when the format is symmetric")
+        if zeros is not None and tuple(zeros.shape) != expected:
+            raise ValueError(f"zeros: expected shape {expected}, got {tuple(zeros.shape)}")
+
+    # -- choosing a grid ------------------------------------------------------------------------
+
+    def fit(
+        self,
+        w: Tensor,
+        scale_dtype: torch.dtype,
+        importance: Tensor | None = None,
+        search: bool = False,
+    ) -> ScaledGrid:
+        """The grid for a weight.
+
+        Args:
+            w: [N, K] float32.
+            scale_dtype: what scales are stored in, unless the format says it. They are rounded to it before
+                anything is rounded with them, so that a saved weight dequantizes to what was chosen here.
+            importance: [K], how much an error in each column counts; only used by the search.
+            search: shrink the range and refit the scale to lower the weighted squared error. Without it the
+                grid covers the range: min to max with zero points, else -amax to amax.
+        """
+        n, k = w.shape
+        granularity = self.granularity
+        bands, groups, height = granularity.bands(n), granularity.groups(k), granularity.height(n)
+        stored = self._stored_scale(w, scale_dtype)
+        shape = (bands, groups)
+        scales = w.new_empty(shape, dtype=stored.dtype)
+        zeros = w.new_empty(shape, dtype=torch.uint8) if self.zero_points else None
+        search_for = _Search(self, stored, _weights(importance, k, w.device)) if search else None
+        for part, rows in _bands(bands, height, n, k):
+            tiles = granularity.tiles(w[rows].float())
+            scale, zero = self._cover(tiles, 1.0, stored)
+            if search_for is not None:
+                scale, zero = search_for(tiles, scale, zero)
+            scales[part] = stored.stored(scale).flatten(1)
+            if zeros is not None and isinstance(zero, Tensor):
+                zeros[part] = zero.flatten(1).to(torch.uint8)
+        shaped = scales.view(granularity.shape(n, k))
+        return ScaledGrid(self, (n, k), shaped, zeros, stored.second)
+
+    def _stored_scale(self, w: Tensor, dtype: torch.dtype) -> StoredScale:
+        greatest = w.abs().amax().float() if self.scales.second_level and w.numel() else w.new_zeros(())
+        return self.scales.rule(greatest / self.elements.greatest, dtype)
+
+    def _cover(self, tiles: Tensor, shrink: float, stored: StoredScale) -> tuple[Tensor, Tensor | float]:
+        """Scale and zero, float32 [bands, 1, groups, 1], for the range of tiles, shrunk at both ends."""
+        if not self.zero_points:
+            scale = tiles.abs().amax((1, 3), keepdim=True) * shrink / self.elements.greatest
+            return stored.storable(scale), self.elements.zero
+        bottom = tiles.amin((1, 3), keepdim=True).clamp_max(0) * shrink
+        top = tiles.amax((1, 3), keepdim=True).clamp_min(0) * shrink
+        scale = stored.storable((top - bottom) / self._most)
+        return scale, self._nearest_zero(bottom, scale)
+
+    @property
+    def _most(self) -> int:
+        """The greatest code of integers."""
+        return (1 << self.bits) - 1
+
+    def _nearest_zero(self, bottom: Tensor, scale: Tensor) -> Tensor:
+        return (-bottom / scale).round().clamp(0, self._most)
+
+    # -- values ---------------------------------------------------------------------------------
+
+    def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        """The values of a stored weight, float32 [N, K] or [E, N, K]."""
+        codes, zeros, second = tensors["codes"], tensors.get("zeros"), tensors.get("second_scale")
+        n, k = codes.shape[-2:]
+        scales = tensors["scales"].float()
+        scales = scales if second is None else scales * second
+        zero: Tensor | float = self.elements.zero
+        if zeros is not None:
+            zero = self.granularity.spread(zeros.float(), n, k)
+        return self.elements.decode(codes, zero).mul_(self.granularity.spread(scales, n, k))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Looks for the scale, and zero, of the least weighted squared error in each tile."""
+
+    format: ScaledFormat
+    stored: StoredScale
+    importance: Tensor  # float32 [K]
+
+    def __call__(self, tiles: Tensor, scale: Tensor, zero: Tensor | float) -> tuple[Tensor, Tensor | float]:
+        format, stored, elements = self.format, self.stored, self.format.elements
+        importance = format.granularity.tiles(self.importance[None])
+        best_error = self._error(tiles, importance, scale, zero)
+
+        def consider(s: Tensor, z: Tensor | float) -> None:
+            nonlocal scale, zero, best_error
+            error = self._error(tiles, importance, s, z)
+            better = error < best_error
+            scale, best_error = torch.where(better, s, scale), torch.where(better, error, best_error)
+            if isinstance(z, Tensor) and isinstance(zero, Tensor):
+                zero = torch.where(better, z, zero)
+
+        for shrink in elements.shrinks:
+            consider(*format._cover(tiles, shrink, stored))
+        if isinstance(zero, Tensor):
+            for low, high in _ENDS:
+                bottom, top = -zero * scale, (format._most - zero) * scale
+                s = stored.storable((top * high - bottom * low) / format._most)
+                consider(s, format._nearest_zero(bottom * low, s))
+        for _ in range(elements.refits):
+            # Least squares: the scale that fits the codes best, then codes that fit the scale.
+            products, squares = torch.zeros_like(scale), torch.zeros_like(scale)
+            for part in _pieces(tiles):
+                q = elements.value(elements.nearest(part, scale, zero), zero)
+                products += (importance * part * q).sum((1, 3), keepdim=True)
+                squares += (importance * q * q).sum((1, 3), keepdim=True)
+            fitted = products / squares.clamp_min(1e-30)
+            consider(stored.storable(torch.where(fitted > 0, fitted, scale)), zero)
+        return scale, zero
+
+    def _error(self, tiles: Tensor, importance: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
+        elements, total = self.format.elements, torch.zeros_like(scale)
+        for part in _pieces(tiles):
+            delta = elements.value(elements.nearest(part, scale, zero), zero).mul_(scale).sub_(part)
+            total += delta.square_().mul_(importance).sum((1, 3), keepdim=True)
+        return total
+
+
+@dataclass(frozen=True)
+class ScaledGrid:
+    """The values that codes may stand for.
+
+    Attributes:
+        shape: of the weight, [N, K].
+        scales: in the stored dtype.
+        zeros: uint8 like scales, or None without zero points.
+        second_scale: float32 [1], or None with one level of scales.
+    """
+
+    format: ScaledFormat
+    shape: tuple[int, int]
+    scales: Tensor
+    zeros: Tensor | None = None
+    second_scale: Tensor | None = None
+
+    def round(self, w: Tensor) -> Tensor:
+        """The nearest codes, uint8 [N, K], for w [N, K]."""
+        n, k = self.shape
+        elements, granularity = self.format.elements, self.format.granularity
+        codes = torch.empty(self.shape, dtype=torch.uint8, device=w.device)
+        scales, zeros = self._values()
+        height = granularity.height(n)
+        for part, band in _bands(granularity.bands(n), height, n, k):
+            rows = range(n)[band]
+            # One tile has one scale, however many rows it has.
+            scale = granularity.spread(scales[part] if scales.dim() > 1 else scales, len(rows), k)
+            zero = granularity.spread(zeros[part], len(rows), k) if isinstance(zeros, Tensor) else zeros
+            for at in _chunks(len(rows), k):
+                chunk = slice(rows.start + at.start, rows.start + at.stop)
+                found = elements.nearest(w[chunk].float(), _rows(scale, at), _rows(zero, at))
+                codes[chunk] = elements.pattern(found)
+        return codes
+
+    def points(self, columns: Tensor) -> _ScaledPoints:
+        """The grid at the given columns, int64 [C]."""
+        scales, zeros = self._values()
+        zero = self._at(zeros, columns) if isinstance(zeros, Tensor) else zeros
+        return _ScaledPoints(self.format.elements, self._at(scales, columns), zero)
+
+    def _values(self) -> tuple[Tensor, Tensor | float]:
+        """Scales and zeros as they are stored, in float32."""
+        scales = self.scales.float() if self.second_scale is None else self.scales.float() * self.second_scale
+        return scales, self.format.elements.zero if self.zeros is None else self.zeros.float()
+
+    def _at(self, stored: Tensor, columns: Tensor) -> Tensor:
+        """Scales or zeros of the rows at some columns, [C, N]."""
+        n, granularity = self.shape[0], self.format.granularity
+        if granularity.columns == -1:  # not written out: every column has the same ones
+            return stored.reshape(1, -1).expand(len(columns), n)
+        if granularity.rows != 1:
+            stored = stored.repeat_interleave(granularity.height(n), 0)[:n]
+        return stored.T[columns // granularity.width(self.shape[1])].contiguous()
+
+    def store(self, codes: Tensor) -> dict[str, Tensor]:
+        """The tensors of a weight with these codes, uint8 [N, K]."""
+        tensors = {"codes": self.format.elements.stored(codes), "scales": self.scales}
+        optional = {"zeros": self.zeros, "second_scale": self.second_scale}
+        return tensors | {name: tensor for name, tensor in optional.items() if tensor is not None}
+
+
+@dataclass(frozen=True)
+class _ScaledPoints:
+    elements: Elements
+    scale: Tensor  # float32 [C, N]
+    zero: Tensor | float
+
+    def round(self, w: Tensor, at: int | slice) -> tuple[Tensor, Tensor]:
+        scale, zero = self.scale[at], self.zero[at] if isinstance(self.zero, Tensor) else self.zero
+        found = self.elements.nearest(w, scale, zero)
+        return self.elements.pattern(found), self.elements.value(found, zero) * scale
+
+
+def _rows(spread: _Spread, rows: slice) -> _Spread:
+    """Some rows of what broadcasts to [N, K]."""
+    return spread[rows] if isinstance(spread, Tensor) and spread.dim() > 1 else spread
+
+
+def _weights(importance: Tensor | None, k: int, device: torch.device) -> Tensor:
+    """How much an error in each column counts: relative, and never nothing: channels that calibration saw
+    idle may wake up on other data."""
+    weights = torch.ones(k, device=device) if importance is None else importance.float()
+    return weights / weights.mean().clamp_min(1e-30) + _LEAST_IMPORTANCE
+
+
+def _bands(bands: int, height: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
+    """Bands of tiles in chunks of about `_CHUNK` elements, and the rows that they are made of."""
+    step = max(1, _CHUNK // max(height * k, 1))
+    for begin in range(0, bands, step):
+        end = min(begin + step, bands)
+        yield slice(begin, end), slice(begin * height, min(end * height, n))
+
+
+def _pieces(tiles: Tensor) -> tuple[Tensor, ...]:
+    """Tiles [bands, height, groups, width] of many elements, cut between rows."""
+    bands, height, groups, width = tiles.shape
+    return tiles.split(max(1, _CHUNK // max(bands * groups * width, 1)), 1) if height > 1 else (tiles,)
+
+
+def _chunks(rows: int, columns: int) -> Iterator[slice]:
+    step = max(1, _CHUNK // max(columns, 1))
+    for begin in range(0, rows, step):
+        yield slice(begin, min(begin + step, rows))
+
+
+def _short(dtype: torch.dtype) -> str:
+    name = str(dtype).removeprefix("torch.").removeprefix("float8_").removesuffix("fn").removesuffix("fnu")
+    return {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}.get(name, name)

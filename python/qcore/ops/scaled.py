@@ -1,0 +1,262 @@
+"""Products of 8-bit activations and 8-bit weights under scales: ``int8_*`` and ``fp8_*``.
+
+Weights are plain tensors [N, K] of int8 or float8: there is nothing to pack, on any device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch  # before _C, which links against the libraries that torch loads
+from torch import Tensor
+
+from qcore import _C  # noqa: F401 - registers the ops
+from qcore.ops.common import bias_gradient, need, refuse_gradients
+from qcore.ops.quantize import BLOCK
+
+
+def int8_gemm(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    x_zero: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.float32,
+    w_sum: Tensor | None = None,
+) -> Tensor:
+    """``x_scale * w_scale * ((x - x_zero) @ weight.T) + bias``, with exact integer sums.
+
+    The integers are rounded once, to float32; what follows is float32 too. The result of a row depends
+    neither on the number of threads nor on the other rows of x.
+
+    Args:
+        x: int8 [..., K], from :func:`quantize_int8`.
+        weight: int8 [N, K], K below 2 ** 17.
+        x_scale: float32 of 1 or M elements (one for each row of x).
+        w_scale: float32 of 1 or N elements.
+        x_zero: int32 of as many elements as x_scale, in [-128, 127]; None: zeros.
+        bias: float32, float16 or bfloat16 [N], not rounded.
+        out_dtype: torch.float32, torch.float16 or torch.bfloat16.
+        w_sum: int32 [N], ``weight.sum(1)``; used with x_zero, found in the call if None.
+
+    Returns:
+        [..., N] in out_dtype. It has no gradients; :func:`int8_linear` has.
+    """
+    y: Tensor = torch.ops.qcore.int8_gemm(x, weight, x_scale, w_scale, x_zero, bias, out_dtype, w_sum)
+    return y
+
+
+@torch.library.register_fake("qcore::int8_gemm")
+def _fake_int8_gemm(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    x_zero: Tensor | None = None,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+    w_sum: Tensor | None = None,
+) -> Tensor:
+    return _fake_product("int8_gemm", x, weight, out_dtype or torch.float32)
+
+
+def fp8_gemm(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """``(x_scale * x) @ (w_scale * weight).T + bias``, accumulated in float32.
+
+    The result of a row depends neither on the number of threads nor on the other rows of x on the CPU.
+
+    Args:
+        x: float8_e4m3fn or float8_e5m2 [..., K], from :func:`quantize_fp8`.
+        weight: float8_e4m3fn or float8_e5m2 [N, K].
+        x_scale: float32 of 1 or M elements (one for each row of x); with blocks [..., ceil(K / 128)].
+        w_scale: float32 of 1 or N elements, or [ceil(N / 128), ceil(K / 128)], of blocks of 128 x 128.
+        bias: float32, float16 or bfloat16 [N], not rounded.
+        out_dtype: torch.float32, torch.float16 or torch.bfloat16.
+
+    Returns:
+        [..., N] in out_dtype. It has no gradients; :func:`fp8_linear` has.
+    """
+    y: Tensor = torch.ops.qcore.fp8_gemm(x, weight, x_scale, w_scale, bias, out_dtype)
+    return y
+
+
+@torch.library.register_fake("qcore::fp8_gemm")
+def _fake_fp8_gemm(
+    x: Tensor,
+    weight: Tensor,
+    x_scale: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype | None = None,
+) -> Tensor:
+    return _fake_product("fp8_gemm", x, weight, out_dtype or torch.float32)
+
+
+def int8_linear(
+    x: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    w_sum: Tensor | None = None,
+    bias: Tensor | None = None,
+    symmetric: bool = True,
+    x_scale: Tensor | None = None,
+    x_zero: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    """:func:`quantize_int8` and :func:`int8_gemm` in one call, to the same bits.
+
+    Gradients flow to x, as if it had not been quantized, to bias and to norm_weight; not to the weight.
+
+    Args:
+        x: float32, float16 or bfloat16 [..., K], any strides.
+        weight: int8 [N, K].
+        w_scale: float32 of 1 or N elements.
+        w_sum: int32 [N], ``weight.sum(1)``; used if not symmetric, found in the call if None.
+        bias: float32, float16 or bfloat16 [N], not rounded.
+        symmetric: quantize x without zero points.
+        x_scale: float32 of one element, static; None: dynamic, one for each row of x.
+        x_zero: int32 of one element, with x_scale if not symmetric.
+        norm_weight: see :func:`quantize_int8`.
+        norm_eps: see there.
+
+    Returns:
+        [..., N] in the dtype of x.
+    """
+    y: Tensor = torch.ops.qcore.int8_linear(
+        x, weight, w_scale, w_sum, bias, symmetric, x_scale, x_zero, norm_weight, norm_eps
+    )
+    return y
+
+
+@torch.library.register_fake("qcore::int8_linear")
+def _fake_int8_linear(
+    x: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    w_sum: Tensor | None = None,
+    bias: Tensor | None = None,
+    symmetric: bool = True,
+    x_scale: Tensor | None = None,
+    x_zero: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    return _fake_product("int8_linear", x, weight, x.dtype)
+
+
+def fp8_linear(
+    x: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    x_scale: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    """:func:`quantize_fp8` (to float8_e4m3fn) and :func:`fp8_gemm` in one call, to the same bits.
+
+    Gradients flow to x, as if it had not been quantized, to bias and to norm_weight; not to the weight.
+
+    Args:
+        x: float32, float16 or bfloat16 [..., K], any strides.
+        weight: float8_e4m3fn or float8_e5m2 [N, K].
+        w_scale: float32 of 1 or N elements, or [ceil(N / 128), ceil(K / 128)]: then x is quantized in
+            blocks of 128 too.
+        bias: float32, float16 or bfloat16 [N], not rounded.
+        x_scale: float32 of one element, static; None: dynamic, one for each row (or block) of x.
+        norm_weight: see :func:`quantize_int8`.
+        norm_eps: see there.
+
+    Returns:
+        [..., N] in the dtype of x.
+    """
+    y: Tensor = torch.ops.qcore.fp8_linear(x, weight, w_scale, bias, x_scale, norm_weight, norm_eps)
+    return y
+
+
+@torch.library.register_fake("qcore::fp8_linear")
+def _fake_fp8_linear(
+    x: Tensor,
+    weight: Tensor,
+    w_scale: Tensor,
+    bias: Tensor | None = None,
+    x_scale: Tensor | None = None,
+    norm_weight: Tensor | None = None,
+    norm_eps: float = 1e-6,
+) -> Tensor:
+    return _fake_product("fp8_linear", x, weight, x.dtype)
+
+
+def _fake_product(op: str, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    need(weight.dim() > 0, op, "weight has no dimensions")
+    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=dtype)
+
+
+# Gradients: those of a linear layer whose activations are not quantized, behind an RMSNorm if there is one.
+
+
+def _dequantize(weight: Tensor, w_scale: Tensor) -> Tensor:
+    n, k = weight.shape
+    if w_scale.dim() == 2 and w_scale.numel() > 1 and w_scale.shape != (n, 1):
+        scale = w_scale.repeat_interleave(BLOCK, 0)[:n].repeat_interleave(BLOCK, 1)[:, :k]
+    else:
+        scale = w_scale.reshape(-1, 1)
+    return weight.float() * scale
+
+
+def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Of x, bias and norm_weight."""
+    x, weight, w_scale, norm_weight = ctx.saved_tensors
+    dbias = None if ctx.bias_dtype is None else bias_gradient(dy, ctx.bias_dtype)
+    dz = dy.float() @ _dequantize(weight, w_scale)
+    if norm_weight is None:
+        return dz.to(dy.dtype), dbias, None
+    wide = x.float()
+    factor = torch.rsqrt(wide.square().mean(-1, keepdim=True) + ctx.norm_eps)
+    normal = wide * factor
+    dnormal = dz * norm_weight.float()
+    dx = factor * (dnormal - normal * (dnormal * normal).mean(-1, keepdim=True))
+    dweight = dz * normal
+    dweight = dweight.flatten(0, -2).sum(0) if dweight.dim() > 1 else dweight
+    return dx.to(dy.dtype), dbias, dweight.to(norm_weight.dtype)
+
+
+def _save(ctx: Any, x: Tensor, weight: Tensor, w_scale: Tensor, bias: Any, norm: Any, eps: float) -> None:
+    ctx.save_for_backward(x, weight, w_scale, norm)
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.norm_eps = eps
+
+
+def _save_int8(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, w_scale, _, bias, _, _, _, norm_weight, norm_eps = inputs
+    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps)
+
+
+def _int8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dbias, dnorm = _linear_backward(ctx, dy)
+    return dx, None, None, None, dbias, None, None, None, dnorm, None
+
+
+def _save_fp8(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, w_scale, bias, _, norm_weight, norm_eps = inputs
+    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps)
+
+
+def _fp8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+    dx, dbias, dnorm = _linear_backward(ctx, dy)
+    return dx, None, None, dbias, None, dnorm, None
+
+
+torch.library.register_autograd("qcore::int8_linear", _int8_backward, setup_context=_save_int8)
+torch.library.register_autograd("qcore::fp8_linear", _fp8_backward, setup_context=_save_fp8)
+refuse_gradients("int8_gemm", "detach its arguments, or use int8_linear")
+refuse_gradients("fp8_gemm", "detach its arguments, or use fp8_linear")

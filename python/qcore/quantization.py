@@ -1,0 +1,280 @@
+"""Quantizing: one pipeline, from memory or a folder into memory, a folder or a GGUF file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qcore.calibration.chain import Batch, Weights
+from qcore.calibration.layers import calibrate, needs_calibration
+from qcore.calibration.one_layer import check_finite
+from qcore.checkpoints.files import Checkpoint
+from qcore.checkpoints.folder import SHARD_BYTES
+from qcore.checkpoints.sink import Sink
+from qcore.checkpoints.store import Destination
+from qcore.checkpoints.stores import store_for
+from qcore.checkpoints.streamed import FolderSource
+from qcore.formats import Format
+from qcore.methods import Method, resolve_method
+from qcore.models import choose_formats, head_name, replace_linear
+from qcore.qweight import QWeight
+from qcore.schemes import Scheme, resolve_scheme
+
+__all__ = ["calibration_batches", "quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
+
+Calibration = Tensor | Batch | Iterable[Tensor | Batch] | None
+
+
+def quantize(
+    model: nn.Module,
+    scheme: str | Format | Scheme = "W4A16",
+    method: str | Method = "gptq",
+    calibration: Calibration = None,
+    ignore: Sequence[str] = ("lm_head",),
+    group_size: int | None = None,
+    sequential: bool = True,
+    device: str | torch.device | None = None,
+) -> nn.Module:
+    """Quantizes a model's linear layers in place and returns it, ready for inference.
+
+    Args:
+        model: any module made of `nn.Linear`; transformers models are calibrated block by block.
+        scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points); W8A8, FP8 and others of
+            `qcore.SCHEMES`, which round inputs too; NF4; a block format of GGUF, as Q4_K; a format; or a
+            function that gives each layer its own (`qcore.schemes.Scheme`).
+        method: rtn, imatrix, gptq, awq, awq+gptq, or a method object with options of its own.
+        calibration: token ids int64 [sequences, T], or an iterable of such tensors or of keyword
+            arguments of the model's forward. Not needed for rtn, unless input scales are static.
+        ignore: layers to leave as they are: names, last parts of names, or "re:" and an expression.
+        group_size: columns per scale, -1 for one scale per row; by default the scheme's, 128. Block
+            formats have their own.
+        sequential: calibrate each layer behind the already quantized layers of its own block too.
+        device: where blocks are calibrated and quantized, one at a time; by default where the model is.
+
+    Raises:
+        ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
+            The model is unchanged, unless the calibration data itself is at fault.
+    """
+    formats = choose_formats(model, resolve_scheme(scheme, group_size), ignore)
+    destination = _ModelDestination(model, formats, resolve_method(method))
+    _run(_ModelSource(model), destination, calibration, sequential, device)
+    return model
+
+
+def quantize_checkpoint(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    scheme: str | Format | Scheme,
+    method: str | Method = "gptq",
+    calibration: Calibration = None,
+    sequential: bool = True,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> None:
+    """Quantizes a Hugging Face folder into what the destination's name says: a GGUF file if it ends in .gguf,
+    else another folder.
+
+    The model is never whole in memory: without calibration one tensor at a time is, with calibration one
+    block, besides the embeddings and the hidden states of the calibration text. Nothing appears under the
+    destination's name before it is complete.
+
+    Args:
+        options: of the store: `ignore`, `group_size` and `shard_bytes` for a folder (see `quantize_folder`),
+            `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are those of
+            `qcore.quantize`.
+    """
+    store = store_for(destination)
+    for name in options:
+        if name not in store.options:
+            raise ValueError(f"{name}: is not for {store.noun}")
+    origin = FolderSource(Checkpoint(source))
+    plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
+    _run(origin, plan, calibration, sequential, device)
+
+
+def quantize_folder(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    scheme: str | Format | Scheme = "W4A16",
+    method: str | Method = "gptq",
+    calibration: Calibration = None,
+    ignore: Sequence[str] = ("lm_head",),
+    group_size: int | None = None,
+    sequential: bool = True,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+    device: str | torch.device | None = None,
+) -> None:
+    """Quantizes a Hugging Face folder into another one, in compressed-tensors.
+
+    See `quantize_checkpoint`. The arguments are those of `qcore.quantize` and `qcore.save`.
+    """
+    quantize_checkpoint(
+        source,
+        destination,
+        scheme,
+        method,
+        calibration,
+        sequential,
+        overwrite,
+        device,
+        ignore=ignore,
+        group_size=group_size,
+        shard_bytes=shard_bytes,
+    )
+
+
+def quantize_gguf(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    scheme: str = "Q4_K_M",
+    method: str | Method = "gptq",
+    calibration: Calibration = None,
+    overrides: Sequence[str] = (),
+    sequential: bool = True,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+) -> None:
+    """Quantizes a Hugging Face folder into a GGUF file, with its tokenizer; see `quantize_checkpoint`.
+
+    Args:
+        scheme: one of `qcore.checkpoints.gguf.GGUF_SCHEMES`: which type each tensor gets.
+        method: chooses the codes of the linear layers inside the blocks; the embedding and the head are
+            rounded to nearest, as they are by llama.cpp.
+        overrides: PATTERN=TYPE, for tensors in whose name (that in the file) the expression is found.
+
+    Raises:
+        ValueError: a model or tokenizer that cannot be stored in a GGUF file, or an argument that does not
+            fit, with the reason. Nothing is left behind.
+    """
+    quantize_checkpoint(
+        source, destination, scheme, method, calibration, sequential, overwrite, device, overrides=overrides
+    )
+
+
+def _run(
+    source: FolderSource | _ModelSource,
+    destination: Destination,
+    calibration: Calibration,
+    sequential: bool,
+    device: str | torch.device | None,
+) -> None:
+    """The pipeline: the source's weights, part by part, through the method, into the destination."""
+    model, formats, method = source.model, destination.formats, destination.method
+    needed = bool(formats) and needs_calibration(method, formats.values())
+    batches = calibration_batches(calibration, model) if needed else []
+    source.check(formats)
+    with source.opened(), destination.opened() as sink, torch.no_grad():
+        weights = source.weights(sink, device)
+        if formats:
+            calibrate(model, formats, batches, method, weights.emit, weights, sequential)
+        weights.finish()
+        sink.finish()
+
+
+class _ModelSource:
+    """A model in memory."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def check(self, formats: Mapping[str, Format]) -> None:
+        """Raises what can be known before the model is changed."""
+        for name in formats:
+            check_finite(name, self.model.get_submodule(name).weight)  # type: ignore[arg-type]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """The model in evaluation mode."""
+        modes = {module: module.training for module in self.model.modules()}
+        try:
+            self.model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+    def weights(self, sink: Sink, device: str | torch.device | None) -> _ModelWeights:
+        return _ModelWeights(self.model, sink, device)
+
+
+class _ModelWeights(Weights):
+    def __init__(self, model: nn.Module, sink: Sink, device: str | torch.device | None) -> None:
+        super().__init__(model, device)
+        self.emit = sink.emit
+
+    def finish(self) -> None:
+        """What was not quantized stays where it is."""
+
+
+class _ModelDestination(Destination, Sink):
+    """The model itself: its layers are replaced once all are decided."""
+
+    def __init__(self, model: nn.Module, formats: Mapping[str, Format], method: Method) -> None:
+        self.model, self.formats, self.method = model, formats, method
+        self.done: dict[str, QWeight] = {}
+
+    @contextmanager
+    def opened(self) -> Iterator[Sink]:
+        yield self
+
+    def emit(self, layer: str, weight: QWeight) -> None:
+        self.done[layer] = weight
+
+    def keep(self, key: str, tensor: Tensor) -> None:
+        raise AssertionError(key)  # it is there
+
+    def finish(self) -> None:
+        for name, weight in self.done.items():
+            replace_linear(self.model, name, weight)
+        if head_name(self.model) in self.done and hasattr(self.model, "config"):
+            self.model.config.tie_word_embeddings = False  # type: ignore[union-attr]
+
+
+def calibration_batches(calibration: Calibration, model: nn.Module) -> list[Batch]:
+    """Forward calls from what a user may pass; token ids are cut into batches of a few sequences."""
+    if calibration is None:
+        raise ValueError(
+            "calibration: this method needs token ids to calibrate on, got None; so do static input scales"
+        )
+    if isinstance(calibration, Tensor):
+        ids = calibration[None] if calibration.dim() == 1 else calibration
+        _check_ids(ids, model)
+        return [{"input_ids": part} for part in ids.split(max(1, 4096 // ids.shape[1]))]
+    if isinstance(calibration, Mapping):
+        calibration = [calibration]
+    batches: list[Batch] = []
+    for item in calibration:
+        if isinstance(item, Tensor):
+            item = {"input_ids": item[None] if item.dim() == 1 else item}
+        if not isinstance(item, Mapping):
+            raise ValueError(
+                f"calibration: expected token ids or keyword arguments of forward, got a "
+                f"{type(item).__name__}"
+            )
+        if isinstance(item.get("input_ids"), Tensor):
+            _check_ids(item["input_ids"], model)
+        batches.append(item)
+    if not batches:
+        raise ValueError("calibration: expected at least one sequence of tokens, got none")
+    return batches
+
+
+def _check_ids(ids: Tensor, model: nn.Module) -> None:
+    if ids.dim() != 2 or ids.is_floating_point():
+        raise ValueError(
+            f"calibration: expected integer token ids [sequences, T], got {ids.dtype} {tuple(ids.shape)}"
+        )
+    if ids.numel() == 0:
+        raise ValueError("calibration: expected at least one sequence of tokens, got none")
+    get = getattr(model, "get_input_embeddings", None)
+    size = getattr(get() if get is not None else None, "num_embeddings", None)
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or (size is not None and high >= size):
+        raise ValueError(f"calibration: expected token ids of 0 to {size}, exclusive, got {low} to {high}")

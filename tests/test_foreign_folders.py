@@ -1,0 +1,229 @@
+"""Folders that others quantized: `qcore.load` takes their codes as they are, in activation order or not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import foreign_layers as foreign
+import tiny
+from foreign_layers import Layer, bit_stream, make_layer, whole_codes
+from qcore import QLinear, load, save
+from qcore.checkpoints.stores import inspect_checkpoint
+from qcore.models import linear_names
+
+Write = Callable[[Layer], dict[str, Tensor]]
+
+
+def write(
+    folder: Path,
+    config: dict[str, Any],
+    write_layer: Write,
+    bits: int = 4,
+    group_size: int = 32,
+    act_order: bool = False,
+    symmetric: bool = False,
+    name: str = "llama-bias",
+    only: tuple[str, ...] = ("",),
+) -> tuple[nn.Module, dict[str, Layer]]:
+    """A folder whose layers of these last names are random codes, and a float model of the same function."""
+    model = tiny.make_model(name)
+    layers: dict[str, Layer] = {}
+    tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    for index, linear in enumerate(n for n in linear_names(model) if n != "lm_head"):
+        if not linear.endswith(only):
+            continue
+        n, k = tensors[f"{linear}.weight"].shape
+        width = k if group_size == -1 else group_size
+        layers[linear] = layer = make_layer(n, k, width, bits, symmetric, act_order, seed=index)
+        del tensors[f"{linear}.weight"]
+        tensors |= {f"{linear}.{part}": tensor for part, tensor in write_layer(layer).items()}
+        module = model.get_submodule(linear)
+        module.weight.data = torch.from_numpy(layer.dense).float()  # type: ignore[union-attr]
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    stored = {**model.config.to_dict(), "architectures": [type(model).__name__]}  # type: ignore[operator, union-attr]
+    stored["quantization_config"] = config
+    (folder / "config.json").write_text(json.dumps(stored))
+    return model, layers
+
+
+def check(folder: Path, model: nn.Module, layers: dict[str, Layer], act_order: bool) -> nn.Module:
+    """The codes are the writer's, and the loaded model computes what they stand for."""
+    loaded = load(folder, dtype=torch.float32)
+    quantized = {n: m for n, m in loaded.named_modules() if isinstance(m, QLinear)}
+    assert quantized.keys() == layers.keys()
+    for name, module in quantized.items():
+        assert (module.permutation is not None) == act_order
+        weight = module.to_qweight()
+        assert np.array_equal(weight.dequantize().double().numpy(), layers[name].dense), name
+        order = slice(None) if module.permutation is None else module.permutation.numpy()
+        assert np.array_equal(weight.tensors["codes"].numpy(), layers[name].codes[:, order])
+        assert torch.equal(module.weight.float(), weight.dequantize(weight.tensors["scales"].dtype).float())
+    assert tiny.distance(tiny.logits(loaded), tiny.logits(model)) < 1e-4  # rounding alone
+    return loaded
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+@pytest.mark.parametrize("version", ["gptq", "gptq_v2"])
+@pytest.mark.parametrize("act_order", [False, True])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gptq(tmp_path: Path, bits: int, version: str, act_order: bool, symmetric: bool) -> None:
+    config = {
+        "quant_method": "gptq", "bits": bits, "group_size": 32, "sym": symmetric, "desc_act": act_order,
+        "checkpoint_format": version,
+    }  # fmt: skip
+    model, layers = write(
+        tmp_path / "m",
+        config,
+        lambda layer: foreign.gptq(layer, bits, version),
+        bits,
+        32,
+        act_order,
+        symmetric,
+    )
+    check(tmp_path / "m", model, layers, act_order)
+    rows = {row.tensor: row for row in inspect_checkpoint(tmp_path / "m")}
+    row = rows["model.layers.0.mlp.up_proj.weight"]
+    assert row.format == f"int{bits} g32 {'sym' if symmetric else 'asym'}"
+    assert row.shape == (96, 64)
+
+
+def test_gptq_whose_configuration_says_little(tmp_path: Path) -> None:
+    """Groups of whole rows, a version that is None as optimum writes it, no g_idx, some layers only."""
+
+    def parts(layer: Layer) -> dict[str, Tensor]:
+        tensors = foreign.gptq(layer, 4, "gptq")
+        return {key: tensor for key, tensor in tensors.items() if key != "g_idx"}
+
+    config = {"quant_method": "gptq", "bits": 4, "group_size": -1, "checkpoint_format": None}
+    model, layers = write(tmp_path / "m", config, parts, 4, -1, symmetric=True, only=("down_proj",))
+    assert len(layers) == 2
+    check(tmp_path / "m", model, layers, act_order=False)
+
+
+def test_gptq_rules_for_single_layers(tmp_path: Path) -> None:
+    config = {
+        "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "checkpoint_format": "gptq_v2",
+        "dynamic": {r"-:.*q_proj": {}, r"+:.*up_proj": {"bits": 8, "group_size": 32}},
+    }  # fmt: skip
+    folder = tmp_path / "m"
+    model, layers = write(
+        folder, config, lambda layer: foreign.gptq(layer, 8, "gptq_v2"), 8, only=("up_proj",)
+    )
+    check(folder, model, layers, act_order=False)
+    write(tmp_path / "q", config, lambda layer: foreign.gptq(layer, 4, "gptq_v2"), only=("q_proj",))
+    with pytest.raises(
+        ValueError, match=r"q_proj: is quantized, but quantization_config\.dynamic excludes it"
+    ):
+        load(tmp_path / "q")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 5}, "down_proj: bits: expected one of 2, 3, 4, 8, got 5"),
+        ({"bits": 8}, r"down_proj: qweight: expected int32 \[24, 64\], got int32 \[12, 64\]"),
+        ({"group_size": 64}, r"down_proj: qzeros: expected int32 \[2, 8\]"),
+        ({"sym": True}, "down_proj: qzeros: expected only 8, because the weight is symmetric"),
+        ({"checkpoint_format": "marlin"}, "checkpoint_format: expected 'gptq' or 'gptq_v2', got 'marlin'"),
+        (
+            {"quant_method": "hqq"},
+            "quant_method: expected one of 'compressed-tensors', 'gptq', 'awq', got 'hqq'",
+        ),
+    ],
+)
+def test_bad_gptq(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    config = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 32,
+        "sym": False,
+        "checkpoint_format": "gptq_v2",
+    }
+    folder = tmp_path / "m"
+    write(folder, {**config, **change}, lambda layer: foreign.gptq(layer, 4, "gptq_v2"), only=("down_proj",))
+    with pytest.raises(ValueError, match=message):
+        load(folder)
+
+
+def test_gptq_that_lacks_a_tensor(tmp_path: Path) -> None:
+    def parts(layer: Layer) -> dict[str, Tensor]:
+        tensors = foreign.gptq(layer, 4, "gptq")
+        return {key: tensor for key, tensor in tensors.items() if key != "scales"}
+
+    write(tmp_path / "m", {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False}, parts)
+    with pytest.raises(ValueError, match=r"proj\.scales: missing from the checkpoint"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_awq(tmp_path: Path, symmetric: bool) -> None:
+    config = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": 32,
+        "version": "gemm",
+        "zero_point": not symmetric,
+    }
+    folder = tmp_path / "m"
+    model, layers = write(folder, config, lambda l: foreign.awq(l, symmetric), symmetric=symmetric)  # noqa: E741
+    check(folder, model, layers, act_order=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"bits": 8}, "bits: expected 4, got 8"), ({"version": "gemv"}, "version: expected 'gemm', got 'gemv'")],
+)
+def test_bad_awq(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    config = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", **change}
+    write(tmp_path / "m", config, foreign.awq)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("words", [bit_stream, whole_codes])
+def test_activation_order_in_compressed_tensors(
+    tmp_path: Path, bits: int, symmetric: bool, words: Callable[..., np.ndarray]
+) -> None:
+    """And such a model, whoever wrote it, is saved and read again without loss."""
+    weights = {
+        "num_bits": bits, "type": "int", "symmetric": symmetric, "strategy": "group", "group_size": 32,
+        "actorder": "group",
+    }  # fmt: skip
+    config = {
+        "quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, "ignore": ["lm_head"],
+    }  # fmt: skip
+    model, layers = write(
+        tmp_path / "m",
+        config,
+        lambda layer: foreign.compressed_tensors(layer, bits, symmetric, words),
+        bits,
+        act_order=True,
+        symmetric=symmetric,
+    )
+    loaded = check(tmp_path / "m", model, layers, act_order=True)
+    save(loaded, tmp_path / "again")
+    check(tmp_path / "again", model, layers, act_order=True)
+    saved = json.loads((tmp_path / "again" / "config.json").read_text())["quantization_config"]
+    assert saved["config_groups"]["group_0"]["weights"]["actorder"] == "group"
+
+
+def test_gptq_becomes_compressed_tensors(tmp_path: Path) -> None:
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "desc_act": True}
+    model, layers = write(
+        tmp_path / "m", config, lambda layer: foreign.gptq(layer, 4, "gptq"), act_order=True
+    )
+    save(check(tmp_path / "m", model, layers, act_order=True), tmp_path / "ct")
+    check(tmp_path / "ct", model, layers, act_order=True)
