@@ -19,6 +19,7 @@
 #include "qcore/layout.h"
 #include "qcore/memory.h"
 #include "qcore/quantize.h"
+#include "qcore/scaled.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 #include "qcore/w4a16.h"

@@ -126,7 +126,7 @@ MultiplyBlocks block_tile_of(int64_t rows, std::integer_sequence<int, R...>) {
 
 // Rows row0 .. row0 + rows - 1 of x, decoded.
 struct Call {
-  const Fp8Args& args;
+  const ScaledArgs& args;
   int64_t row0, rows, pitch, blocks;
   const float* x;
   bool in_blocks;
@@ -134,7 +134,7 @@ struct Call {
 
 // y of four rows of the weight from `n`.
 inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
-  const Fp8Args& args = call.args;
+  const ScaledArgs& args = call.args;
   const int64_t count = std::min<int64_t>(kColumns, args.n - n);
   for (int64_t r = 0; r < call.rows; ++r) {
     const int64_t m = call.row0 + r;
@@ -155,7 +155,7 @@ inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
 
 // Four rows of the weight; `lanes` of call.rows.
 inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
-  const Fp8Args& args = call.args;
+  const ScaledArgs& args = call.args;
   alignas(64) float w[kColumns * kPart];
   std::memset(lanes, 0, static_cast<size_t>(call.rows) * sizeof(Lanes));
   const int64_t most = call.in_blocks ? kBlockTileRows : kTileRows;
@@ -165,7 +165,8 @@ inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
     for (int64_t c = 0; c < kColumns; ++c) {
       // Behind the last row comes the last row.
       const int64_t row = std::min(n + c, args.n - 1);
-      decode_row(args.w_type, args.weight + row * args.k + k, real, w + c * kPart);
+      decode_row(float8_of(args.w_type), args.weight_as<uint8_t>() + row * args.k + k, real,
+                 w + c * kPart);
     }
     float w_scale[kPart / kScaleBlock][kColumns];
     for (int64_t b = 0; call.in_blocks && b < count / kScaleBlock; ++b) {
@@ -192,7 +193,7 @@ inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
   finish(call, n, lanes);
 }
 
-inline Status gemm(const Fp8Args& args, const Executor& executor) {
+inline Status gemm(const ScaledArgs& args, const Executor& executor) {
   // Rows an odd number of cache lines apart, so that their columns lie in different sets.
   const int64_t pitch = padded(args.k) + 16;
   const int64_t at_once =
@@ -203,13 +204,14 @@ inline Status gemm(const Fp8Args& args, const Executor& executor) {
   std::atomic<bool> failed = false;
   for (int64_t row0 = 0; row0 < args.m; row0 += at_once) {
     const int64_t rows = std::min(at_once, args.m - row0);
-    executor.parallel.for_range(rows, std::max<int64_t>(1, (1 << 14) / args.k),
-                                [&](int64_t begin, int64_t end) {
-                                  for (; begin < end; ++begin) {
-                                    decode_row(args.x_type, args.x + (row0 + begin) * args.x_stride,
-                                               args.k, copy.data() + begin * pitch);
-                                  }
-                                });
+    executor.parallel.for_range(
+        rows, std::max<int64_t>(1, (1 << 14) / args.k), [&](int64_t begin, int64_t end) {
+          for (; begin < end; ++begin) {
+            decode_row(float8_of(args.x_type),
+                       args.x_as<uint8_t>() + (row0 + begin) * args.x_stride, args.k,
+                       copy.data() + begin * pitch);
+          }
+        });
     const Call call{args,
                     row0,
                     rows,

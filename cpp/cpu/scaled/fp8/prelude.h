@@ -12,7 +12,7 @@
 
 #include "cpu/aligned.h"
 #include "cpu/quantize/kernels.h"
-#include "cpu/scaled/fp8/kernels.h"
+#include "cpu/scaled/kernels.h"
 #include "cpu/simd/target.h"
 #include "numerics/float16.h"
 #include "numerics/float8.h"

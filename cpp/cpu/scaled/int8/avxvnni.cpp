@@ -8,8 +8,9 @@ namespace qcore::avxvnni::int8 {
 #include "cpu/scaled/int8/avxvnni.h"
 #include "cpu/scaled/int8/loops.h"
 
-Status int8_gemm(const Int8Args& args, const Executor& executor) {
-  return int8_from_floats(args, executor, avx2::quantize::quantize_int8, gemm);
+Status int8_gemm(const ScaledArgs& args, const Executor& executor) {
+  return from_floats(args, executor, {avx2::quantize::quantize_int8, avx2::quantize::quantize_fp8},
+                     gemm);
 }
 }  // namespace qcore::avxvnni::int8
 

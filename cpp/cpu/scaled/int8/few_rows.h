@@ -115,7 +115,7 @@ inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8
 }
 
 // Rows m .. m + rows - 1 of y, at most kFewRows, of one strip; x is the copy of the first of them.
-inline void rows_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t rows,
+inline void rows_strip(const ScaledArgs& args, const Strip& s, int64_t m, int64_t rows,
                        const XElement* x) {
   alignas(64) int32_t sums[kFewRows * kStrip];
   const int64_t pitch = row_pitch(args.k), whole = args.k / kStep * kStep;

@@ -29,13 +29,13 @@ inline void sum_rows(const int8_t* const* w, int64_t k, int32_t* sums) {
   store(sums, sums_of(acc[0], acc[1], acc[2], acc[3]));
 }
 
-inline void open_strip(const Int8Args& args, int64_t index, Strip& s) {
+inline void open_strip(const ScaledArgs& args, int64_t index, Strip& s) {
   s.first = index * kStrip;
   s.count = std::min(kStrip, args.n - s.first);
   const bool one_scale = args.w_scales == Scales::tensor;
   for (int64_t c = 0; c < kStrip; ++c) {
     const int64_t n = s.first + std::min(c, s.count - 1);
-    s.w[c] = args.weight + n * args.k;
+    s.w[c] = args.weight_as<int8_t>() + n * args.k;
     s.scale[c] = args.w_scale[one_scale ? 0 : n];
     s.bias[c] = -0.0f;  // adds nothing, whatever the sign
     if (args.bias) s.bias[c] = load_scalar(args.bias_dtype, args.bias, n);
@@ -46,7 +46,7 @@ inline void open_strip(const Int8Args& args, int64_t index, Strip& s) {
 }
 
 // y of row m and of `kLanes` rows of the weight from column c of the strip.
-QCORE_INLINE void finish(const Int8Args& args, const Strip& s, int64_t m, int64_t c, Ints sums) {
+QCORE_INLINE void finish(const ScaledArgs& args, const Strip& s, int64_t m, int64_t c, Ints sums) {
   const int64_t count = std::min<int64_t>(kLanes, s.count - c);
   if (count <= 0) return;
   const Ints w_sum = load_ints(s.sum + c);

@@ -102,7 +102,7 @@ MultiplyPanels panels_of(int64_t panels, std::integer_sequence<int, P...>) {
 }
 
 // Rows m .. m + rows - 1 of y, at most kBlockRows, of one strip; x is their block.
-inline void panels_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t rows,
+inline void panels_strip(const ScaledArgs& args, const Strip& s, int64_t m, int64_t rows,
                          const uint8_t* x) {
   alignas(64) int32_t sums[kStrip * kBlockRows];
   const int64_t panels = ceil_div(rows, kLanes);

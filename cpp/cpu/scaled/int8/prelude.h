@@ -10,7 +10,7 @@
 
 #include "cpu/aligned.h"
 #include "cpu/quantize/kernels.h"
-#include "cpu/scaled/int8/kernels.h"
+#include "cpu/scaled/kernels.h"
 #include "cpu/schedule.h"
 #include "cpu/simd/target.h"
 #include "numerics/float16.h"
