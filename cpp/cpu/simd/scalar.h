@@ -39,14 +39,14 @@ QCORE_INLINE Floats magnitude(Floats a) {
 }
 // b if one of them is NaN.
 QCORE_INLINE Floats smaller(Floats a, Floats b) {
-  return a.v < b.v ? a : b;
+  return {a.v < b.v ? a.v : b.v};
 }
 QCORE_INLINE Floats larger(Floats a, Floats b) {
-  return a.v > b.v ? a : b;
+  return {a.v > b.v ? a.v : b.v};
 }
 // a < b ? yes : no
 QCORE_INLINE Floats select_less(Floats a, Floats b, Floats yes, Floats no) {
-  return a.v < b.v ? yes : no;
+  return {a.v < b.v ? yes.v : no.v};
 }
 // Of integers.
 QCORE_INLINE Ints round_to_ints(Floats a) {
