@@ -109,7 +109,7 @@ template <class Op>
 void add_quantizers(int threads) {
   for (const Row<Op>* row : runnable_rows<Op>()) {
     for (const int64_t m : {1, 128, 4096}) {
-      if (row->isa == Isa::scalar && m > 128) continue;
+      if (row->isa() == Isa::scalar && m > 128) continue;
       add(title(*row, "", m, threads),
           [=](benchmark::State& s) { time_quantizer<Op>(s, *row, m, threads); });
     }
@@ -118,17 +118,17 @@ void add_quantizers(int threads) {
 
 void register_all() {
   std::vector<Isa> isas;
-  for (const Row<Int8>* row : runnable_rows<Int8>()) isas.push_back(row->isa);
+  for (const Row<Int8>* row : runnable_rows<Int8>()) isas.push_back(row->isa());
   for (const int threads : {1, 2}) {
     add_probes(threads, isas);
     for (const int64_t m : {1, 4, 16, 32, 128, 512}) {
       for (const Row<Int8>* row : runnable_rows<Int8>()) {
-        if (row->isa == Isa::scalar && m > 1) continue;
+        if (row->isa() == Isa::scalar && m > 1) continue;
         add(title(*row, "", m, threads),
             [=](benchmark::State& s) { time_int8(s, *row, m, threads); });
       }
       for (const Row<Fp8>* row : runnable_rows<Fp8>()) {
-        if (row->isa == Isa::scalar && m > 1) continue;
+        if (row->isa() == Isa::scalar && m > 1) continue;
         for (const bool blocks : {false, true}) {
           add(title(*row, blocks ? "/block" : "/row", m, threads),
               [=](benchmark::State& s) { time_fp8(s, *row, m, threads, blocks); });

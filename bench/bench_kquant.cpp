@@ -108,7 +108,7 @@ void add_gemms(const Row<Kquant>& row, int threads) {
   for (const BlockFormat& format : block_formats()) {
     for (const int64_t n : {4096, 14336}) {
       for (const int64_t m : {1, 4, 8, 16, 32, 128, 512}) {
-        if (row.isa == Isa::scalar && (m > 1 || n > 4096)) continue;
+        if (row.isa() == Isa::scalar && (m > 1 || n > 4096)) continue;
         const BlockShape shape{&format, n, 4096};
         const std::string title = std::string(row.name) + "/" + format.name +
                                   "/n:" + std::to_string(n) + "/k:4096/m:" + std::to_string(m);
@@ -125,7 +125,7 @@ void add_gemms(const Row<Kquant>& row, int threads) {
 
 void register_all() {
   std::vector<Isa> isas;
-  for (const Row<Kquant>* row : runnable_rows<Kquant>()) isas.push_back(row->isa);
+  for (const Row<Kquant>* row : runnable_rows<Kquant>()) isas.push_back(row->isa());
   for (const int threads : {1, 2}) {
     add_probes(threads, isas);
     for (const Row<Kquant>* row : runnable_rows<Kquant>()) add_gemms(*row, threads);

@@ -67,7 +67,7 @@ void register_all() {
       for (const int bits : {4, 8, 3, 2}) {
         for (const Size size : {Size{4096, 4096}, Size{14336, 4096}, Size{4096, 14336}}) {
           for (const int64_t m : {1, 2, 4, 8, 16, 32, 128, 512}) {
-            if (row->isa == Isa::scalar && m > 1) continue;
+            if (row->isa() == Isa::scalar && m > 1) continue;
             for (const bool zeros : {false, true}) {
               if (zeros && (bits == 3 || size.n != size.k)) continue;
               const IntGroup shape{.n = size.n,

@@ -63,8 +63,8 @@ int64_t first_not_finite(const float* values, int64_t n) {
 
 // Encodes blocks begin .. end - 1 of a matrix with rows of k elements. The first element that is
 // not finite, or -1.
-int64_t encode_range(const BlockFormat& format, Isa isa, DType dtype, const void* w, int64_t k,
-                     const float* importance, int64_t begin, int64_t end, void* blocks) {
+int64_t encode_range(const BlockFormat& format, CpuFeatures cpu, DType dtype, const void* w,
+                     int64_t k, const float* importance, int64_t begin, int64_t end, void* blocks) {
   float values[kMaxFits * kMaxBlockElements], weights[kMaxFits * kMaxBlockElements];
   for (int64_t block = begin; block < end; block += kMaxFits) {
     const int64_t count = std::min<int64_t>(kMaxFits, end - block);
@@ -79,7 +79,7 @@ int64_t encode_range(const BlockFormat& format, Isa isa, DType dtype, const void
       std::memcpy(weights + i, importance + (first + i) % k,
                   static_cast<size_t>(format.elements) * sizeof(float));
     }
-    encode::encode(format, isa, values, importance ? weights : nullptr, count,
+    encode::encode(format, cpu, values, importance ? weights : nullptr, count,
                    static_cast<char*>(blocks) + block * format.bytes);
   }
   return -1;
@@ -139,7 +139,7 @@ Status encode_blocks(const BlockFormat& format, DType dtype, const void* w, int6
   parallel.for_range(
       rows * per_row, kGrainEncoded / format.elements, [&](int64_t begin, int64_t end) {
         const int64_t at =
-            encode_range(format, chosen.isa, dtype, w, k, importance, begin, end, blocks);
+            encode_range(format, chosen.allowed, dtype, w, k, importance, begin, end, blocks);
         int64_t before = wrong.load(std::memory_order_relaxed);
         while (at >= 0 && at < before &&
                !wrong.compare_exchange_weak(before, at, std::memory_order_relaxed)) {

@@ -62,12 +62,12 @@ Status accepts(const KernelRow& row, const AnyProblem& problem, const IsaChoice&
                                name(problem.device));
   }
   if (row.device == Device::cpu) {
-    if (!isa.machine.has(row.isa)) {
-      return Status::unsupported(std::string("needs ") + name(row.isa) + ", this machine has " +
-                                 isa.machine.names());
+    if (!isa.machine.has(row.needs)) {
+      return Status::unsupported(std::string("needs ") + name(row.isa()) + ", this machine has " +
+                                 names_of(isa.machine));
     }
-    if (row.isa > isa.isa) {
-      return Status::unsupported(std::string("needs ") + name(row.isa) +
+    if (!isa.allowed.has(row.needs)) {
+      return Status::unsupported(std::string("needs ") + name(row.isa()) +
                                  ", QCORE_FORCE_ISA=" + name(isa.isa));
     }
   }

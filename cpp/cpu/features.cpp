@@ -51,54 +51,60 @@ CpuFacts read_cpu() {
 
 #endif
 
-const IsaSet& this_machine() {
-  static const IsaSet isas = isas_of(read_cpu());
-  return isas;
+const CpuFeatures& this_machine() {
+  static const CpuFeatures features = features_of(read_cpu());
+  return features;
 }
 
 }  // namespace
 
-Isa IsaSet::strongest() const {
+Isa strongest_of(const CpuFeatures& features) {
   Isa strongest = Isa::scalar;
   for (const Isa isa : kIsas) {
-    if (has(isa)) strongest = isa;
+    if (features.has(features_of(isa))) strongest = isa;
   }
   return strongest;
 }
 
-std::string IsaSet::names() const {
+std::string names_of(const CpuFeatures& features) {
   std::string text;
   for (const Isa isa : kIsas) {
-    if (has(isa)) text += (text.empty() ? "" : ", ") + std::string(name(isa));
+    if (features.has(features_of(isa))) text += (text.empty() ? "" : ", ") + std::string(name(isa));
   }
   return text;
 }
 
-IsaSet isas_of(const CpuFacts& cpu) {
-  IsaSet isas;
-  if (!all(cpu.leaf1_ecx, bit(12) | bit(27) | bit(28) | bit(29)) ||
-      !all(cpu.xcr0, bit(1) | bit(2)) || !all(cpu.leaf7_ebx, bit(5))) {
-    return isas;
-  }
-  isas.add(Isa::avx2);
-  if (all(cpu.leaf7_1_eax, bit(4))) isas.add(Isa::avxvnni);
-  if (all(cpu.leaf7_ebx, bit(16) | bit(17) | bit(30) | bit(31)) && all(cpu.leaf7_ecx, bit(11)) &&
-      all(cpu.xcr0, bit(5) | bit(6) | bit(7))) {
-    isas.add(Isa::avx512);
-  }
-  return isas;
+CpuFeatures features_of(const CpuFacts& cpu) {
+  using enum CpuFeature;
+  CpuFeatures features;
+  const auto add = [&](CpuFeature feature, uint32_t word, int at) {
+    if (all(word, bit(at))) features = features | CpuFeatures{feature};
+  };
+  if (!all(cpu.leaf1_ecx, bit(27) | bit(28)) || !all(cpu.xcr0, bit(1) | bit(2))) return features;
+  add(fma, cpu.leaf1_ecx, 12);
+  add(f16c, cpu.leaf1_ecx, 29);
+  add(avx2, cpu.leaf7_ebx, 5);
+  add(avx_vnni, cpu.leaf7_1_eax, 4);
+  if (!all(cpu.xcr0, bit(5) | bit(6) | bit(7))) return features;
+  add(avx512f, cpu.leaf7_ebx, 16);
+  add(avx512dq, cpu.leaf7_ebx, 17);
+  add(avx512bw, cpu.leaf7_ebx, 30);
+  add(avx512vl, cpu.leaf7_ebx, 31);
+  add(avx512_vnni, cpu.leaf7_ecx, 11);
+  return features;
 }
 
-IsaChoice choose_isa(const IsaSet& machine, const char* wanted) {
-  IsaChoice choice{machine, machine.strongest(), {}};
+IsaChoice choose_isa(const CpuFeatures& machine, const char* wanted) {
+  IsaChoice choice{machine, machine, strongest_of(machine), {}};
   if (!wanted || !*wanted) return choice;
   for (const Isa isa : kIsas) {
     if (std::string_view(wanted) != name(isa)) continue;
-    if (machine.has(isa)) {
+    if (machine.has(features_of(isa))) {
       choice.isa = isa;
+      choice.allowed = features_of(isa);
     } else {
       choice.status = Status::unsupported(std::string("QCORE_FORCE_ISA=") + wanted +
-                                          ": this machine has " + machine.names());
+                                          ": this machine has " + names_of(machine));
     }
     return choice;
   }
@@ -112,11 +118,11 @@ IsaChoice choose_isa() {
 }
 
 bool has_isa(Isa isa) {
-  return this_machine().has(isa);
+  return this_machine().has(features_of(isa));
 }
 
 Isa detected_isa() {
-  return this_machine().strongest();
+  return strongest_of(this_machine());
 }
 
 Isa active_isa() {

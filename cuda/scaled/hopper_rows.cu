@@ -2,6 +2,7 @@
 #include "runtime/launch.h"
 #include "scaled/hopper_rows.h"
 #include "scaled/hopper_run.h"
+#include "scaled/typed.h"
 
 namespace qcore::scaled {
 namespace {
@@ -43,17 +44,11 @@ Status gemm(const Args& args, const Executor& executor) {
 
 }  // namespace
 
-Status hopper_workspace_bytes(const Int8Args& args, const Executor& executor, int64_t& bytes) {
-  return workspace(args, executor, bytes);
+Status hopper_workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes) {
+  return with_typed(args, [&](const auto& typed) { return workspace(typed, executor, bytes); });
 }
-Status hopper_workspace_bytes(const Fp8Args& args, const Executor& executor, int64_t& bytes) {
-  return workspace(args, executor, bytes);
-}
-Status hopper_gemm(const Int8Args& args, const Executor& executor) {
-  return gemm(args, executor);
-}
-Status hopper_gemm(const Fp8Args& args, const Executor& executor) {
-  return gemm(args, executor);
+Status hopper_gemm(const ScaledArgs& args, const Executor& executor) {
+  return with_typed(args, [&](const auto& typed) { return gemm(typed, executor); });
 }
 
 }  // namespace qcore::scaled

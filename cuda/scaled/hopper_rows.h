@@ -5,9 +5,7 @@
 
 namespace qcore::scaled {
 
-Status hopper_workspace_bytes(const Int8Args& args, const Executor& executor, int64_t& bytes);
-Status hopper_workspace_bytes(const Fp8Args& args, const Executor& executor, int64_t& bytes);
-Status hopper_gemm(const Int8Args& args, const Executor& executor);
-Status hopper_gemm(const Fp8Args& args, const Executor& executor);
+Status hopper_workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes);
+Status hopper_gemm(const ScaledArgs& args, const Executor& executor);
 
 }  // namespace qcore::scaled

@@ -111,14 +111,11 @@ Workspace hopper_workspace(const Fp8Args& args, const HopperPlan& plan) {
   return with_partial(args, plan);
 }
 
-Status hopper_supports(const Int8Problem& p) {
+Status hopper_supports(const ScaledProblem& p) {
   constexpr int64_t kFew = 64;
-  if (p.floats && p.m <= kFew) {
+  if (p.x_type == Elements::s8 && p.floats && p.m <= kFew) {
     return Status::unsupported("quantizes more than " + std::to_string(kFew) + " rows");
   }
-  return takes(p.sm, p.floats, p.aligned, p.m, p.n, p.k);
-}
-Status hopper_supports(const Fp8Problem& p) {
   return takes(p.sm, p.floats, p.aligned, p.m, p.n, p.k);
 }
 

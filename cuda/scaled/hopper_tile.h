@@ -88,7 +88,6 @@ Workspace hopper_workspace(const Int8Args& args, const HopperPlan& plan);
 Workspace hopper_workspace(const Fp8Args& args, const HopperPlan& plan);
 
 // What the kernel cannot take.
-Status hopper_supports(const Int8Problem& problem);
-Status hopper_supports(const Fp8Problem& problem);
+Status hopper_supports(const ScaledProblem& problem);
 
 }  // namespace qcore::scaled

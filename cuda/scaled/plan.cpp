@@ -73,20 +73,6 @@ Workspace with_partial(Workspace w, const Args& args, const Plan& plan) {
   return w;
 }
 
-template <class Problem>
-Status supports_sizes(const Problem& p) {
-  if (!p.aligned || p.k % 16 != 0) {
-    return Status::unsupported(
-        "copies 16 bytes at a time, and x, the weight or their rows are not aligned to 16 bytes");
-  }
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  if (p.m > kMost || p.n > kMost || p.k > kMost ||
-      ceil_div(p.m, 8) * ceil_div(p.n, kRows) * kMostSplits > kMost) {
-    return Status::unsupported("counts in 32 bits, and this product is larger");
-  }
-  return {};
-}
-
 }  // namespace
 
 Work work_of(const Int8Args& args) {
@@ -157,12 +143,17 @@ Workspace reference_workspace_of(const Fp8Args& args) {
   return before(args);
 }
 
-Status supports(const Int8Problem& problem) {
-  return supports_sizes(problem);
-}
-
-Status supports(const Fp8Problem& problem) {
-  return supports_sizes(problem);
+Status supports(const ScaledProblem& p) {
+  if (!p.aligned || p.k % 16 != 0) {
+    return Status::unsupported(
+        "copies 16 bytes at a time, and x, the weight or their rows are not aligned to 16 bytes");
+  }
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  if (p.m > kMost || p.n > kMost || p.k > kMost ||
+      ceil_div(p.m, 8) * ceil_div(p.n, kRows) * kMostSplits > kMost) {
+    return Status::unsupported("counts in 32 bits, and this product is larger");
+  }
+  return {};
 }
 
 }  // namespace qcore::scaled

@@ -53,8 +53,7 @@ Workspace reference_workspace_of(const Int8Args& args);
 Workspace reference_workspace_of(const Fp8Args& args);
 
 // What the kernel cannot take.
-Status supports(const Int8Problem& problem);
-Status supports(const Fp8Problem& problem);
+Status supports(const ScaledProblem& problem);
 
 // How floats are quantized before the product.
 constexpr Scales floats_scales(const Int8Args& args) {

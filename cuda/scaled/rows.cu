@@ -5,6 +5,7 @@
 #include "runtime/launch.h"
 #include "scaled/rows.h"
 #include "scaled/run.h"
+#include "scaled/typed.h"
 
 namespace qcore::scaled {
 namespace {
@@ -56,46 +57,28 @@ Status run_slowly(const Args& args, const Executor& executor) {
   return run_reference(args, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});
 }
 
-Status counts(int64_t n, int64_t k) {
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  if (n <= kMost && k <= kMost) return {};
-  return Status::unsupported("counts rows and columns in 32 bits, and this weight has more");
-}
-
 }  // namespace
 
-Status workspace_bytes(const Int8Args& args, const Executor& executor, int64_t& bytes) {
-  return bytes_of(args, executor, bytes);
+Status workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes) {
+  return with_typed(args, [&](const auto& typed) { return bytes_of(typed, executor, bytes); });
 }
-Status workspace_bytes(const Fp8Args& args, const Executor& executor, int64_t& bytes) {
-  return bytes_of(args, executor, bytes);
-}
-Status gemm(const Int8Args& args, const Executor& executor) {
-  return run(args, executor);
-}
-Status gemm(const Fp8Args& args, const Executor& executor) {
-  return run(args, executor);
+Status gemm(const ScaledArgs& args, const Executor& executor) {
+  return with_typed(args, [&](const auto& typed) { return run(typed, executor); });
 }
 
-Status reference_supports(const Int8Problem& problem) {
-  return counts(problem.n, problem.k);
+Status reference_supports(const ScaledProblem& problem) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  if (problem.n <= kMost && problem.k <= kMost) return {};
+  return Status::unsupported("counts rows and columns in 32 bits, and this weight has more");
 }
-Status reference_supports(const Fp8Problem& problem) {
-  return counts(problem.n, problem.k);
+Status reference_workspace_bytes(const ScaledArgs& args, const Executor&, int64_t& bytes) {
+  return with_typed(args, [&](const auto& typed) -> Status {
+    bytes = typed.empty() ? 0 : reference_workspace_of(typed).bytes;
+    return {};
+  });
 }
-Status reference_workspace_bytes(const Int8Args& args, const Executor&, int64_t& bytes) {
-  bytes = args.empty() ? 0 : reference_workspace_of(args).bytes;
-  return {};
-}
-Status reference_workspace_bytes(const Fp8Args& args, const Executor&, int64_t& bytes) {
-  bytes = args.empty() ? 0 : reference_workspace_of(args).bytes;
-  return {};
-}
-Status reference_gemm(const Int8Args& args, const Executor& executor) {
-  return run_slowly(args, executor);
-}
-Status reference_gemm(const Fp8Args& args, const Executor& executor) {
-  return run_slowly(args, executor);
+Status reference_gemm(const ScaledArgs& args, const Executor& executor) {
+  return with_typed(args, [&](const auto& typed) { return run_slowly(typed, executor); });
 }
 
 }  // namespace qcore::scaled

@@ -99,7 +99,7 @@ std::vector<py::dict> list_kernels() {
     const bool on_cpu = row->device == Device::cpu;
     result.push_back(py::dict("name"_a = row->name, "op"_a = row->op, "format"_a = row->format(),
                               "device"_a = name(row->device),
-                              "isa"_a = on_cpu ? name(row->isa) : "", "sm"_a = row->sm,
+                              "isa"_a = on_cpu ? name(row->isa()) : "", "sm"_a = row->sm,
                               "layout"_a = row->layout ? row->layout->number : 0));
   }
   return result;

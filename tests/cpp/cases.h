@@ -249,7 +249,7 @@ std::vector<const Row<Op>*> rows_on(Device device) {
   std::vector<const Row<Op>*> rows;
   for (const KernelRow* row : kernels()) {
     const Row<Op>* of_op = row_of<Op>(*row);
-    if (of_op && row->device == device && has_isa(row->isa)) rows.push_back(of_op);
+    if (of_op && row->device == device && has_isa(row->isa())) rows.push_back(of_op);
   }
   return rows;
 }

@@ -10,6 +10,7 @@
 
 #include "encode_cases.h"
 #include "numerics/float16.h"
+#include "qcore/isa.h"
 #include "thread_pool.h"
 
 namespace qcore {

@@ -21,12 +21,12 @@ constexpr CpuFacts kEverything{.leaf1_ecx = bits({12, 27, 28, 29}),
 std::string names_of(auto change) {
   CpuFacts cpu = kEverything;
   change(cpu);
-  return isas_of(cpu).names();
+  return names_of(features_of(cpu));
 }
 
 TEST(Features, EverySetNeedsItsBits) {
   EXPECT_EQ(names_of([](CpuFacts&) {}), "scalar, avx2, avxvnni, avx512");
-  EXPECT_EQ(isas_of({}).names(), "scalar");
+  EXPECT_EQ(names_of(features_of(CpuFacts{})), "scalar");
   for (const int bit : {12, 27, 28, 29}) {
     EXPECT_EQ(names_of([&](CpuFacts& cpu) { cpu.leaf1_ecx &= ~(1u << bit); }), "scalar") << bit;
   }
@@ -55,29 +55,38 @@ TEST(Features, TheSystemMustSaveTheRegisters) {
   }
 }
 
-IsaSet set_of(std::initializer_list<Isa> list) {
-  IsaSet isas;
-  for (const Isa isa : list) isas.add(isa);
-  return isas;
+CpuFeatures set_of(std::initializer_list<Isa> list) {
+  CpuFeatures features;
+  for (const Isa isa : list) features = features | features_of(isa);
+  return features;
 }
 
 TEST(ChooseIsa, TakesWhatTheMachineHas) {
-  const IsaSet zen4 = set_of({Isa::avx2, Isa::avx512});
-  const IsaSet alder_lake = set_of({Isa::avx2, Isa::avxvnni});
+  const CpuFeatures zen4 = set_of({Isa::avx2, Isa::avx512});
+  const CpuFeatures alder_lake = set_of({Isa::avx2, Isa::avxvnni});
   EXPECT_EQ(choose_isa(zen4, nullptr).isa, Isa::avx512);
   EXPECT_EQ(choose_isa(zen4, "").isa, Isa::avx512);
   EXPECT_EQ(choose_isa(alder_lake, nullptr).isa, Isa::avxvnni);
   EXPECT_EQ(choose_isa(alder_lake, "avxvnni").isa, Isa::avxvnni);
   EXPECT_EQ(choose_isa(zen4, "avx2").isa, Isa::avx2);
   EXPECT_EQ(choose_isa({}, nullptr).isa, Isa::scalar);
-  for (const IsaSet& machine : {zen4, alder_lake, IsaSet()}) {
+  for (const CpuFeatures& machine : {zen4, alder_lake, CpuFeatures()}) {
     for (const Isa isa : kIsas) {
       const IsaChoice choice = choose_isa(machine, name(isa));
-      EXPECT_EQ(choice.status.ok(), machine.has(isa)) << name(isa);
-      if (machine.has(isa)) {
+      EXPECT_EQ(choice.status.ok(), machine.has(features_of(isa))) << name(isa);
+      if (machine.has(features_of(isa))) {
         EXPECT_EQ(choice.isa, isa);
       }
     }
+  }
+}
+
+TEST(ChooseIsa, AllowsWhatTheSetHasAndNoMore) {
+  const CpuFeatures zen5 = set_of({Isa::avx2, Isa::avxvnni, Isa::avx512});
+  EXPECT_EQ(choose_isa(zen5, nullptr).allowed, zen5);
+  for (const Isa isa : kIsas) {
+    EXPECT_EQ(choose_isa(zen5, name(isa)).allowed, features_of(isa)) << name(isa);
+    EXPECT_EQ(isa_of(features_of(isa)), isa) << name(isa);
   }
 }
 

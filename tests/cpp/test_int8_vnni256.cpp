@@ -7,13 +7,12 @@
 #if defined(__x86_64__)
 #include "cpu/scaled/int8/prelude.h"
 
-#define QCORE_VNNI256 1
-#define QCORE_VNNI256_BYTES _mm256_dpbusd_epi32
+#define QCORE_VNNI256(name) _mm256_##name##_epi32
 
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::vnni256 {
-#include "cpu/scaled/int8/isa_256.h"
+#include "cpu/scaled/int8/avxvnni.h"
 #include "cpu/scaled/int8/loops.h"
 }  // namespace qcore::vnni256
 

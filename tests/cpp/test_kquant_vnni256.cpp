@@ -9,14 +9,12 @@
 #if defined(__x86_64__)
 #include "cpu/kquant/prelude.h"
 
-#define QCORE_VNNI256 1
-#define QCORE_VNNI256_BYTES _mm256_dpbusd_epi32
-#define QCORE_VNNI256_WORDS _mm256_dpwssd_epi32
+#define QCORE_VNNI256(name) _mm256_##name##_epi32
 
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::vnni256 {
-#include "cpu/kquant/isa_256.h"
+#include "cpu/kquant/avxvnni.h"
 #include "cpu/kquant/loops.h"
 }  // namespace qcore::vnni256
 

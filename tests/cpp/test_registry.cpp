@@ -40,7 +40,7 @@ TEST(Registry, NamesAreUniqueAndTheReferenceIsLastOnTheCpu) {
   }
   for (const auto& [op, row] : last) {
     EXPECT_EQ(row->name, op + "_reference");
-    EXPECT_EQ(row->isa, Isa::scalar);
+    EXPECT_EQ(row->isa(), Isa::scalar);
   }
 }
 
@@ -93,7 +93,7 @@ TEST(ForceIsa, HidesStrongerRowsAndSaysSo) {
     ASSERT_NE(selection.row, nullptr);
     // An op need not have a row of its own for every set.
     for (const Row<W4A16>* row : runnable_rows<W4A16>()) {
-      if (row->isa > isa) continue;
+      if (row->isa() > isa) continue;
       EXPECT_EQ(selection.row, row);
       break;
     }

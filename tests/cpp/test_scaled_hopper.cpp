@@ -267,20 +267,20 @@ TEST(HopperPlan, Fp8IsNeverSplit) {
 }
 
 TEST(HopperPlan, SaysWhatItCannotTake) {
-  const Int8Problem good{.device = Device::cuda, .sm = 90, .m = 4, .n = 4, .k = 16};
+  const Int8::Problem good{.device = Device::cuda, .sm = 90, .m = 4, .n = 4, .k = 16};
   const auto refused = [&](auto&& change) {
-    Int8Problem problem = good;
+    Int8::Problem problem = good;
     change(problem);
     return !scaled::hopper_supports(problem).ok();
   };
   EXPECT_TRUE(scaled::hopper_supports(good).ok());
-  EXPECT_TRUE(refused([](Int8Problem& p) { p.sm = 100; }));
-  EXPECT_TRUE(refused([](Int8Problem& p) { p.sm = 89; }));
-  EXPECT_TRUE(refused([](Int8Problem& p) { p.floats = true; }));
-  EXPECT_FALSE(refused([](Int8Problem& p) { p.floats = true, p.m = 65; }));
-  EXPECT_TRUE(refused([](Int8Problem& p) { p.floats = true, p.m = 65, p.n = 1, p.k = 8; }));
-  EXPECT_TRUE(refused([](Int8Problem& p) { p.aligned = false; }));
-  EXPECT_TRUE(refused([](Int8Problem& p) { p.k = 0; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.sm = 100; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.sm = 89; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.floats = true; }));
+  EXPECT_FALSE(refused([](Int8::Problem& p) { p.floats = true, p.m = 65; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.floats = true, p.m = 65, p.n = 1, p.k = 8; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.aligned = false; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.k = 0; }));
 }
 
 }  // namespace

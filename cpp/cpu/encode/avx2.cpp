@@ -5,8 +5,10 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::encode {
-#include "cpu/encode/lanes_avx2.h"
+// clang-format off
+#include "cpu/simd/avx2.h"
 #include "cpu/encode/loops.h"
+// clang-format on
 }  // namespace qcore::avx2::encode
 
 QCORE_END_TARGET

@@ -5,8 +5,10 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::encode {
-#include "cpu/encode/lanes_avx512.h"
+// clang-format off
+#include "cpu/simd/avx512.h"
 #include "cpu/encode/loops.h"
+// clang-format on
 }  // namespace qcore::avx512::encode
 
 QCORE_END_TARGET

@@ -24,20 +24,28 @@ void write_block(const BlockFit& fit, void* to) {
   std::memcpy(to, &block, sizeof(Block));
 }
 
-const FitBlocks* fit_blocks(Isa isa) {
-  switch (isa) {
+struct Encoder {
+  CpuFeatures needs;
+  const FitBlocks* fits;
+};
+constexpr Encoder kEncoders[] = {
 #if defined(QCORE_X86)
-    case Isa::avx512: return avx512::encode::kFitBlocks;
-    case Isa::avxvnni:
-    case Isa::avx2: return avx2::encode::kFitBlocks;
+    {features_of(Isa::avx512), avx512::encode::kFitBlocks},
+    {features_of(Isa::avx2), avx2::encode::kFitBlocks},
 #endif
-    default: return reference::encode::kFitBlocks;
-  }
+    {features_of(Isa::scalar), reference::encode::kFitBlocks},
+};
+
+const FitBlocks* fit_blocks(CpuFeatures cpu) {
+  const Encoder* encoder = kEncoders;
+  while (!cpu.has(encoder->needs)) ++encoder;
+  return encoder->fits;
 }
 
 template <class Block, int Index>
-void encode_all(Isa isa, const float* w, const float* importance, int64_t count, void* blocks) {
-  const FitBlocks fit = fit_blocks(isa)[Index];
+void encode_all(CpuFeatures cpu, const float* w, const float* importance, int64_t count,
+                void* blocks) {
+  const FitBlocks fit = fit_blocks(cpu)[Index];
   BlockFit fits[kMaxFits];
   char* to = static_cast<char*>(blocks);
   for (int64_t first = 0; first < count; first += kMaxFits) {
@@ -57,11 +65,11 @@ enum : int {
 
 }  // namespace
 
-void encode(const BlockFormat& format, Isa isa, const float* w, const float* importance,
+void encode(const BlockFormat& format, CpuFeatures cpu, const float* w, const float* importance,
             int64_t count, void* blocks) {
   switch (format.ggml_type) {
 #define QCORE_BLOCK(name, ggml_type, elements, bytes, summary) \
-  case ggml_type: return encode_all<blocks::name, k##name>(isa, w, importance, count, blocks);
+  case ggml_type: return encode_all<blocks::name, k##name>(cpu, w, importance, count, blocks);
 #include "formats/blocks/blocks.def"
 #undef QCORE_BLOCK
     default: return;

@@ -4,14 +4,16 @@
 #include <cstdint>
 
 #include "qcore/blocks.h"
+#include "qcore/isa.h"
 
 namespace qcore {
 namespace encode {
 
 // Encodes `count` blocks of w [elements * count], finite numbers, on the calling thread: the sum of
-// importance * error^2 is as small as the search of the instruction set's encoder finds, all of
-// which find the same. The importance of each element, finite and not negative, or null.
-void encode(const BlockFormat& format, Isa isa, const float* w, const float* importance,
+// importance * error^2 is as small as the search of an encoder finds, all of which find the same;
+// it runs the first whose instruction set is in `cpu`. The importance of each element, finite and
+// not negative, or null.
+void encode(const BlockFormat& format, CpuFeatures cpu, const float* w, const float* importance,
             int64_t count, void* blocks);
 
 }  // namespace encode

@@ -6,7 +6,7 @@
 
 template <class B>
 QCORE_INLINE F integer_of_pair(F a) {
-  return clamp(nearest_integer(a), splat(0), splat(B::kMaxScale));
+  return clamp(nearest_integer(a), number(0), number(B::kMaxScale));
 }
 
 // How far from the free scale integers are tried: 4 bits make steps of 7 % and more.
@@ -18,47 +18,47 @@ constexpr int kPairReach = B::kMaxScale > 15 ? 5 : 1;
 template <class B>
 void choose_halves(const Lanes& in, const PairFit* fits, const Totals* totals, F& d, F& dmin) {
   constexpr int kGroups = Fit<B>::kGroups, kTries = 40;
-  F largest_scale = splat(0), largest_min = splat(0);
+  F largest_scale = number(0), largest_min = number(0);
   F mean_codes[kGroups], curvatures[kGroups];
   for (int g = 0; g < kGroups; ++g) {
     const MinSums& sums = fits[g].sums;
-    largest_scale = max(largest_scale, fits[g].scale);
-    largest_min = max(largest_min, fits[g].min);
+    largest_scale = larger(largest_scale, fits[g].scale);
+    largest_min = larger(largest_min, fits[g].min);
     mean_codes[g] = sums.c / totals[g].p;
     curvatures[g] = sums.cc - sums.c * mean_codes[g];
   }
-  d = dmin = splat(0);
-  F best = splat(0x1p126f);
+  d = dmin = number(0);
+  F best = number(0x1p126f);
   for (int i = 0; i < kTries; ++i) {
     const float most = (B::kMaxScale + 0.4f) * (1 - 0.008f * static_cast<float>(i));
-    const F candidate = nearest_half(in, largest_scale * splat(1 / most));
-    const F inverse = quotient(splat(1), candidate);
-    F error = splat(0);
+    const F candidate = nearest_half(in, largest_scale * number(1 / most));
+    const F inverse = quotient(number(1), candidate);
+    F error = number(0);
     for (int g = 0; g < kGroups; ++g) {
       const F r = candidate * integer_of_pair<B>(fits[g].scale * inverse) - fits[g].scale;
       error = error + curvatures[g] * (r * r);
     }
-    d = if_less(error, best, candidate, d);
-    best = min(error, best);
+    d = select_less(error, best, candidate, d);
+    best = smaller(error, best);
   }
-  const F inverse_d = quotient(splat(1), d);
+  const F inverse_d = quotient(number(1), d);
   F moved[kGroups];  // the best minima for the scales that d allows
   for (int g = 0; g < kGroups; ++g) {
     const F r = d * integer_of_pair<B>(fits[g].scale * inverse_d) - fits[g].scale;
-    moved[g] = max(fits[g].min + r * mean_codes[g], splat(0));
+    moved[g] = larger(fits[g].min + r * mean_codes[g], number(0));
   }
-  best = splat(0x1p126f);
+  best = number(0x1p126f);
   for (int i = 0; i < kTries; ++i) {
     const float most = (B::kMaxScale + 0.4f) * (1 - 0.008f * static_cast<float>(i));
-    const F candidate = nearest_half(in, largest_min * splat(1 / most));
-    const F inverse = quotient(splat(1), candidate);
-    F error = splat(0);
+    const F candidate = nearest_half(in, largest_min * number(1 / most));
+    const F inverse = quotient(number(1), candidate);
+    F error = number(0);
     for (int g = 0; g < kGroups; ++g) {
       const F r = candidate * integer_of_pair<B>(moved[g] * inverse) - moved[g];
       error = error + totals[g].p * (r * r);
     }
-    dmin = if_less(error, best, candidate, dmin);
-    best = min(error, best);
+    dmin = select_less(error, best, candidate, dmin);
+    best = smaller(error, best);
   }
 }
 
@@ -75,13 +75,13 @@ struct PairSums {
   }
   QCORE_INLINE void solve(F& d, F& dmin) const {
     const F determinant = dd * mm - dm * dm;
-    const F regular = splat(0x1p-20f) * (dd * mm);
+    const F regular = number(0x1p-20f) * (dd * mm);
     const F d_alone = quotient(dx + dm * dmin, dd);
     const F dmin_alone = quotient(dm * d_alone - mx, mm);
-    d = if_less(regular, determinant, quotient(dx * mm - dm * mx, determinant), d_alone);
-    dmin = if_less(regular, determinant, quotient(dm * dx - dd * mx, determinant), dmin_alone);
-    d = max(d, splat(0));
-    dmin = max(dmin, splat(0));
+    d = select_less(regular, determinant, quotient(dx * mm - dm * mx, determinant), d_alone);
+    dmin = select_less(regular, determinant, quotient(dm * dx - dd * mx, determinant), dmin_alone);
+    d = larger(d, number(0));
+    dmin = larger(dmin, number(0));
   }
 };
 
@@ -98,35 +98,35 @@ void fit_group_scales_and_mins(const Lanes& in, Fit<B>& out) {
   choose_halves<B>(in, fits, totals, d, dmin);
 
   F best = error_of_zero<B::kElements, W>(in.x, in.p);
-  out.d = out.dmin = splat(0);
-  for (int g = 0; g < kGroups; ++g) out.scales[g] = out.mins[g] = splat(0);
+  out.d = out.dmin = number(0);
+  for (int g = 0; g < kGroups; ++g) out.scales[g] = out.mins[g] = number(0);
   for (int turn = 0; turn < 2; ++turn) {
-    const F inverse_d = quotient(splat(1), d), inverse_dmin = quotient(splat(1), dmin);
-    F integers[kGroups], integer_mins[kGroups], total = splat(0);
-    PairSums equations{splat(0), splat(0), splat(0), splat(0), splat(0)};
+    const F inverse_d = quotient(number(1), d), inverse_dmin = quotient(number(1), dmin);
+    F integers[kGroups], integer_mins[kGroups], total = number(0);
+    PairSums equations{number(0), number(0), number(0), number(0), number(0)};
     for (int g = 0; g < kGroups; ++g) {
       const F *x = in.x + g * n, *p = W ? in.p + g * n : nullptr;
       PairFit& fit = fits[g];
       const Totals& t = totals[g];
       const F center = integer_of_pair<B>(fit.scale * inverse_d);
       const F mean_code = fit.sums.c / t.p;
-      F least = splat(0x1p126f);
-      integers[g] = integer_mins[g] = splat(0);
+      F least = number(0x1p126f);
+      integers[g] = integer_mins[g] = number(0);
       const auto keep = [&](F scale, F min_) {
         const F error = min_error_of<B, n, W>(x, p, d * scale, dmin * min_);
-        integers[g] = if_less(error, least, scale, integers[g]);
-        integer_mins[g] = if_less(error, least, min_, integer_mins[g]);
-        least = min(error, least);
+        integers[g] = select_less(error, least, scale, integers[g]);
+        integer_mins[g] = select_less(error, least, min_, integer_mins[g]);
+        least = smaller(error, least);
       };
       const int reach = turn == 0 ? kPairReach<B> : 1;
       for (int step = -reach; step <= reach; ++step) {
-        const F scale = integer_of_pair<B>(center + splat(static_cast<float>(step)));
+        const F scale = integer_of_pair<B>(center + number(static_cast<float>(step)));
         const F moved = fit.min + (d * scale - fit.scale) * mean_code;
         keep(scale, integer_of_pair<B>(moved * inverse_dmin));
       }
       const auto sums = [&] {
         const F scale = d * integers[g];
-        return min_sums_of<B, n, W>(x, p, quotient(splat(1), scale), dmin * integer_mins[g]);
+        return min_sums_of<B, n, W>(x, p, quotient(number(1), scale), dmin * integer_mins[g]);
       };
       fit.sums = sums();
       // The best minimum for these codes.
@@ -138,13 +138,13 @@ void fit_group_scales_and_mins(const Lanes& in, Fit<B>& out) {
       F gain;
       solve<true>(fit.sums, t, fit.scale, fit.min, gain);
     }
-    out.d = if_less(total, best, d, out.d);
-    out.dmin = if_less(total, best, dmin, out.dmin);
+    out.d = select_less(total, best, d, out.d);
+    out.dmin = select_less(total, best, dmin, out.dmin);
     for (int g = 0; g < kGroups; ++g) {
-      out.scales[g] = if_less(total, best, integers[g], out.scales[g]);
-      out.mins[g] = if_less(total, best, integer_mins[g], out.mins[g]);
+      out.scales[g] = select_less(total, best, integers[g], out.scales[g]);
+      out.mins[g] = select_less(total, best, integer_mins[g], out.mins[g]);
     }
-    best = min(total, best);
+    best = smaller(total, best);
     equations.solve(d, dmin);
     d = nearest_half(in, d);
     dmin = nearest_half(in, dmin);

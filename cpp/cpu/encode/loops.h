@@ -1,5 +1,5 @@
 // The encoders, written once for every instruction set: a file that instantiates them opens a
-// target region and a namespace, includes a vocabulary (lanes_*.h) and then this file.
+// target region and a namespace, includes a vocabulary (simd/<isa>.h) and then this file.
 //
 // A vector holds one number of each of kLanes blocks, so all arithmetic is vertical: what a block
 // gets depends neither on its neighbours nor on the number of lanes. Only + - * / min max and

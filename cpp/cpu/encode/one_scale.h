@@ -2,7 +2,7 @@
 // codes are the nearest. From several starts, the best of which goes on by turns.
 #pragma once
 
-#include "cpu/encode/lanes_common.h"
+#include "cpu/encode/lanes.h"
 
 // What the element of largest magnitude is made, as a part of the least and of the largest value.
 // If it matters little, it may lie far out.
@@ -48,24 +48,24 @@ template <class B, int n, bool W>
 ScaleFit best_scale(const F* x, const F* p) {
   F low = x[0], high = x[0];
   for (int i = 1; i < n; ++i) {
-    low = min(low, x[i]);
-    high = max(high, x[i]);
+    low = smaller(low, x[i]);
+    high = larger(high, x[i]);
   }
-  const F largest = if_less(high, splat(0) - low, low, high);
-  const F inverse = quotient(splat(1), largest);
-  F best = splat(-1);
-  ScaleFit fit{splat(0), splat(0)};
+  const F largest = select_less(high, number(0) - low, low, high);
+  const F inverse = quotient(number(1), largest);
+  F best = number(-1);
+  ScaleFit fit{number(0), number(0)};
   const auto keep = [&](const Sums& s) {
     const F scale = quotient(s.vx, s.vv), gain = scale * s.vx;
-    fit.scale = if_less(best, gain, scale, fit.scale);
-    fit.curvature = if_less(best, gain, s.vv, fit.curvature);
-    best = max(best, gain);
+    fit.scale = select_less(best, gain, scale, fit.scale);
+    fit.curvature = select_less(best, gain, s.vv, fit.curvature);
+    best = larger(best, gain);
   };
   for (const float start : Starts<B, W>::kStarts) {
-    keep(sums_of<B, n, W>(x, p, splat(start) * inverse));
+    keep(sums_of<B, n, W>(x, p, number(start) * inverse));
   }
   for (int turn = 0; turn < 3; ++turn) {
-    keep(sums_of<B, n, W>(x, p, quotient(splat(1), fit.scale)));
+    keep(sums_of<B, n, W>(x, p, quotient(number(1), fit.scale)));
   }
   return fit;
 }
@@ -73,32 +73,32 @@ ScaleFit best_scale(const F* x, const F* p) {
 template <class B, bool W>
 void fit_one_scale(const Lanes& in, Fit<B>& out) {
   constexpr int n = B::kElements;
-  F d = splat(0), best = error_of_zero<n, W>(in.x, in.p);
+  F d = number(0), best = error_of_zero<n, W>(in.x, in.p);
   const auto keep = [&](F candidate) {
     const F error = error_of<B, n, W>(in.x, in.p, candidate);
-    d = if_less(error, best, candidate, d);
-    best = min(error, best);
+    d = select_less(error, best, candidate, d);
+    best = smaller(error, best);
   };
   if constexpr (high_value<B>() >= 127 && has_even_values<B>()) {
     // So many codes that no turn changes much: which rounding errors come together is luck, and
     // each try another chance.
-    F largest = absolute(in.x[0]);
-    for (int i = 1; i < n; ++i) largest = max(largest, absolute(in.x[i]));
+    F largest = magnitude(in.x[0]);
+    for (int i = 1; i < n; ++i) largest = larger(largest, magnitude(in.x[i]));
     for (int i = 0; i < (W ? 20 : 12); ++i) {
-      keep(nearest_half(in,
-                        largest * splat(1 / (127.4f - (W ? 0.7f : 0.4f) * static_cast<float>(i)))));
+      keep(nearest_half(
+          in, largest * number(1 / (127.4f - (W ? 0.7f : 0.4f) * static_cast<float>(i)))));
     }
-    const Sums s = sums_of<B, n, W>(in.x, in.p, quotient(splat(1), d));
+    const Sums s = sums_of<B, n, W>(in.x, in.p, quotient(number(1), d));
     keep(nearest_half(in, quotient(s.vx, s.vv)));
   } else {
     const F scale = best_scale<B, n, W>(in.x, in.p).scale;
     for (const float factor : {1.0f, 1 - 0x1p-11f, 1 + 0x1p-11f}) {
-      keep(nearest_half(in, scale * splat(factor)));
+      keep(nearest_half(in, scale * number(factor)));
     }
   }
   out.d = d;
-  out.dmin = splat(0);
-  out.scales[0] = splat(1);
-  out.mins[0] = splat(0);
+  out.dmin = number(0);
+  out.scales[0] = number(1);
+  out.mins[0] = number(0);
   write_codes<B, n>(in.x, d, out.codes);
 }

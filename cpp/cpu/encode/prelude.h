@@ -2,10 +2,6 @@
 // compiled for any machine and may be shared.
 #pragma once
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include <algorithm>
 #include <array>
 #include <bit>

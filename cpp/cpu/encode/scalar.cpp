@@ -2,6 +2,8 @@
 #include "cpu/encode/prelude.h"
 
 namespace qcore::reference::encode {
-#include "cpu/encode/lanes_scalar.h"
+// clang-format off
+#include "cpu/simd/scalar.h"
 #include "cpu/encode/loops.h"
+// clang-format on
 }  // namespace qcore::reference::encode

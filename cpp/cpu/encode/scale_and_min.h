@@ -1,7 +1,7 @@
 // A scale and a minimum: for given codes the best pair solves two linear equations.
 #pragma once
 
-#include "cpu/encode/lanes_common.h"
+#include "cpu/encode/lanes.h"
 
 struct PairFit {
   F scale, min;
@@ -14,9 +14,9 @@ struct Totals {
 };
 template <int n, bool W>
 QCORE_INLINE Totals totals_of(const F* x, const F* p) {
-  Totals t{splat(0), splat(0)};
+  Totals t{number(0), number(0)};
   for (int i = 0; i < n; ++i) {
-    t.p = t.p + weighted<W>(p, i, splat(1));
+    t.p = t.p + weighted<W>(p, i, number(1));
     t.px = t.px + weighted<W>(p, i, x[i]);
   }
   return t;
@@ -29,8 +29,8 @@ QCORE_INLINE void solve(const MinSums& s, const Totals& t, F& scale, F& min, F& 
   scale = quotient(t.p * s.cx - t.px * s.c, determinant);
   min = (scale * s.c - t.px) / t.p;
   if constexpr (Positive) {
-    scale = if_less(min, splat(0), quotient(s.cx, s.cc), scale);
-    min = max(min, splat(0));
+    scale = select_less(min, number(0), quotient(s.cx, s.cc), scale);
+    min = larger(min, number(0));
   }
   gain = scale * s.cx - min * t.px;
 }
@@ -52,34 +52,34 @@ template <class B, int n, bool W, bool Positive>
 PairFit best_pair(const F* x, const F* p, const Totals& totals) {
   F low = x[0], high = x[0];
   for (int i = 1; i < n; ++i) {
-    low = min(low, x[i]);
-    high = max(high, x[i]);
+    low = smaller(low, x[i]);
+    high = larger(high, x[i]);
   }
-  if constexpr (Positive) low = min(low, splat(0));
-  const F step = (high - low) * splat(1.0f / (B::kCodes - 1));
-  F best = splat(-0x1p126f);
+  if constexpr (Positive) low = smaller(low, number(0));
+  const F step = (high - low) * number(1.0f / (B::kCodes - 1));
+  F best = number(-0x1p126f);
   // Of a constant group the codes are 0.
-  PairFit fit{splat(0), max(splat(0) - low, Positive ? splat(0) : splat(-8)), {}};
-  fit.sums = {splat(0), splat(0), splat(0)};
+  PairFit fit{number(0), larger(number(0) - low, Positive ? number(0) : number(-8)), {}};
+  fit.sums = {number(0), number(0), number(0)};
   const auto keep = [&](F scale, F min_) {
-    const MinSums s = min_sums_of<B, n, W>(x, p, quotient(splat(1), scale), min_);
+    const MinSums s = min_sums_of<B, n, W>(x, p, quotient(number(1), scale), min_);
     F new_scale, new_min, gain;
     solve<Positive>(s, totals, new_scale, new_min, gain);
-    const auto put = [&](F& to, F from) { to = if_less(best, gain, from, to); };
+    const auto put = [&](F& to, F from) { to = select_less(best, gain, from, to); };
     put(fit.scale, new_scale);
     put(fit.min, new_min);
     put(fit.sums.c, s.c);
     put(fit.sums.cc, s.cc);
     put(fit.sums.cx, s.cx);
-    best = max(best, gain);
+    best = larger(best, gain);
   };
   static constexpr std::array<float, 6> kShrinks = shrinks<B, W>();
   for (const float a : kShrinks) {
-    F least = step * splat(a) + low;
-    if constexpr (Positive) least = min(least, splat(0));
+    F least = step * number(a) + low;
+    if constexpr (Positive) least = smaller(least, number(0));
     for (const float b : kShrinks) {
-      const F most = high - step * splat(b);
-      keep((most - least) * splat(1.0f / (B::kCodes - 1)), splat(0) - least);
+      const F most = high - step * number(b);
+      keep((most - least) * number(1.0f / (B::kCodes - 1)), number(0) - least);
     }
   }
   for (int turn = 0; turn < 2; ++turn) keep(fit.scale, fit.min);
@@ -92,17 +92,17 @@ void fit_scale_and_min(const Lanes& in, Fit<B>& out) {
   const Totals totals = totals_of<n, W>(in.x, in.p);
   PairFit fit = best_pair<B, n, W, false>(in.x, in.p, totals);
   F best = error_of_zero<n, W>(in.x, in.p);
-  out.d = out.dmin = splat(0);
+  out.d = out.dmin = number(0);
   for (int turn = 0; turn < 3; ++turn) {
     const F d = nearest_half(in, fit.scale), dmin = nearest_half(in, fit.min);
     const F error = min_error_of<B, n, W>(in.x, in.p, d, dmin);
-    out.d = if_less(error, best, d, out.d);
-    out.dmin = if_less(error, best, dmin, out.dmin);
-    best = min(error, best);
+    out.d = select_less(error, best, d, out.d);
+    out.dmin = select_less(error, best, dmin, out.dmin);
+    best = smaller(error, best);
     F gain;
-    solve<false>(min_sums_of<B, n, W>(in.x, in.p, quotient(splat(1), d), dmin), totals, fit.scale,
+    solve<false>(min_sums_of<B, n, W>(in.x, in.p, quotient(number(1), d), dmin), totals, fit.scale,
                  fit.min, gain);
   }
-  out.scales[0] = out.mins[0] = splat(1);
+  out.scales[0] = out.mins[0] = number(1);
   write_min_codes<B, n>(in.x, out.d, out.dmin, out.codes);
 }

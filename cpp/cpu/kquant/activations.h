@@ -43,7 +43,7 @@ struct Words {
 
 QCORE_INLINE Floats load_as(DType dtype, const void* p) {
   if (dtype == DType::f32) return load_floats(p);
-  return dtype == DType::f16 ? load_halves(p) : load_brains(p);
+  return dtype == DType::f16 ? load_f16(p) : load_bf16(p);
 }
 
 inline int32_t sum_of(const int8_t* q, int count) {
@@ -66,8 +66,8 @@ void quantize_block(DType dtype, const void* x, int64_t rows, int64_t r, int32_t
     most = larger(magnitude(v[i]), most);
     nothing = fma(v[i], splat(0.0f), nothing);  // 0, or NaN
   }
-  const float amax = horizontal_max(most);
-  const bool finite = horizontal_sum(nothing) == 0.0f;
+  const float amax = most_of(most);
+  const bool finite = !any_nan(nothing);
   const float inverse = finite && amax >= kLeastAmax ? 127.0f / amax : 0.0f;
   const float scale = finite ? amax / 127.0f : std::numeric_limits<float>::quiet_NaN();
 
@@ -75,7 +75,7 @@ void quantize_block(DType dtype, const void* x, int64_t rows, int64_t r, int32_t
   for (int i = 0; i < kVectors; ++i) {
     // A product with 0 would be NaN for an infinity.
     const Floats scaled = finite ? multiply(v[i], splat(inverse)) : splat(0.0f);
-    store_as_bytes(q + i * kLanes, round_to_ints(scaled));
+    store_bytes(q + i * kLanes, round_to_ints(scaled));
   }
   int32_t* out = words + r;
   for (int i = 0; i < D::kElements / 4; ++i) {

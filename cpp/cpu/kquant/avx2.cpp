@@ -2,12 +2,10 @@
 // compiled for any machine; everything inside it lives in this namespace only.
 #include "cpu/kquant/prelude.h"
 
-#define QCORE_VNNI256 0
-
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::kquant {
-#include "cpu/kquant/isa_256.h"
+#include "cpu/kquant/avx2.h"
 #include "cpu/kquant/loops.h"
 }  // namespace qcore::avx2::kquant
 

@@ -5,7 +5,7 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::kquant {
-#include "cpu/kquant/isa_avx512.h"
+#include "cpu/kquant/avx512.h"
 #include "cpu/kquant/loops.h"
 }  // namespace qcore::avx512::kquant
 

@@ -33,7 +33,7 @@ struct Strips {
 
 QCORE_INLINE void store_as(DType dtype, void* p, Floats a) {
   if (dtype == DType::f32) return store(p, a);
-  return dtype == DType::f16 ? store_halves(p, a) : store_brains(p, a);
+  return dtype == DType::f16 ? store_f16(p, a) : store_bf16(p, a);
 }
 
 // y = round(acc + bias) for `rows` rows of a strip; sums of rows are `stride` floats apart.

@@ -27,7 +27,7 @@ struct Strip {
   const uint8_t* dwords;
   const uint8_t* rest;
 
-  QCORE_INLINE Ints dword(int i) const { return load(dwords + int64_t{i} * 64); }
+  QCORE_INLINE Ints dword(int i) const { return load_ints(dwords + int64_t{i} * 64); }
 };
 
 QCORE_INLINE Ints low_nibbles(Ints a) {
@@ -62,6 +62,14 @@ QCORE_INLINE Ints unsigned_byte(Ints a) {
 template <int byte>
 QCORE_INLINE Ints signed_byte(Ints a) {
   return shift_right_signed<24>(shift_left<24 - 8 * byte>(a));
+}
+
+// Bits [4u, 4u + 4) of each lane, one in each byte, at bit 4.
+template <int u>
+QCORE_INLINE Ints spread_four(Ints a) {
+  const Ints nibble = both(shift_right<4 * u>(a), splat(15));
+  // One product puts copies 7 bits apart: bit i of the nibble stands at bit 8i + 4 of copy i.
+  return both(multiply(nibble, splat(0x02040810)), splat(0x10101010));
 }
 
 // Bytes 0 and 1 of each lane as its halves.
@@ -118,7 +126,7 @@ struct Decoder<blocks::Q4_0> : Nibbles32 {
   QCORE_INLINE static Ints codes(const Strip& s, int) {
     return nibble<part>(s);
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 template <>
@@ -130,8 +138,8 @@ struct Decoder<blocks::Q4_1> : Nibbles32 {
   QCORE_INLINE static Ints codes(const Strip& s, int) {
     return nibble<part, 1>(s);
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return low_halves(s.dword(0)); }
-  QCORE_INLINE static Floats minimum(const Strip& s) { return negate(high_halves(s.dword(0))); }
+  QCORE_INLINE static Floats d(const Strip& s) { return low_f16(s.dword(0)); }
+  QCORE_INLINE static Floats minimum(const Strip& s) { return negate(high_f16(s.dword(0))); }
 };
 
 template <>
@@ -140,9 +148,9 @@ struct Decoder<blocks::Q5_0> : Nibbles32 {
   static constexpr int kOffset = 16;
   template <int part>
   QCORE_INLINE static Ints codes(const Strip& s, int) {
-    return add(nibble<part, 1>(s), spread_four(s.dword(0), part));
+    return add(nibble<part, 1>(s), spread_four<part>(s.dword(0)));
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 template <>
@@ -152,10 +160,10 @@ struct Decoder<blocks::Q5_1> : Nibbles32 {
   static constexpr Minima kMinima = Minima::one;
   template <int part>
   QCORE_INLINE static Ints codes(const Strip& s, int) {
-    return add(nibble<part, 2>(s), spread_four(s.dword(1), part));
+    return add(nibble<part, 2>(s), spread_four<part>(s.dword(1)));
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return low_halves(s.dword(0)); }
-  QCORE_INLINE static Floats minimum(const Strip& s) { return negate(high_halves(s.dword(0))); }
+  QCORE_INLINE static Floats d(const Strip& s) { return low_f16(s.dword(0)); }
+  QCORE_INLINE static Floats minimum(const Strip& s) { return negate(high_f16(s.dword(0))); }
 };
 
 template <>
@@ -167,7 +175,7 @@ struct Decoder<blocks::Q8_0> : Block32 {
     if constexpr (kSignedDot) return s.dword(part);
     return exclusive_or(s.dword(part), splat(static_cast<int32_t>(0x80808080u)));
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 // Values of codes plus an offset.
@@ -190,7 +198,7 @@ struct Decoder<blocks::IQ4_NL> : Nibbles32 {
   QCORE_INLINE static Ints codes(const Strip& s, int) {
     return iq4_codes(nibble<part>(s));
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 template <>
@@ -205,7 +213,7 @@ struct Decoder<blocks::MXFP4> : Nibbles32 {
   QCORE_INLINE static Floats d(const Strip& s) {
     const Ints e = load_bytes(s.rest);
     const Ints normal = shift_left<23>(sub(e, splat(1)));
-    return as_floats(select_below(e, 2, shift_left_each(splat(0x200000), e), normal));
+    return as_floats(select_less(e, splat(2), shift_left_each(splat(0x200000), e), normal));
   }
 };
 
@@ -238,8 +246,8 @@ struct SixBitGroups : Block256 {
     if (quad == 0) return both(b, splat(0x3f3f3f3f));
     return and_or(shift_right<2>(b), splat(0x30303030), high_nibbles(s.dword(3)));
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return low_halves(s.dword(0)); }
-  QCORE_INLINE static Floats minimum(const Strip& s) { return high_halves(s.dword(0)); }
+  QCORE_INLINE static Floats d(const Strip& s) { return low_f16(s.dword(0)); }
+  QCORE_INLINE static Floats minimum(const Strip& s) { return high_f16(s.dword(0)); }
 };
 
 template <>
@@ -289,8 +297,8 @@ struct Decoder<blocks::Q2_K> : SixteenGroups {
   QCORE_INLINE static Ints minima(const Strip& s, int quad) {
     return high_nibbles(s.dword(1 + quad));
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return low_halves(s.dword(0)); }
-  QCORE_INLINE static Floats minimum(const Strip& s) { return high_halves(s.dword(0)); }
+  QCORE_INLINE static Floats d(const Strip& s) { return low_f16(s.dword(0)); }
+  QCORE_INLINE static Floats minimum(const Strip& s) { return high_f16(s.dword(0)); }
 };
 
 template <>
@@ -313,7 +321,7 @@ struct Decoder<blocks::Q3_K> : SixteenGroups {
     store_pairs(add(high_nibbles(a), two_bits<4, 4>(h)), 32, out + 4 * kLanes);
     store_pairs(add(high_nibbles(b), two_bits<6, 4>(h)), 32, out + 6 * kLanes);
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 template <>
@@ -332,7 +340,7 @@ struct Decoder<blocks::Q6_K> : SixteenGroups {
       store_signed(s.dword(quad), out + 4 * quad * kLanes);
     }
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 template <>
@@ -348,7 +356,7 @@ struct Decoder<blocks::IQ4_XS> : Block256 {
     const Ints low = s.dword(1), high = s.dword(0);
     store_scales(low, high, out, std::make_integer_sequence<int, 8>());
   }
-  QCORE_INLINE static Floats d(const Strip& s) { return low_halves(s.dword(0)); }
+  QCORE_INLINE static Floats d(const Strip& s) { return low_f16(s.dword(0)); }
 
  private:
   // Four bits of group g in one dword, two in the upper half of another.
@@ -366,7 +374,7 @@ struct Decoder<blocks::IQ4_XS> : Block256 {
 struct Ternary : Block256 {
   static constexpr int kGroup = 256, kOffset = 1;
   static constexpr bool kScaled = false;
-  QCORE_INLINE static Floats d(const Strip& s) { return load_halves(s.rest); }
+  QCORE_INLINE static Floats d(const Strip& s) { return load_f16(s.rest); }
 };
 
 template <>

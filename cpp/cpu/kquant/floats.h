@@ -6,8 +6,8 @@
 // The integer scale of group g.
 template <class D>
 QCORE_INLINE Ints scale_at(const int32_t* scales, int g) {
-  if constexpr (!D::kPaired) return load(scales + g * kLanes);
-  const Ints pair = load(scales + g / 2 * kLanes);
+  if constexpr (!D::kPaired) return load_ints(scales + g * kLanes);
+  const Ints pair = load_ints(scales + g / 2 * kLanes);
   return shift_right_signed<16>(g % 2 == 0 ? shift_left<16>(pair) : pair);
 }
 
@@ -39,7 +39,7 @@ void decode_floats(const Strip& s, float* out) {
       less = multiply(dmin, to_floats(both(minima, splat(255))));
     }
     for (int i = g * D::kGroup; i < (g + 1) * D::kGroup; ++i) {
-      const Ints four = load(codes + i / 4 * kLanes);
+      const Ints four = load_ints(codes + i / 4 * kLanes);
       const Ints byte = shift_left_each(four, splat(24 - i % 4 * 8));
       const Ints value = is_signed<D> ? shift_right_signed<24>(byte)
                                       : sub(shift_right<24>(byte), splat(D::kOffset));

@@ -13,10 +13,11 @@ Status takes_every_problem(const Kquant::Problem& problem) {
 
 constexpr Row<Kquant> row(const char* name, Isa isa,
                           Status (*gemm)(const KquantArgs&, const Executor&)) {
-  return {{.name = name, .op = Kquant::kName, .isa = isa, .layout = &block16::layout},
-          takes_every_problem,
-          nullptr,
-          gemm};
+  return {
+      {.name = name, .op = Kquant::kName, .needs = features_of(isa), .layout = &block16::layout},
+      takes_every_problem,
+      nullptr,
+      gemm};
 }
 
 constexpr Row<Kquant> kRows[] = {

@@ -1,6 +1,5 @@
 // The gemm of op "kquant", written once for every instruction set and block format. A file that
-// instantiates it opens a target region and a namespace, includes a vector vocabulary (isa_*.h) and
-// then this file.
+// instantiates it opens a target region and a namespace, includes <isa>.h and then this file.
 //
 // For one row of x and one of the weight, over the blocks of K in order:
 //   dot = sum over groups of scale * (sum over elements of value * q)   exact, in int32

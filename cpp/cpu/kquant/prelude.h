@@ -2,8 +2,6 @@
 // for any machine and may be shared.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdint>

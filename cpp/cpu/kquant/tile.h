@@ -28,7 +28,7 @@ QCORE_INLINE void sum_group(const Strip& s, int chunk, const int32_t* x, const i
 template <class D, int R, int index>
 QCORE_INLINE void multiply_group(const Strip& s, int chunk, const int32_t* x, const int32_t* start,
                                  const int32_t* scales, Ints (&total)[R]) {
-  const Ints scale = load(scales + index * kLanes);
+  const Ints scale = load_ints(scales + index * kLanes);
   Ints acc[R];
   if constexpr (D::kPaired) {
     constexpr int kShift = D::shift(2 * index * (D::kGroup / 4));
@@ -37,7 +37,7 @@ QCORE_INLINE void multiply_group(const Strip& s, int chunk, const int32_t* x, co
     sum_group<D, R, 2 * index + 1>(s, chunk, x, start, second);
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      total[r] = multiply_add_pairs(total[r], make_pairs<kShift>(acc[r], second[r]), scale);
+      total[r] = dot_pairs(total[r], make_pairs<kShift>(acc[r], second[r]), scale);
     }
   } else {
     sum_group<D, R, index>(s, chunk, x, start, acc);
@@ -69,7 +69,7 @@ QCORE_INLINE void prefetch_ahead(const Strip& s, int chunk) {
   if constexpr (R >= kPrefetchRows || kTwoPlaces) {
     constexpr int64_t kLines = ceil_div(kBytes / 4, D::kChunks);
     const uint8_t* ahead = s.dwords + kPrefetchBytes + chunk * kLines * 64;
-    for (int64_t i = 0; i < kLines; ++i) prefetch(ahead + i * 64);
+    for (int64_t i = 0; i < kLines; ++i) prefetch_far(ahead + i * 64);
   }
 }
 

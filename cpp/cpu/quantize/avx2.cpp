@@ -5,8 +5,10 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::quantize {
-#include "cpu/quantize/isa_avx2.h"
+// clang-format off
+#include "cpu/simd/avx2.h"
 #include "cpu/quantize/loops.h"
+// clang-format on
 }  // namespace qcore::avx2::quantize
 
 QCORE_END_TARGET

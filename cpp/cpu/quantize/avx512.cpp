@@ -5,8 +5,10 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::quantize {
-#include "cpu/quantize/isa_avx512.h"
+// clang-format off
+#include "cpu/simd/avx512.h"
 #include "cpu/quantize/loops.h"
+// clang-format on
 }  // namespace qcore::avx512::quantize
 
 QCORE_END_TARGET

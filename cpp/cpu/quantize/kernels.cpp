@@ -12,7 +12,10 @@ Status takes_every_problem(const QuantizeProblem&) {
 template <class Op>
 constexpr Row<Op> row(const char* name, Isa isa,
                       Status (*run)(const typename Op::Args&, const Executor&)) {
-  return {{.name = name, .op = Op::kName, .isa = isa}, takes_every_problem, nullptr, run};
+  return {{.name = name, .op = Op::kName, .needs = features_of(isa)},
+          takes_every_problem,
+          nullptr,
+          run};
 }
 
 constexpr Row<QuantizeInt8> kInt8Rows[] = {

@@ -1,52 +1,54 @@
 // The quantizers, written once for every instruction set. A file that instantiates them opens a
-// target region and a namespace, includes a vector vocabulary (isa_*.h) and then this file.
+// target region and a namespace, includes a vocabulary (simd/<isa>.h) and then this file.
 //
 // A row is read into floats, padded with zeros, which change no extreme; normalised there if that
 // is asked for; then rounded. The roundings are those of quantize.h, so that all rows agree.
 
-QCORE_INLINE Floats load_as(DType dtype, const void* p) {
-  if (dtype == DType::f32) return load_floats(p);
-  return dtype == DType::f16 ? load_halves(p) : load_brains(p);
+inline constexpr int kWidth = 16;
+
+QCORE_INLINE Floats16 load_as(DType dtype, const void* p) {
+  if (dtype == DType::f32) return load_floats<Floats16>(p);
+  return dtype == DType::f16 ? load_f16<Floats16>(p) : load_bf16<Floats16>(p);
 }
 
 // The first `count` of a vector, zeros behind them.
-inline Floats load_as(DType dtype, const char* p, int64_t count) {
-  alignas(64) char padded[kLanes * 4] = {};
+inline Floats16 load_as(DType dtype, const char* p, int64_t count) {
+  alignas(64) char padded[kWidth * 4] = {};
   std::memcpy(padded, p, static_cast<size_t>(count * size_of(dtype)));
   return load_as(dtype, padded);
 }
 
 // fetch(k) for whole vectors, the last one padded.
-QCORE_INLINE Floats load_at(DType dtype, const void* base, int64_t k, int64_t count) {
+QCORE_INLINE Floats16 load_at(DType dtype, const void* base, int64_t k, int64_t count) {
   const char* p = static_cast<const char*>(base) + k * size_of(dtype);
-  return count - k >= kLanes ? load_as(dtype, p) : load_as(dtype, p, count - k);
+  return count - k >= kWidth ? load_as(dtype, p) : load_as(dtype, p, count - k);
 }
 
 inline int64_t padded(int64_t k) {
-  return ceil_div(k, kLanes) * kLanes;
+  return ceil_div(k, kWidth) * kWidth;
 }
 
 // Row m as floats, `row` of padded(K).
 inline void load_row(const FloatRows& x, int64_t m, float* row) {
   const char* from = static_cast<const char*>(x.x) + m * x.stride * size_of(x.dtype);
-  Floats squares = splat(0.0f);
-  for (int64_t k = 0; k < x.k; k += kLanes) {
-    const Floats v = load_at(x.dtype, from, k, x.k);
+  Floats16 squares = splat<Floats16>(0.0f);
+  for (int64_t k = 0; k < x.k; k += kWidth) {
+    const Floats16 v = load_at(x.dtype, from, k, x.k);
     squares = fma(v, v, squares);
     store(row + k, v);
   }
   if (!x.norm_weight) return;
-  alignas(64) float lanes[kLanes];
+  alignas(64) float lanes[kWidth];
   store(lanes, squares);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
+  for (int half = kWidth / 2; half > 0; half /= 2) {
     for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
   }
   const float mean = lanes[0] / static_cast<float>(x.k);
-  const Floats factor = splat(1.0f / std::sqrt(mean + x.norm_eps));
-  for (int64_t k = 0; k < x.k; k += kLanes) {
-    const Floats weight = load_at(x.norm_dtype, x.norm_weight, k, x.k);
+  const Floats16 factor = splat<Floats16>(1.0f / std::sqrt(mean + x.norm_eps));
+  for (int64_t k = 0; k < x.k; k += kWidth) {
+    const Floats16 weight = load_at(x.norm_dtype, x.norm_weight, k, x.k);
     // What is padded stays 0, also behind an infinite factor.
-    const Floats v = multiply(multiply(load_floats(row + k), factor), weight);
+    const Floats16 v = multiply(multiply(load_floats<Floats16>(row + k), factor), weight);
     store(row + k, v);
   }
   for (int64_t k = x.k; k < padded(x.k); ++k) row[k] = 0;
@@ -54,33 +56,35 @@ inline void load_row(const FloatRows& x, int64_t m, float* row) {
 
 // `count` elements, padded to whole vectors with zeros.
 inline RowExtremes extremes_of(const float* x, int64_t count) {
-  Floats low = splat(0.0f), high = low, nothing = low;
-  for (int64_t k = 0; k < count; k += kLanes) {
-    const Floats v = load_floats(x + k);
+  Floats16 low = splat<Floats16>(0.0f), high = low, nothing = low;
+  for (int64_t k = 0; k < count; k += kWidth) {
+    const Floats16 v = load_floats<Floats16>(x + k);
     low = smaller(v, low);
     high = larger(v, high);
-    nothing = fma(v, splat(0.0f), nothing);  // 0, or NaN
+    nothing = fma(v, splat<Floats16>(0.0f), nothing);  // 0, or NaN
   }
   RowExtremes e;
   e.low = least_of(low);
   e.high = most_of(high);
   e.finite = !any_nan(nothing);
-  for (int64_t k = 0; !e.finite && k < count; k += kLanes) {
-    e.nan = e.nan || any_nan(load_floats(x + k));
+  for (int64_t k = 0; !e.finite && k < count; k += kWidth) {
+    e.nan = e.nan || any_nan(load_floats<Floats16>(x + k));
   }
   return e;
 }
 
 inline void round_int8(const float* x, int64_t count, Int8Parameters p, int8_t* q) {
-  const Floats scale = splat(p.scale), low = splat(static_cast<float>(-128 - p.zero)),
-               high = splat(static_cast<float>(127 - p.zero));
-  for (int64_t k = 0; k < count; k += kLanes) {
-    const Floats rounded = round_to_even(divide(load_floats(x + k), scale));
-    const Ints codes = add(to_ints(smaller(larger(rounded, low), high)), splat(p.zero));
-    if (count - k >= kLanes) {
+  const Floats16 scale = splat<Floats16>(p.scale),
+                 low = splat<Floats16>(static_cast<float>(-128 - p.zero)),
+                 high = splat<Floats16>(static_cast<float>(127 - p.zero));
+  for (int64_t k = 0; k < count; k += kWidth) {
+    const Floats16 rounded = round_to_even(divide(load_floats<Floats16>(x + k), scale));
+    const Ints16 codes =
+        add(round_to_ints(smaller(larger(rounded, low), high)), splat<Ints16>(p.zero));
+    if (count - k >= kWidth) {
       store_bytes(q + k, codes);
     } else {
-      int8_t last[kLanes];
+      int8_t last[kWidth];
       store_bytes(last, codes);
       std::memcpy(q + k, last, static_cast<size_t>(count - k));
     }
@@ -90,33 +94,34 @@ inline void round_int8(const float* x, int64_t count, Int8Parameters p, int8_t* 
 // To 8-bit floats with `mantissa` bits whose least normal number is 2^least; of numbers that are
 // not too large.
 template <int mantissa, int least>
-QCORE_INLINE Ints to_float8(Floats a) {
+QCORE_INLINE Ints16 to_float8(Floats16 a) {
   constexpr int kShift = 23 - mantissa;
-  const Ints u = bits_of(a);
-  const Ints sign = both(shift_right<24>(u), splat(0x80));
-  const Ints magnitude = both(u, splat(0x7fffffff));
-  const Ints odd = both(shift_right<kShift>(magnitude), splat(1));
-  const Ints half = add(odd, splat((1 << (kShift - 1)) - 1 - ((126 + least) << 23)));
-  const Ints normal = shift_right<kShift>(add(magnitude, half));
+  const Ints16 u = bits_of(a);
+  const Ints16 sign = both(shift_right<24>(u), splat<Ints16>(0x80));
+  const Ints16 magnitude = both(u, splat<Ints16>(0x7fffffff));
+  const Ints16 odd = both(shift_right<kShift>(magnitude), splat<Ints16>(1));
+  const Ints16 half = add(odd, splat<Ints16>((1 << (kShift - 1)) - 1 - ((126 + least) << 23)));
+  const Ints16 normal = shift_right<kShift>(add(magnitude, half));
   // Below the least normal number the step is that of a float around 2^(kShift + least): adding it
   // rounds.
-  const Ints step = splat((127 + kShift + least) << 23);
-  const Ints small = sub(bits_of(add(as_floats(magnitude), as_floats(step))), step);
-  const Ints bits = select_less(magnitude, splat((127 + least) << 23), small, normal);
-  const Ints infinity = splat(0x7f800000);
-  return either(sign, select_less(infinity, magnitude, splat(0x7f), bits));
+  const Ints16 step = splat<Ints16>((127 + kShift + least) << 23);
+  const Ints16 small = sub(bits_of(add(as_floats(magnitude), as_floats(step))), step);
+  const Ints16 bits = select_less(magnitude, splat<Ints16>((127 + least) << 23), small, normal);
+  const Ints16 infinity = splat<Ints16>(0x7f800000);
+  return either(sign, select_less(infinity, magnitude, splat<Ints16>(0x7f), bits));
 }
 
 template <int mantissa, int least>
 void round_fp8_to(const float* x, int64_t count, float most, float scale, uint8_t* q) {
-  const Floats by = splat(scale), low = splat(-most), high = splat(most);
-  for (int64_t k = 0; k < count; k += kLanes) {
-    const Floats value = larger(low, smaller(high, divide(load_floats(x + k), by)));
-    const Ints codes = to_float8<mantissa, least>(value);
-    if (count - k >= kLanes) {
+  const Floats16 by = splat<Floats16>(scale), low = splat<Floats16>(-most),
+                 high = splat<Floats16>(most);
+  for (int64_t k = 0; k < count; k += kWidth) {
+    const Floats16 value = larger(low, smaller(high, divide(load_floats<Floats16>(x + k), by)));
+    const Ints16 codes = to_float8<mantissa, least>(value);
+    if (count - k >= kWidth) {
       store_bytes(q + k, codes);
     } else {
-      uint8_t last[kLanes];
+      uint8_t last[kWidth];
       store_bytes(last, codes);
       std::memcpy(q + k, last, static_cast<size_t>(count - k));
     }

@@ -2,8 +2,6 @@
 // code here is compiled for any machine and may be shared.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>

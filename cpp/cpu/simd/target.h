@@ -2,7 +2,20 @@
 // QCORE_END_TARGET, in a namespace of its own. Headers that other code shares are included before:
 // what they define inside a region would be compiled for that instruction set, and the linker might
 // keep that copy for every machine.
+//
+// Inside the region and the namespace comes the vocabulary of the instruction set, simd/<isa>.h:
+// the same types and words from each, so that loops are written once and name no processor.
+//   Floats, Ints        a vector of kLanes numbers of 32 bits
+//   Floats16, Ints16    16 of them, as one vector or as a pair of halves (lanes16.h)
+// A vocabulary may say more than others, where it has instructions for it: kByteDot is whether it
+// has dot_bytes(), which multiplies unsigned by signed bytes. What an op alone needs of an
+// instruction set is in a short file of its own, <op>/<isa>.h. NEON would be simd/neon.h (4 lanes),
+// a line QCORE_TARGET_NEON here, and <op>/neon.cpp for each op that is to use it.
 #pragma once
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 // Vectors passed by value have no calling convention outside the region, so all that takes or
 // returns them is inlined.

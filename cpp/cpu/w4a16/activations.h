@@ -5,11 +5,11 @@
 // [segment][tile of rows][column][row of the tile], so that a register tile reads it as one stream.
 
 using panel16::Geometry;
+using panel16::kRows;
 using panel16::kSegmentColumns;
 using panel16::kSegmentUnits;
 using panel16::kUnitColumns;
 using panel16::Segment;
-constexpr int kLanes = panel16::kRows;
 
 // How the rows of a block are cut into tiles of nearly equal height: a tile of one row would wait
 // for its own additions.
@@ -21,9 +21,9 @@ struct Tiling {
   int64_t first(int64_t tile) const { return tile * (rows / tiles) + std::min(tile, rows % tiles); }
 };
 
-QCORE_INLINE F32x16 load_as(DType dtype, const void* p) {
-  if (dtype == DType::f32) return load(static_cast<const float*>(p));
-  return dtype == DType::f16 ? load_f16(p) : load_bf16(p);
+QCORE_INLINE Floats16 load_as(DType dtype, const void* p) {
+  if (dtype == DType::f32) return load_floats<Floats16>(p);
+  return dtype == DType::f16 ? load_f16<Floats16>(p) : load_bf16<Floats16>(p);
 }
 
 // The `count` elements of a segment of one row into fp32, gathered by perm and padded with 0.
@@ -46,7 +46,7 @@ inline void load_activations(const W4A16Args& args, int64_t row, const Segment& 
   }
   std::memset(raw + segment.real * size, 0,
               static_cast<size_t>((segment.columns - segment.real) * size));
-  for (int64_t i = 0; i < segment.columns; i += kLanes) {
+  for (int64_t i = 0; i < segment.columns; i += kRows) {
     store(out + i, load_as(args.dtype, raw + i * size));
   }
 }

@@ -4,9 +4,9 @@
 
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
-namespace qcore::avx2 {
-#include "cpu/w4a16/isa_avx2.h"
+namespace qcore::avx2::w4a16 {
+#include "cpu/w4a16/avx2.h"
 #include "cpu/w4a16/loops.h"
-}  // namespace qcore::avx2
+}  // namespace qcore::avx2::w4a16
 
 QCORE_END_TARGET

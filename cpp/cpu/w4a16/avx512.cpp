@@ -4,9 +4,9 @@
 
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
-namespace qcore::avx512 {
-#include "cpu/w4a16/isa_avx512.h"
+namespace qcore::avx512::w4a16 {
+#include "cpu/w4a16/avx512.h"
 #include "cpu/w4a16/loops.h"
-}  // namespace qcore::avx512
+}  // namespace qcore::avx512::w4a16
 
 QCORE_END_TARGET

@@ -15,7 +15,7 @@ Status takes_every_problem(const W4A16::Problem& problem) {
 
 constexpr Row<W4A16> row(const char* name, Isa isa,
                          Status (*gemm)(const W4A16Args&, const Executor&)) {
-  return {{.name = name, .op = W4A16::kName, .isa = isa, .layout = &panel16::layout},
+  return {{.name = name, .op = W4A16::kName, .needs = features_of(isa), .layout = &panel16::layout},
           takes_every_problem,
           nullptr,
           gemm};
@@ -23,8 +23,8 @@ constexpr Row<W4A16> row(const char* name, Isa isa,
 
 constexpr Row<W4A16> kRows[] = {
 #if QCORE_X86
-    row("w4a16_avx512", Isa::avx512, avx512::w4a16_gemm),
-    row("w4a16_avx2", Isa::avx2, avx2::w4a16_gemm),
+    row("w4a16_avx512", Isa::avx512, avx512::w4a16::w4a16_gemm),
+    row("w4a16_avx2", Isa::avx2, avx2::w4a16::w4a16_gemm),
 #endif
     row("w4a16_reference", Isa::scalar, reference::w4a16_gemm),
 };

@@ -5,10 +5,10 @@
 
 namespace qcore {
 
-namespace avx512 {
+namespace avx512::w4a16 {
 Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 }
-namespace avx2 {
+namespace avx2::w4a16 {
 Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 }
 namespace reference {

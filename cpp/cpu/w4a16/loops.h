@@ -1,5 +1,5 @@
 // The gemm of op "w4a16", written once for every instruction set. A file that instantiates it opens
-// a target region and a namespace, includes a vector vocabulary (isa_*.h) and then this file.
+// a target region and a namespace, includes <isa>.h and then this file.
 // Nothing here is shared between instruction sets, and every std header is included before the
 // region.
 //
@@ -17,6 +17,7 @@
 //   block
 
 #include "cpu/w4a16/activations.h"
+#include "cpu/w4a16/float8.h"
 
 // A block of rows of x, prepared, and what is needed to compute its rows of y.
 struct Block {
@@ -41,14 +42,14 @@ constexpr int width_of(int bits) {
 // A dword of each row that holds column C of a unit at bit column_shift(); the arrangement is told
 // in panel16.h.
 template <int bits, int C>
-QCORE_INLINE U32x16 column_words(const uint32_t* unit) {
+QCORE_INLINE Ints16 column_words(const uint32_t* unit) {
   constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
-  const U32x16 words = load_words(unit + f.word * kLanes);
+  const Ints16 words = load_ints<Ints16>(unit + f.word * kRows);
   if constexpr (f.high_shift < 0) {
     return words;
   } else {
-    const U32x16 high = shift_right<f.high_shift - 2>(load_words(unit + 2 * kLanes));
-    return and_or(high, 4, shift_right<f.shift>(words));
+    const Ints16 high = shift_right<f.high_shift - 2>(load_ints<Ints16>(unit + 2 * kRows));
+    return and_or(high, splat<Ints16>(4), shift_right<f.shift>(words));
   }
 }
 template <int bits, int C>
@@ -59,7 +60,7 @@ constexpr int column_shift() {
 
 // Column C of a unit as signed numbers (of floats: as they are), one lane per row.
 template <int bits, int C>
-QCORE_INLINE F32x16 column(const uint32_t* unit) {
+QCORE_INLINE Floats16 column(const uint32_t* unit) {
   constexpr int shift = column_shift<bits, C>();
   if constexpr (bits == kE4M3)
     return float8_field<Float8::e4m3, shift>(column_words<bits, C>(unit));
@@ -69,13 +70,13 @@ QCORE_INLINE F32x16 column(const uint32_t* unit) {
 }
 // The same less the zero point of its row.
 template <int bits, int C>
-QCORE_INLINE F32x16 column_less(const uint32_t* unit, const ZeroPoint<bits>& zero) {
+QCORE_INLINE Floats16 column_less(const uint32_t* unit, const ZeroPoint<bits>& zero) {
   return field_less<bits, column_shift<bits, C>()>(column_words<bits, C>(unit), zero);
 }
 
 // Scales and zero points (less the center) of one group of a panel.
 struct Parameters {
-  F32x16 scale, zero;
+  Floats16 scale, zero;
 };
 
 QCORE_INLINE Parameters load_parameters(const Block& b, int64_t panel, int64_t group) {
@@ -84,7 +85,8 @@ QCORE_INLINE Parameters load_parameters(const Block& b, int64_t panel, int64_t g
   const char* scales = static_cast<const char*>(w.scales) + at * size_of(w.shape.scale_dtype);
   const float center = static_cast<float>(w.shape.center());
   return {load_as(w.shape.scale_dtype, scales),
-          w.zeros ? sub(load_u8(w.zeros + at), broadcast(&center)) : zero()};
+          w.zeros ? sub(to_floats(load_bytes<Ints16>(w.zeros + at)), splat<Floats16>(center))
+                  : splat<Floats16>(0.0f)};
 }
 
 QCORE_INLINE const uint32_t* unit_at(const Block& b, int64_t panel, int64_t unit) {
@@ -94,8 +96,8 @@ QCORE_INLINE const uint32_t* unit_at(const Block& b, int64_t panel, int64_t unit
 
 // ---- results ----
 
-inline void store_as(DType dtype, void* p, F32x16 a) {
-  if (dtype == DType::f32) return store(static_cast<float*>(p), a);
+inline void store_as(DType dtype, void* p, Floats16 a) {
+  if (dtype == DType::f32) return store(p, a);
   return dtype == DType::f16 ? store_f16(p, a) : store_bf16(p, a);
 }
 
@@ -104,23 +106,23 @@ inline void write_panel(const Block& b, int64_t row, int64_t rows, int64_t panel
                         const float* totals, int64_t stride) {
   const DType dtype = b.args.dtype;
   const int64_t size = size_of(dtype);
-  const int64_t n0 = panel * kLanes;
-  const int64_t columns = std::min<int64_t>(kLanes, b.geometry.n - n0);
+  const int64_t n0 = panel * kRows;
+  const int64_t columns = std::min<int64_t>(kRows, b.geometry.n - n0);
   const size_t bytes = static_cast<size_t>(columns * size);
-  F32x16 bias = zero();
+  Floats16 bias = splat<Floats16>(0.0f);
   if (b.args.bias) {
-    alignas(64) char padded[kLanes * 4] = {};
+    alignas(64) char padded[kRows * 4] = {};
     std::memcpy(padded, static_cast<const char*>(b.args.bias) + n0 * size, bytes);
     bias = load_as(dtype, padded);
   }
   char* y = static_cast<char*>(b.args.y) + ((b.row0 + row) * b.geometry.n + n0) * size;
   for (int64_t r = 0; r < rows; ++r, y += b.geometry.n * size) {
-    F32x16 total = load(totals + r * stride);
+    Floats16 total = load_floats<Floats16>(totals + r * stride);
     if (b.args.bias) total = add(total, bias);
-    if (columns == kLanes) {
+    if (columns == kRows) {
       store_as(dtype, y, total);
     } else {
-      alignas(64) char padded[kLanes * 4];
+      alignas(64) char padded[kRows * 4];
       store_as(dtype, padded, total);
       std::memcpy(y, padded, bytes);
     }
@@ -131,21 +133,21 @@ inline void write_panel(const Block& b, int64_t row, int64_t rows, int64_t panel
 
 template <int R, int P>
 struct Tile {
-  F32x16 v[R][P];
+  Floats16 v[R][P];
 };
 
 template <int R, int P>
 QCORE_INLINE void clear(Tile<R, P>& tile) {
   for (auto& row : tile.v) {
-    for (F32x16& a : row) a = zero();
+    for (Floats16& a : row) a = splat<Floats16>(0.0f);
   }
 }
 
 template <int R, int P>
-QCORE_INLINE void multiply(const float* x, const F32x16 (&w)[P], Tile<R, P>& acc) {
+QCORE_INLINE void multiply(const float* x, const Floats16 (&w)[P], Tile<R, P>& acc) {
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
-    const F32x16 activation = broadcast(x + r);
+    const Floats16 activation = splat<Floats16>(x[r]);
 #pragma GCC unroll 16
     for (int p = 0; p < P; ++p) acc.v[r][p] = fma(activation, w[p], acc.v[r][p]);
   }
@@ -170,8 +172,8 @@ QCORE_INLINE void direct_column(const uint32_t* const (&units)[P], int64_t word,
                                 const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
-    const uint32_t* at = units[p] + word * kLanes;
-    F32x16 w;
+    const uint32_t* at = units[p] + word * kRows;
+    Floats16 w;
     if constexpr (zeros) {
       w = column_less<bits, C>(at, zero[p]);
     } else {
@@ -233,7 +235,7 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
       for (int64_t u = 0; u < count; ++u) {
         for (int p = 0; p < P; ++p) {
           for (int line = 0; line < kWidth; ++line) {
-            prefetch(units[p] + kPrefetchWords + line * kLanes);
+            prefetch(units[p] + kPrefetchWords + line * kRows);
           }
         }
         direct_unit<bits, zeros, R, P>(units, column, zero, acc);
@@ -244,10 +246,10 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
       finish_segment<R, P>(parameters, acc, total);
     }
   }
-  alignas(64) float totals[R][kLanes];
+  alignas(64) float totals[R][kRows];
   for (int p = 0; p < P; ++p) {
     for (int r = 0; r < R; ++r) store(totals[r], total.v[r][p]);
-    write_panel(b, row, R, panel + p, totals[0], kLanes);
+    write_panel(b, row, R, panel + p, totals[0], kRows);
   }
 }
 
@@ -275,9 +277,9 @@ void direct_block(const Block& b, int64_t begin, int64_t end, std::integer_seque
 // ---- many rows: decode a segment into L1, then multiply all tiles by it ----
 
 template <int bits, int P, int... C>
-QCORE_INLINE void decode_columns(const uint32_t* word, F32x16 zero, float* out,
+QCORE_INLINE void decode_columns(const uint32_t* word, Floats16 zero, float* out,
                                  std::integer_sequence<int, C...>) {
-  (store(out + C * P * kLanes, sub(column<bits, C>(word), zero)), ...);
+  (store(out + C * P * kRows, sub(column<bits, C>(word), zero)), ...);
 }
 
 // code - zero as [column][panel][16].
@@ -287,12 +289,12 @@ void decode_segment(const Block& b, int64_t panel, const Segment& segment,
   constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
   for (int p = 0; p < P; ++p) {
     const uint32_t* unit = unit_at(b, panel + p, segment.unit);
-    const F32x16 zero = parameters[p].zero;
+    const Floats16 zero = parameters[p].zero;
     for (int64_t k = 0; k < segment.columns; k += kUnitColumns) {
-      float* to = out + (k * P + p) * kLanes;
+      float* to = out + (k * P + p) * kRows;
 #pragma GCC unroll 1
       for (int word = 0; word < kWidth; ++word) {
-        decode_columns<bits, P>(unit + word * kLanes, zero, to + word * kPerWord * P * kLanes,
+        decode_columns<bits, P>(unit + word * kRows, zero, to + word * kPerWord * P * kRows,
                                 std::make_integer_sequence<int, kPerWord>());
       }
       if constexpr (bits == 3) {
@@ -309,24 +311,24 @@ void tile_segment(int64_t columns, const float* x, const float* w,
   Tile<R, P> acc;
   clear(acc);
   for (int64_t k = 0; k < columns; ++k) {
-    F32x16 weights[P];
+    Floats16 weights[P];
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) weights[p] = load(w + p * kLanes);
+    for (int p = 0; p < P; ++p) weights[p] = load_floats<Floats16>(w + p * kRows);
     multiply<R, P>(x, weights, acc);
     x += R;
-    w += P * kLanes;
+    w += P * kRows;
   }
   Tile<R, P> total;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) total.v[r][p] = load(totals + (r * P + p) * kLanes);
+    for (int p = 0; p < P; ++p) total.v[r][p] = load_floats<Floats16>(totals + (r * P + p) * kRows);
   }
   finish_segment<R, P>(parameters, acc, total);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 16
-    for (int p = 0; p < P; ++p) store(totals + (r * P + p) * kLanes, total.v[r][p]);
+    for (int p = 0; p < P; ++p) store(totals + (r * P + p) * kRows, total.v[r][p]);
   }
 }
 
@@ -345,9 +347,9 @@ template <int bits, int P>
 void blocked(const Block& b, int64_t panel) {
   static constexpr auto kTiles = tile_functions<P>(std::make_integer_sequence<int, kTileRows>());
   const Geometry& g = b.geometry;
-  alignas(64) float weights[kSegmentColumns * P * kLanes];
-  alignas(64) float totals[kBlockRows * P * kLanes];
-  std::memset(totals, 0, static_cast<size_t>(b.tiling.rows * P * kLanes) * sizeof(float));
+  alignas(64) float weights[kSegmentColumns * P * kRows];
+  alignas(64) float totals[kBlockRows * P * kRows];
+  std::memset(totals, 0, static_cast<size_t>(b.tiling.rows * P * kRows) * sizeof(float));
   const int64_t segments = g.segments();
   for (int64_t index = 0; index < segments; ++index) {
     const Segment segment = panel16::segment_at(g, index);
@@ -359,12 +361,12 @@ void blocked(const Block& b, int64_t panel) {
       const int64_t height = b.tiling.height(tile);
       const int64_t row = b.tiling.first(tile);
       kTiles[static_cast<size_t>(height - 1)](segment.columns, x, weights, parameters,
-                                              totals + row * P * kLanes);
+                                              totals + row * P * kRows);
       x += segment.columns * height;
     }
   }
   for (int p = 0; p < P; ++p) {
-    write_panel(b, 0, b.tiling.rows, panel + p, totals + p * kLanes, P * kLanes);
+    write_panel(b, 0, b.tiling.rows, panel + p, totals + p * kRows, P * kRows);
   }
 }
 
@@ -431,7 +433,7 @@ Status w4a16_gemm(const W4A16Args& args, const Executor& executor) {
       }
     });
     const auto products = [&](const RowBlock& rows) {
-      return Work{ceil_div(g.panels, kStep), kStep * kLanes * g.padded_k() * rows.rows};
+      return Work{ceil_div(g.panels, kStep), kStep * kRows * g.padded_k() * rows.rows};
     };
     pass.share(parallel, kGrain, products, [&](const RowBlock& rows, int64_t begin, int64_t end) {
       const W4A16Args of_expert = args_of(args, rows.expert);

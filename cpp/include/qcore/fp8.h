@@ -5,8 +5,8 @@
 #include <cstdint>
 
 #include "qcore/executor.h"
-#include "qcore/kernel.h"
 #include "qcore/quantize.h"
+#include "qcore/scaled.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
@@ -37,26 +37,11 @@ struct Fp8Args {
   void* workspace = nullptr;  // see fp8_workspace_bytes(); CPU rows need none
 
   constexpr bool empty() const { return m == 0 || n == 0; }  // y has no elements
+  operator ScaledArgs() const;
 };
 
-// What a row may look at before it says yes.
-struct Fp8Problem {
-  Device device = Device::cpu;
-  int sm = 0;  // compute capability of the GPU; 0: not known yet
-  int64_t m = 0, n = 0, k = 0;
-  Float8 x_type = Float8::e4m3, w_type = Float8::e4m3;
-  Scales x_scales = Scales::row, w_scales = Scales::row;
-  DType dtype = DType::f32;  // of y
-  bool floats = false;
-  // x, unless it is floats, the weight and all their rows start at multiples of 16 bytes.
-  bool aligned = true;
-};
-
-struct Fp8 {
+struct Fp8 : Scaled {
   static constexpr const char* kName = "fp8";
-  using Args = Fp8Args;
-  using Problem = Fp8Problem;
-  using Layout = qcore::Layout;
 };
 
 // Selects the row for the problem, checks the arguments and runs it.

@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "qcore/executor.h"
+#include "qcore/isa.h"
 #include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
@@ -29,10 +30,11 @@ struct KernelRow {
   const char* name;  // "w4a16_avx512": <op>_<isa or sm>
   const char* op;    // "w4a16"
   Device device = Device::cpu;
-  Isa isa = Isa::scalar;           // for CPU rows
+  CpuFeatures needs = {};          // for CPU rows
   int sm = 0;                      // for CUDA rows: the least compute capability, 80 for 8.0
   const Layout* layout = nullptr;  // of the weight, of the op's type; null if it is canonical
 
+  Isa isa() const { return isa_of(needs); }
   const char* format() const { return layout ? layout->format : ""; }
 };
 

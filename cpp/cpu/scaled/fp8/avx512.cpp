@@ -5,11 +5,12 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::fp8 {
-#include "cpu/scaled/fp8/isa_avx512.h"
+#include "cpu/scaled/fp8/avx512.h"
 #include "cpu/scaled/fp8/loops.h"
 
-Status fp8_gemm(const Fp8Args& args, const Executor& executor) {
-  return fp8_from_floats(args, executor, avx512::quantize::quantize_fp8, gemm);
+Status fp8_gemm(const ScaledArgs& args, const Executor& executor) {
+  return from_floats(args, executor,
+                     {avx512::quantize::quantize_int8, avx512::quantize::quantize_fp8}, gemm);
 }
 }  // namespace qcore::avx512::fp8
 

@@ -1,5 +1,5 @@
 // The gemm of op "fp8", written once for every instruction set. A file that instantiates it opens a
-// target region and a namespace, includes a vector vocabulary (isa_*.h) and then this file.
+// target region and a namespace, includes <isa>.h and then this file.
 //
 // Both operands become floats: x once per call, four rows of the weight at a time, part by part of
 // K, for all rows of x. Vectors run along K; a tile holds sums for a few rows of x times four of
@@ -21,14 +21,18 @@ inline int64_t padded(int64_t k) {
   return ceil_div(k, kScaleBlock) * kScaleBlock;
 }
 
+QCORE_INLINE Floats load_float8(Float8 type, const uint8_t* p) {
+  return type == Float8::e5m2 ? load_e5m2(p) : load_e4m3_but_nan(p);
+}
+
 // `count` numbers as floats, zeros behind them up to whole blocks.
 inline void decode_row(Float8 type, const uint8_t* from, int64_t count, float* to) {
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) store(to + i, decode(type, from + i));
+  for (; i + kLanes <= count; i += kLanes) store(to + i, load_float8(type, from + i));
   for (; i < count; ++i) to[i] = f32_from_float8(type, from[i]);
   for (; i < padded(count); ++i) to[i] = 0;
   if (type == Float8::e5m2) return;
-  // NaN, which decode() does not see, is rare.
+  // NaN, which load_float8() does not see, is rare.
   bool nan = false;
   for (int64_t j = 0; j < count; ++j) nan |= (from[j] & 0x7f) == 0x7f;
   for (int64_t j = 0; nan && j < count; ++j) to[j] = f32_from_e4m3(from[j]);
@@ -39,12 +43,12 @@ QCORE_INLINE void add_products(Floats (&acc)[R][kColumns], const float* x, int64
                                const float* w) {
   Floats b[kColumns];
 #pragma GCC unroll 8
-  for (int c = 0; c < kColumns; ++c) b[c] = load(w + c * kPart);
+  for (int c = 0; c < kColumns; ++c) b[c] = load_floats(w + c * kPart);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const Floats a = load(x + r * pitch);
+    const Floats a = load_floats(x + r * pitch);
 #pragma GCC unroll 8
-    for (int c = 0; c < kColumns; ++c) acc[r][c] = fma(a, b[c], acc[r][c]);
+    for (int c = 0; c < kColumns; ++c) acc[r][c] = fma_in_place(a, b[c], acc[r][c]);
   }
 }
 
@@ -56,7 +60,7 @@ QCORE_INLINE void load_sums(Floats (&acc)[R][kColumns], const Lanes* lanes) {
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
-    for (int c = 0; c < kColumns; ++c) acc[r][c] = load(lanes[r][c]);
+    for (int c = 0; c < kColumns; ++c) acc[r][c] = load_floats(lanes[r][c]);
   }
 }
 
@@ -98,7 +102,7 @@ void multiply_blocks(const float* x, int64_t pitch, const float* w, int64_t coun
 #pragma GCC unroll 8
       for (int c = 0; c < kColumns; ++c) {
         const Floats scale = splat(x_scale[r * stride + b] * w_scale[b][c]);
-        store(lanes[r][c], fma(acc[r][c], scale, load(lanes[r][c])));
+        store(lanes[r][c], fma_in_place(acc[r][c], scale, load_floats(lanes[r][c])));
       }
     }
   }
@@ -122,7 +126,7 @@ MultiplyBlocks block_tile_of(int64_t rows, std::integer_sequence<int, R...>) {
 
 // Rows row0 .. row0 + rows - 1 of x, decoded.
 struct Call {
-  const Fp8Args& args;
+  const ScaledArgs& args;
   int64_t row0, rows, pitch, blocks;
   const float* x;
   bool in_blocks;
@@ -130,13 +134,13 @@ struct Call {
 
 // y of four rows of the weight from `n`.
 inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
-  const Fp8Args& args = call.args;
+  const ScaledArgs& args = call.args;
   const int64_t count = std::min<int64_t>(kColumns, args.n - n);
   for (int64_t r = 0; r < call.rows; ++r) {
     const int64_t m = call.row0 + r;
     alignas(16) float sums[kColumns];
-    _mm_store_ps(
-        sums, sums_of(load(lanes[r][0]), load(lanes[r][1]), load(lanes[r][2]), load(lanes[r][3])));
+    store(sums, sums_of(load_floats(lanes[r][0]), load_floats(lanes[r][1]),
+                        load_floats(lanes[r][2]), load_floats(lanes[r][3])));
     for (int64_t c = 0; c < count; ++c) {
       float y = sums[c];
       if (!call.in_blocks) {
@@ -151,7 +155,7 @@ inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
 
 // Four rows of the weight; `lanes` of call.rows.
 inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
-  const Fp8Args& args = call.args;
+  const ScaledArgs& args = call.args;
   alignas(64) float w[kColumns * kPart];
   std::memset(lanes, 0, static_cast<size_t>(call.rows) * sizeof(Lanes));
   const int64_t most = call.in_blocks ? kBlockTileRows : kTileRows;
@@ -161,7 +165,8 @@ inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
     for (int64_t c = 0; c < kColumns; ++c) {
       // Behind the last row comes the last row.
       const int64_t row = std::min(n + c, args.n - 1);
-      decode_row(args.w_type, args.weight + row * args.k + k, real, w + c * kPart);
+      decode_row(float8_of(args.w_type), args.weight_as<uint8_t>() + row * args.k + k, real,
+                 w + c * kPart);
     }
     float w_scale[kPart / kScaleBlock][kColumns];
     for (int64_t b = 0; call.in_blocks && b < count / kScaleBlock; ++b) {
@@ -188,7 +193,7 @@ inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
   finish(call, n, lanes);
 }
 
-inline Status gemm(const Fp8Args& args, const Executor& executor) {
+inline Status gemm(const ScaledArgs& args, const Executor& executor) {
   // Rows an odd number of cache lines apart, so that their columns lie in different sets.
   const int64_t pitch = padded(args.k) + 16;
   const int64_t at_once =
@@ -199,13 +204,14 @@ inline Status gemm(const Fp8Args& args, const Executor& executor) {
   std::atomic<bool> failed = false;
   for (int64_t row0 = 0; row0 < args.m; row0 += at_once) {
     const int64_t rows = std::min(at_once, args.m - row0);
-    executor.parallel.for_range(rows, std::max<int64_t>(1, (1 << 14) / args.k),
-                                [&](int64_t begin, int64_t end) {
-                                  for (; begin < end; ++begin) {
-                                    decode_row(args.x_type, args.x + (row0 + begin) * args.x_stride,
-                                               args.k, copy.data() + begin * pitch);
-                                  }
-                                });
+    executor.parallel.for_range(
+        rows, std::max<int64_t>(1, (1 << 14) / args.k), [&](int64_t begin, int64_t end) {
+          for (; begin < end; ++begin) {
+            decode_row(float8_of(args.x_type),
+                       args.x_as<uint8_t>() + (row0 + begin) * args.x_stride, args.k,
+                       copy.data() + begin * pitch);
+          }
+        });
     const Call call{args,
                     row0,
                     rows,

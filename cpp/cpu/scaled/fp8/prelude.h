@@ -2,8 +2,6 @@
 // here is compiled for any machine and may be shared.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
@@ -14,7 +12,7 @@
 
 #include "cpu/aligned.h"
 #include "cpu/quantize/kernels.h"
-#include "cpu/scaled/fp8/kernels.h"
+#include "cpu/scaled/kernels.h"
 #include "cpu/simd/target.h"
 #include "numerics/float16.h"
 #include "numerics/float8.h"

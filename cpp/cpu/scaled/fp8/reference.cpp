@@ -3,7 +3,7 @@
 #include <array>
 
 #include "cpu/quantize/kernels.h"
-#include "cpu/scaled/fp8/kernels.h"
+#include "cpu/scaled/kernels.h"
 #include "numerics/float16.h"
 #include "numerics/float8.h"
 #include "numerics/float_mode.h"
@@ -22,7 +22,7 @@ Table values_of(Float8 type) {
 }
 
 struct Call {
-  const Fp8Args& args;
+  const ScaledArgs& args;
   Table x, w;
   int64_t blocks;  // of K, one if the scales are no blocks
 
@@ -44,10 +44,10 @@ struct Call {
   }
 
   void run(int64_t n) const {
-    const uint8_t* row = args.weight + n * args.k;
+    const uint8_t* row = args.weight_as<uint8_t>() + n * args.k;
     const int64_t width = blocks == 1 ? args.k : kScaleBlock;
     for (int64_t m = 0; m < args.m; ++m) {
-      const uint8_t* xm = args.x + m * args.x_stride;
+      const uint8_t* xm = args.x_as<uint8_t>() + m * args.x_stride;
       double total = 0;
       for (int64_t b = 0; b < blocks; ++b) {
         double sum = 0;
@@ -62,9 +62,10 @@ struct Call {
   }
 };
 
-Status gemm(const Fp8Args& args, const Executor& executor) {
+Status gemm(const ScaledArgs& args, const Executor& executor) {
   const int64_t blocks = args.x_scales == Scales::block ? ceil_div(args.k, kScaleBlock) : 1;
-  const Call call{args, values_of(args.x_type), values_of(args.w_type), blocks};
+  const Call call{args, values_of(float8_of(args.x_type)), values_of(float8_of(args.w_type)),
+                  blocks};
   executor.parallel.for_range(args.n, 16, [&](int64_t begin, int64_t end) {
     const ExactSubnormals mode;
     for (int64_t n = begin; n < end; ++n) call.run(n);
@@ -74,8 +75,8 @@ Status gemm(const Fp8Args& args, const Executor& executor) {
 
 }  // namespace
 
-Status fp8_gemm(const Fp8Args& args, const Executor& executor) {
-  return fp8_from_floats(args, executor, quantize_fp8, gemm);
+Status fp8_gemm(const ScaledArgs& args, const Executor& executor) {
+  return from_floats(args, executor, {quantize_int8, quantize_fp8}, gemm);
 }
 
 }  // namespace qcore::reference

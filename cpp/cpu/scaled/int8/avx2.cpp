@@ -2,16 +2,15 @@
 // machine; everything inside it lives in this namespace only.
 #include "cpu/scaled/int8/prelude.h"
 
-#define QCORE_VNNI256 0
-
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX2)
 
 namespace qcore::avx2::int8 {
-#include "cpu/scaled/int8/isa_256.h"
+#include "cpu/scaled/int8/avx2.h"
 #include "cpu/scaled/int8/loops.h"
 
-Status int8_gemm(const Int8Args& args, const Executor& executor) {
-  return int8_from_floats(args, executor, avx2::quantize::quantize_int8, gemm);
+Status int8_gemm(const ScaledArgs& args, const Executor& executor) {
+  return from_floats(args, executor, {avx2::quantize::quantize_int8, avx2::quantize::quantize_fp8},
+                     gemm);
 }
 }  // namespace qcore::avx2::int8
 

@@ -5,11 +5,12 @@
 QCORE_BEGIN_TARGET(QCORE_TARGET_AVX512)
 
 namespace qcore::avx512::int8 {
-#include "cpu/scaled/int8/isa_avx512.h"
+#include "cpu/scaled/int8/avx512.h"
 #include "cpu/scaled/int8/loops.h"
 
-Status int8_gemm(const Int8Args& args, const Executor& executor) {
-  return int8_from_floats(args, executor, avx512::quantize::quantize_int8, gemm);
+Status int8_gemm(const ScaledArgs& args, const Executor& executor) {
+  return from_floats(args, executor,
+                     {avx512::quantize::quantize_int8, avx512::quantize::quantize_fp8}, gemm);
 }
 }  // namespace qcore::avx512::int8
 

@@ -22,14 +22,14 @@ QCORE_INLINE void add_products(Ints (&acc)[R][C], const XElement* x, int64_t pit
     for (int c = 0; c < C; ++c) b[c] = load_w(w[c] + i);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      const Ints a = load_x(x + r * pitch + i);
+      const Ints a = load_aligned(x + r * pitch + i);
 #pragma GCC unroll 8
       for (int c = 0; c < C; ++c) acc[r][c] = dot(acc[r][c], a, b[c]);
     }
   } else {
     Ints a[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) a[r] = load_x(x + r * pitch + i);
+    for (int r = 0; r < R; ++r) a[r] = load_aligned(x + r * pitch + i);
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       const Ints b = load_w(w[c] + i);
@@ -52,7 +52,7 @@ void multiply_rows(const XElement* x, int64_t pitch, const int8_t* const* w, int
   for (int c = 0; c < C; ++c) {
     rows[c] = w[c];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r][c] = zeros();
+    for (int r = 0; r < R; ++r) acc[r][c] = splat(0);
   }
   for (int64_t i = 0; i < count; i += kStep) {
 #pragma GCC unroll 8
@@ -63,9 +63,9 @@ void multiply_rows(const XElement* x, int64_t pitch, const int8_t* const* w, int
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 2
     for (int c = 0; c < C; c += 4) {
-      __m128i* to = reinterpret_cast<__m128i*>(sums + r * kStrip + c);
-      const __m128i four = sums_of(acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]);
-      _mm_storeu_si128(to, first ? four : _mm_add_epi32(_mm_loadu_si128(to), four));
+      int32_t* to = sums + r * kStrip + c;
+      const FourInts four = sums_of(acc[r][c], acc[r][c + 1], acc[r][c + 2], acc[r][c + 3]);
+      store(to, first ? four : add(load_four_ints(to), four));
     }
   }
 }
@@ -115,7 +115,7 @@ inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8
 }
 
 // Rows m .. m + rows - 1 of y, at most kFewRows, of one strip; x is the copy of the first of them.
-inline void rows_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t rows,
+inline void rows_strip(const ScaledArgs& args, const Strip& s, int64_t m, int64_t rows,
                        const XElement* x) {
   alignas(64) int32_t sums[kFewRows * kStrip];
   const int64_t pitch = row_pitch(args.k), whole = args.k / kStep * kStep;
@@ -131,7 +131,7 @@ inline void rows_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t 
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < s.count; c += kLanes) {
-      finish(args, s, m + r, c, load(sums + r * kStrip + c));
+      finish(args, s, m + r, c, load_ints(sums + r * kStrip + c));
     }
   }
 }

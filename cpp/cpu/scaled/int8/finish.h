@@ -15,7 +15,7 @@ struct Strip {
 
 // Sums over K of four rows of the weight.
 inline void sum_rows(const int8_t* const* w, int64_t k, int32_t* sums) {
-  Ints acc[4] = {zeros(), zeros(), zeros(), zeros()};
+  Ints acc[4] = {splat(0), splat(0), splat(0), splat(0)};
   const Ints one = ones_of_x();
   int64_t i = 0;
   for (; i + kStep <= k; i += kStep) {
@@ -26,16 +26,16 @@ inline void sum_rows(const int8_t* const* w, int64_t k, int32_t* sums) {
 #pragma GCC unroll 4
     for (int c = 0; c < 4; ++c) acc[c] = dot(acc[c], one, load_w(w[c] + i, k - i));
   }
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(sums), sums_of(acc[0], acc[1], acc[2], acc[3]));
+  store(sums, sums_of(acc[0], acc[1], acc[2], acc[3]));
 }
 
-inline void open_strip(const Int8Args& args, int64_t index, Strip& s) {
+inline void open_strip(const ScaledArgs& args, int64_t index, Strip& s) {
   s.first = index * kStrip;
   s.count = std::min(kStrip, args.n - s.first);
   const bool one_scale = args.w_scales == Scales::tensor;
   for (int64_t c = 0; c < kStrip; ++c) {
     const int64_t n = s.first + std::min(c, s.count - 1);
-    s.w[c] = args.weight + n * args.k;
+    s.w[c] = args.weight_as<int8_t>() + n * args.k;
     s.scale[c] = args.w_scale[one_scale ? 0 : n];
     s.bias[c] = -0.0f;  // adds nothing, whatever the sign
     if (args.bias) s.bias[c] = load_scalar(args.bias_dtype, args.bias, n);
@@ -46,10 +46,10 @@ inline void open_strip(const Int8Args& args, int64_t index, Strip& s) {
 }
 
 // y of row m and of `kLanes` rows of the weight from column c of the strip.
-QCORE_INLINE void finish(const Int8Args& args, const Strip& s, int64_t m, int64_t c, Ints sums) {
+QCORE_INLINE void finish(const ScaledArgs& args, const Strip& s, int64_t m, int64_t c, Ints sums) {
   const int64_t count = std::min<int64_t>(kLanes, s.count - c);
   if (count <= 0) return;
-  const Ints w_sum = load(s.sum + c);
+  const Ints w_sum = load_ints(s.sum + c);
   if constexpr (kOffset == 128) sums = sub(sums, shift_left<7>(w_sum));
   const int64_t at = args.x_scales == Scales::tensor ? 0 : m;
   const Floats value = args.x_zero ? less_products(sums, args.x_zero[at], w_sum) : to_floats(sums);
@@ -61,8 +61,8 @@ QCORE_INLINE void finish(const Int8Args& args, const Strip& s, int64_t m, int64_
   char* const target = count == kLanes ? to : padded;
   switch (args.dtype) {
     case DType::f32: store(target, y); break;
-    case DType::f16: store_halves(target, y); break;
-    case DType::bf16: store_brains(target, y); break;
+    case DType::f16: store_f16(target, y); break;
+    case DType::bf16: store_bf16(target, y); break;
   }
   if (count < kLanes) std::memcpy(to, padded, static_cast<size_t>(count * size));
 }

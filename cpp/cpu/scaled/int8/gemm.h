@@ -46,7 +46,7 @@ class Slices {
 };
 
 // Copies parts begin .. end - 1 of a block of rows, each a panel or as many rows.
-inline void copy_x(const Int8Args& args, const RowBlock& rows, int64_t begin, int64_t end,
+inline void copy_x(const ScaledArgs& args, const RowBlock& rows, int64_t begin, int64_t end,
                    uint8_t* out) {
   constexpr int64_t kParts = ceil_div(Slices::kHeight, kLanes);  // of a slice
   const Slices slices(rows.rows, args.k);
@@ -54,7 +54,7 @@ inline void copy_x(const Int8Args& args, const RowBlock& rows, int64_t begin, in
     const Slice s = slices.at(begin / kParts);
     const int64_t part = begin % kParts, first = part * kLanes;
     const int64_t count = std::min<int64_t>(kLanes, s.rows - first);
-    const int8_t* x = args.x + (rows.first + s.first + first) * args.x_stride;
+    const int8_t* x = args.x_as<int8_t>() + (rows.first + s.first + first) * args.x_stride;
     if (s.panels) {
       copy_panel(x, args.x_stride, count, args.k, ceil_div(s.rows, kLanes), part, out + s.offset);
       continue;
@@ -66,7 +66,7 @@ inline void copy_x(const Int8Args& args, const RowBlock& rows, int64_t begin, in
   }
 }
 
-inline void run_slice(const Int8Args& args, const Strip& s, int64_t row0, const Slice& slice,
+inline void run_slice(const ScaledArgs& args, const Strip& s, int64_t row0, const Slice& slice,
                       const uint8_t* copy) {
   const int64_t m = row0 + slice.first;
   if constexpr (kHasPanels) {
@@ -76,7 +76,7 @@ inline void run_slice(const Int8Args& args, const Strip& s, int64_t row0, const 
 }
 
 // Strips begin .. end - 1 with a block of rows, whose copy is given.
-inline void run_strips(const Int8Args& args, const RowBlock& rows, int64_t begin, int64_t end,
+inline void run_strips(const ScaledArgs& args, const RowBlock& rows, int64_t begin, int64_t end,
                        const uint8_t* copy) {
   const Slices slices(rows.rows, args.k);
   Strip s;
@@ -89,14 +89,14 @@ inline void run_strips(const Int8Args& args, const RowBlock& rows, int64_t begin
 }
 
 // How many rows a thread multiplies with a strip.
-inline Cut cut_of(const Int8Args& args, int64_t strips) {
+inline Cut cut_of(const ScaledArgs& args, int64_t strips) {
   constexpr int64_t kUnit = Slices::kHeight;
   const int64_t at_once = std::max<int64_t>(1, kCopyBytes / (args.k * kUnit));
   const int64_t enough = ceil_div(ceil_div(args.m, kUnit), ceil_div(kEnoughTasks, strips));
   return {std::min(at_once, enough) * kUnit, kUnit};
 }
 
-inline Status gemm(const Int8Args& args, const Executor& executor) {
+inline Status gemm(const ScaledArgs& args, const Executor& executor) {
   const int64_t strips = ceil_div(args.n, kStrip);
   const Schedule schedule(args.m, args.experts, args.offsets, cut_of(args, strips), kCopyBytes,
                           [&](int64_t rows) { return Slices(rows, args.k).total_bytes(); });
@@ -116,7 +116,7 @@ inline Status gemm(const Int8Args& args, const Executor& executor) {
     };
     pass.share(parallel, kGrainProducts, products,
                [&](const RowBlock& rows, int64_t begin, int64_t end) {
-                 const Int8Args of_expert = args_of(args, rows.expert);
+                 const ScaledArgs of_expert = args_of(args, rows.expert);
                  run_strips(of_expert, rows, begin, end, copy.data() + rows.copy);
                });
   });

@@ -27,7 +27,7 @@ inline void copy_panel(const int8_t* x, int64_t stride, int64_t rows, int64_t k,
         if (r < rows) std::memcpy(padded[r], from, static_cast<size_t>(count));
         from = padded[r];
       }
-      square[r] = flip_signs(load(from));
+      square[r] = exclusive_or(load_ints(from), splat(static_cast<int32_t>(0x80808080u)));
     }
     transpose(square);
 #pragma GCC unroll 16
@@ -50,7 +50,7 @@ QCORE_INLINE void add_products(Ints (&acc)[C][P], const uint8_t* x, const int8_t
   Ints a[P];
 #pragma GCC unroll 8
   for (int p = 0; p < P; ++p) {
-    a[p] = load(x + p * kPanel);
+    a[p] = load_ints(x + p * kPanel);
     prefetch(x + p * kPanel + kAhead);
   }
 #pragma GCC unroll 8
@@ -73,7 +73,7 @@ void multiply_panels(const uint8_t* x, const int8_t* const* w, int64_t count, in
   for (int c = 0; c < C; ++c) {
     rows[c] = w[c];
 #pragma GCC unroll 8
-    for (int p = 0; p < P; ++p) acc[c][p] = zeros();
+    for (int p = 0; p < P; ++p) acc[c][p] = splat(0);
   }
   for (int64_t i = 0; i < count;) {
 #pragma GCC unroll 8
@@ -87,7 +87,7 @@ void multiply_panels(const uint8_t* x, const int8_t* const* w, int64_t count, in
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       int32_t* to = sums + c * kBlockRows + p * kLanes;
-      store(to, first ? acc[c][p] : add(load(to), acc[c][p]));
+      store(to, first ? acc[c][p] : add(load_ints(to), acc[c][p]));
     }
   }
 }
@@ -102,7 +102,7 @@ MultiplyPanels panels_of(int64_t panels, std::integer_sequence<int, P...>) {
 }
 
 // Rows m .. m + rows - 1 of y, at most kBlockRows, of one strip; x is their block.
-inline void panels_strip(const Int8Args& args, const Strip& s, int64_t m, int64_t rows,
+inline void panels_strip(const ScaledArgs& args, const Strip& s, int64_t m, int64_t rows,
                          const uint8_t* x) {
   alignas(64) int32_t sums[kStrip * kBlockRows];
   const int64_t panels = ceil_div(rows, kLanes);
@@ -130,7 +130,7 @@ inline void panels_strip(const Int8Args& args, const Strip& s, int64_t m, int64_
     for (int64_t c = 0; c < s.count; c += kLanes) {
       Ints square[kLanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) square[i] = load(sums + (c + i) * kBlockRows + r);
+      for (int i = 0; i < kLanes; ++i) square[i] = load_ints(sums + (c + i) * kBlockRows + r);
       transpose(square);
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) {

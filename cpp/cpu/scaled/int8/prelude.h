@@ -2,8 +2,6 @@
 // here is compiled for any machine and may be shared.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -12,7 +10,7 @@
 
 #include "cpu/aligned.h"
 #include "cpu/quantize/kernels.h"
-#include "cpu/scaled/int8/kernels.h"
+#include "cpu/scaled/kernels.h"
 #include "cpu/schedule.h"
 #include "cpu/simd/target.h"
 #include "numerics/float16.h"

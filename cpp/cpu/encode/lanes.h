@@ -2,6 +2,24 @@
 // the result.
 #pragma once
 
+using F = Floats;
+
+QCORE_INLINE F operator+(F a, F b) {
+  return add(a, b);
+}
+QCORE_INLINE F operator-(F a, F b) {
+  return sub(a, b);
+}
+QCORE_INLINE F operator*(F a, F b) {
+  return multiply(a, b);
+}
+QCORE_INLINE F operator/(F a, F b) {
+  return divide(a, b);
+}
+QCORE_INLINE F number(auto a) {
+  return splat(static_cast<float>(a));
+}
+
 // kLanes blocks. `unit` is the power of two that x was divided by.
 struct Lanes {
   const F* x;
@@ -18,20 +36,17 @@ struct Fit {
   alignas(64) uint8_t codes[B::kElements * kLanes];
 };
 
-QCORE_INLINE F absolute(F a) {
-  return max(a, splat(0) - a);
-}
 QCORE_INLINE F nearest_integer(F a) {  // |a| < 2^22
-  const F shift = splat(0x1.8p23f);
+  const F shift = number(0x1.8p23f);
   return (a + shift) - shift;
 }
 QCORE_INLINE F clamp(F a, F low, F high) {
-  return min(max(a, low), high);
+  return smaller(larger(a, low), high);
 }
 // 0 where |b| is so small that the quotient could overflow.
 QCORE_INLINE F quotient(F a, F b) {
-  const F tiny = splat(0x1p-100f), size = absolute(b);
-  return if_less(size, tiny, splat(0), a / if_less(size, tiny, splat(1), b));
+  const F tiny = number(0x1p-100f), size = magnitude(b);
+  return select_less(size, tiny, number(0), a / select_less(size, tiny, number(1), b));
 }
 // p[i] * a
 template <bool W>
@@ -72,8 +87,8 @@ void load_weights(const float* w, int lanes, F* x, Lanes& in) {
       to[i * kLanes + lane] = lane < lanes ? from[i] * inverse[lane] : 0.0f;
     }
   }
-  in.unit = load(unit);
-  in.inverse_unit = load(inverse);
+  in.unit = load_floats(unit);
+  in.inverse_unit = load_floats(inverse);
 }
 
 // An importance of zero is raised to a millionth of the largest, so that no sum of weights is zero.
@@ -98,8 +113,8 @@ void load_importance(const float* importance, int lanes, F* p) {
 template <class B>
 void write_fits(const Lanes& in, const Fit<B>& fit, int lanes, BlockFit* fits) {
   alignas(64) float d[kLanes], dmin[kLanes], scales[kLanes], mins[kLanes];
-  store(d, fit.d * in.unit + splat(0));  // never minus zero
-  store(dmin, fit.dmin * in.unit + splat(0));
+  store(d, fit.d * in.unit + number(0));  // never minus zero
+  store(dmin, fit.dmin * in.unit + number(0));
   for (int lane = 0; lane < lanes; ++lane) {
     fits[lane].d = d[lane];
     fits[lane].dmin = dmin[lane];
@@ -120,19 +135,19 @@ void write_fits(const Lanes& in, const Fit<B>& fit, int lanes, BlockFit* fits) {
 // What no block may exceed: the error of zeros.
 template <int n, bool W>
 QCORE_INLINE F error_of_zero(const F* x, const F* p) {
-  F error = splat(0);
+  F error = number(0);
   for (int i = 0; i < n; ++i) error = error + weighted<W>(p, i, x[i]) * x[i];
   return error;
 }
 
 // The nearest half of a * unit, in the unit of a; never infinite.
 QCORE_INLINE F nearest_half(const Lanes& in, F a) {
-  const F value = clamp(a * in.unit, splat(-65504.0f), splat(65504.0f));
-  const F product = value * splat(0x1p13f + 1);  // Veltkamp: leaves 11 bits
+  const F value = clamp(a * in.unit, number(-65504.0f), number(65504.0f));
+  const F product = value * number(0x1p13f + 1);  // Veltkamp: leaves 11 bits
   const F normal = product - (product - value);
-  const F shift = splat(0.75f);  // in whose binade floats are 2^-24 apart, as are subnormal halves
+  const F shift = number(0.75f);  // in whose binade floats are 2^-24 apart, as are subnormal halves
   const F subnormal = (value + shift) - shift;
-  return if_less(absolute(value), splat(0x1p-14f), subnormal, normal) * in.inverse_unit;
+  return select_less(magnitude(value), number(0x1p-14f), subnormal, normal) * in.inverse_unit;
 }
 
 // The least and largest value that an encoder writes.
@@ -155,20 +170,20 @@ constexpr bool has_even_values() {
 template <class B>
 QCORE_INLINE F nearest_value(F t) {
   if constexpr (has_even_values<B>()) {
-    return clamp(nearest_integer(t), splat(low_value<B>()), splat(high_value<B>()));
+    return clamp(nearest_integer(t), number(low_value<B>()), number(high_value<B>()));
   } else if constexpr (B::value(0) == 0) {
-    const F size = absolute(t);
-    F v = splat(0);
+    const F size = magnitude(t);
+    F v = number(0);
     for (int code = 1; code < 8; ++code) {
       const float between = static_cast<float>(B::value(code) + B::value(code - 1)) / 2;
-      v = if_less(splat(between), size, splat(static_cast<float>(B::value(code))), v);
+      v = select_less(number(between), size, number(static_cast<float>(B::value(code))), v);
     }
-    return if_less(t, splat(0), splat(0) - v, v);
+    return select_less(t, number(0), number(0) - v, v);
   } else {
-    F v = splat(static_cast<float>(B::value(0)));
+    F v = number(static_cast<float>(B::value(0)));
     for (int code = 1; code < B::kCodes; ++code) {
       const float between = static_cast<float>(B::value(code) + B::value(code - 1)) / 2;
-      v = if_less(splat(between), t, splat(static_cast<float>(B::value(code))), v);
+      v = select_less(number(between), t, number(static_cast<float>(B::value(code))), v);
     }
     return v;
   }
@@ -178,16 +193,16 @@ QCORE_INLINE F nearest_value(F t) {
 template <class B>
 QCORE_INLINE F code_of(F v) {
   if constexpr (has_even_values<B>()) {
-    return v - splat(static_cast<float>(B::value(0)));
+    return v - number(static_cast<float>(B::value(0)));
   } else {
     constexpr bool kMagnitudes = B::value(0) == 0;
-    const F size = kMagnitudes ? absolute(v) : v;
-    F code = splat(0);
+    const F size = kMagnitudes ? magnitude(v) : v;
+    F code = number(0);
     for (int c = 1; c < (kMagnitudes ? 8 : B::kCodes); ++c) {
-      const F below = splat(static_cast<float>(B::value(c)) - 0.5f);
-      code = if_less(below, size, splat(static_cast<float>(c)), code);
+      const F below = number(static_cast<float>(B::value(c)) - 0.5f);
+      code = select_less(below, size, number(static_cast<float>(c)), code);
     }
-    return kMagnitudes ? if_less(v, splat(0), code + splat(8), code) : code;
+    return kMagnitudes ? select_less(v, number(0), code + number(8), code) : code;
   }
 }
 
@@ -199,7 +214,7 @@ struct Sums {
 };
 template <class B, int n, bool W>
 QCORE_INLINE Sums sums_of(const F* x, const F* p, F inverse_scale) {
-  Sums s{splat(0), splat(0)};
+  Sums s{number(0), number(0)};
   for (int i = 0; i < n; ++i) {
     const F v = nearest_value<B>(x[i] * inverse_scale);
     const F pv = weighted<W>(p, i, v);
@@ -212,8 +227,8 @@ QCORE_INLINE Sums sums_of(const F* x, const F* p, F inverse_scale) {
 // The error of scale * v.
 template <class B, int n, bool W>
 QCORE_INLINE F error_of(const F* x, const F* p, F scale) {
-  const F inverse = quotient(splat(1), scale);
-  F error = splat(0);
+  const F inverse = quotient(number(1), scale);
+  F error = number(0);
   for (int i = 0; i < n; ++i) {
     const F r = x[i] - scale * nearest_value<B>(x[i] * inverse);
     error = error + weighted<W>(p, i, r) * r;
@@ -223,9 +238,9 @@ QCORE_INLINE F error_of(const F* x, const F* p, F scale) {
 
 template <class B, int n>
 QCORE_INLINE void write_codes(const F* x, F scale, uint8_t* codes) {
-  const F inverse = quotient(splat(1), scale);
+  const F inverse = quotient(number(1), scale);
   for (int i = 0; i < n; ++i) {
-    store_bytes(codes + i * kLanes, code_of<B>(nearest_value<B>(x[i] * inverse)));
+    store_bytes(codes + i * kLanes, round_to_ints(code_of<B>(nearest_value<B>(x[i] * inverse))));
   }
 }
 
@@ -234,7 +249,7 @@ QCORE_INLINE void write_codes(const F* x, F scale, uint8_t* codes) {
 template <class B>
 QCORE_INLINE F nearest_code(F x, F inverse_scale, F min) {
   const F t = nearest_integer((x + min) * inverse_scale);
-  return clamp(t, splat(0), splat(B::kCodes - 1));
+  return clamp(t, number(0), number(B::kCodes - 1));
 }
 
 // Of the codes c nearest to (x + min) / scale: sums of p c, p c^2, p c x.
@@ -243,7 +258,7 @@ struct MinSums {
 };
 template <class B, int n, bool W>
 QCORE_INLINE MinSums min_sums_of(const F* x, const F* p, F inverse_scale, F min) {
-  MinSums s{splat(0), splat(0), splat(0)};
+  MinSums s{number(0), number(0), number(0)};
   for (int i = 0; i < n; ++i) {
     const F c = nearest_code<B>(x[i], inverse_scale, min);
     const F pc = weighted<W>(p, i, c);
@@ -257,8 +272,8 @@ QCORE_INLINE MinSums min_sums_of(const F* x, const F* p, F inverse_scale, F min)
 // The error of scale * c - min.
 template <class B, int n, bool W>
 QCORE_INLINE F min_error_of(const F* x, const F* p, F scale, F min) {
-  const F inverse = quotient(splat(1), scale);
-  F error = splat(0);
+  const F inverse = quotient(number(1), scale);
+  F error = number(0);
   for (int i = 0; i < n; ++i) {
     const F r = (x[i] + min) - scale * nearest_code<B>(x[i], inverse, min);
     error = error + weighted<W>(p, i, r) * r;
@@ -268,8 +283,8 @@ QCORE_INLINE F min_error_of(const F* x, const F* p, F scale, F min) {
 
 template <class B, int n>
 QCORE_INLINE void write_min_codes(const F* x, F scale, F min, uint8_t* codes) {
-  const F inverse = quotient(splat(1), scale);
+  const F inverse = quotient(number(1), scale);
   for (int i = 0; i < n; ++i) {
-    store_bytes(codes + i * kLanes, nearest_code<B>(x[i], inverse, min));
+    store_bytes(codes + i * kLanes, round_to_ints(nearest_code<B>(x[i], inverse, min)));
   }
 }

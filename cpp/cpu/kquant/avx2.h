@@ -1,0 +1,8 @@
+// What op "kquant" needs of AVX2. Included inside a target region and a namespace.
+
+#include "cpu/simd/avx2.h"
+
+// A tile of 4 rows: three sums for each, of 16 registers.
+inline constexpr int kTileRows = tile_rows(4);
+
+#include "cpu/kquant/dot_small_bytes.h"
