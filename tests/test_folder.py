@@ -78,7 +78,7 @@ def test_transformers_reads_what_we_save(scheme: str, group_size: int, tmp_path:
 
 @pytest.mark.parametrize("method", ["gptq", "awq+gptq"])
 def test_streaming_gives_the_same_bytes_as_in_memory(method: str, tmp_path: Path) -> None:
-    from qcore.cli import _method
+    from qcore.cli.quantize import _method
 
     for name in ("llama", "qwen2"):
         write_model(name, tmp_path / name)

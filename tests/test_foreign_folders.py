@@ -34,7 +34,7 @@ def write(
     name: str = "llama-bias",
     only: tuple[str, ...] = ("",),
 ) -> tuple[nn.Module, dict[str, Layer]]:
-    """A folder whose layers of these last names are random codes, and a float model of the same function."""
+    """A folder whose layers of these last names are random codes; a float model of the same function."""
     model = tiny.make_model(name)
     layers: dict[str, Layer] = {}
     tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}

@@ -261,7 +261,7 @@ def test_the_embedding_stays_in_the_file(tmp_path: Path) -> None:
     path = convert(model, tmp_path, "Q8_0")
     loaded = qcore.load(path)
     table = loaded.get_input_embeddings()
-    assert isinstance(table, qcore.embedding.QEmbedding)
+    assert isinstance(table, qcore.nn.embedding.QEmbedding)
     stored = GgufFile(path).tensors["token_embd.weight"]
     assert table.blocks.numel() == stored.nbytes
     assert table(IDS).dtype == torch.float32

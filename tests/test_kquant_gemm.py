@@ -179,7 +179,7 @@ GOOD_PACK = dict(blocks=WEIGHT.blocks, type="Q4_K", k=WEIGHT.k)
 BAD_PACK = {
     "dtype": (dict(blocks=WEIGHT.blocks.char()), r"blocks must be uint8 \[.*got int8"),
     "columns": (dict(blocks=WEIGHT.blocks[:, 1:]), r"blocks must be uint8 \[..., k / 256 \* 144\].*got"),
-    "rank": (dict(blocks=WEIGHT.blocks[None]), r"blocks must have two dimensions.*\[1, 20, 288\]"),
+    "rank": (dict(blocks=WEIGHT.blocks[None, None]), r"blocks must have two dimensions.*\[1, 1, 20, 288\]"),
     "type": (dict(type="F16"), r"type must be one of .*, got F16"),
     "k": (dict(k=0), r"k must be a positive multiple of 256.*got 0"),
     "layout": (dict(layout=1), r"layout must be 0, for the one of cpu, or one of 3 \(block16\).*, got 1"),

@@ -83,7 +83,7 @@ def test_batch_invariant_reaches_the_op(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append(batch_invariant)
         return x
 
-    monkeypatch.setattr("qcore.linear.ops.w4a16_gemm", gemm)
+    monkeypatch.setattr("qcore.nn.products.ops.w4a16_gemm", gemm)
     layer, x = QLinear(make()[0]), torch.randn(3, 96)
     assert not layer.batch_invariant
     layer(x)
@@ -147,7 +147,7 @@ def test_a_layer_that_cannot_be_packed_anew_stays_as_it_was(
 
     # Away to meta and back stands for a device: only from meta to another one is the weight packed anew.
     with monkeypatch.context() as patched:
-        patched.setattr(f"qcore.linear.ops.w4a16_{where}", fail)
+        patched.setattr(f"qcore.nn.products.ops.w4a16_{where}", fail)
         moved = copy.deepcopy(layer).to("meta")
         with pytest.raises(RuntimeError, match="no kernels there"):
             moved.to_empty(device="cpu")

@@ -91,7 +91,7 @@ def test_float_activations_reach_the_op(monkeypatch: pytest.MonkeyPatch) -> None
         seen.append((packed[1:], float_activations))
         return x
 
-    monkeypatch.setattr("qcore.linear.ops.kquant_gemm", gemm)
+    monkeypatch.setattr("qcore.nn.products.ops.kquant_gemm", gemm)
     layer, x = QLinear(make("Q4_K")), torch.randn(3, 512)
     layer(x)
     layer.float_activations = True
@@ -122,7 +122,7 @@ def test_a_layer_that_cannot_be_packed_anew_stays_as_it_was(
 
     moved = copy.deepcopy(layer).to("meta")
     with monkeypatch.context() as patched:
-        patched.setattr(f"qcore.linear.ops.kquant_{where}", fail)
+        patched.setattr(f"qcore.nn.products.ops.kquant_{where}", fail)
         with pytest.raises(RuntimeError, match="no kernels there"):
             moved.to_empty(device="cpu")
         assert {tensor.device.type for tensor in moved.state_dict().values()} == {"meta"}

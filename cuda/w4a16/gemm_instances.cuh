@@ -3,6 +3,7 @@
 
 #include "runtime/launch.cuh"
 #include "w4a16/gemm.cuh"
+#include "w4a16/plan.h"
 
 #define QCORE_W4A16_INSTANCE(bits, flush, token_tiles, warps_k)                                \
   template Status                                                                              \

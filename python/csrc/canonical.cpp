@@ -3,11 +3,14 @@
 namespace qcore::binding {
 
 ScaleView check_scales(const char* op, const char* name, const Tensor& scales, ScalarType type,
-                       int64_t count, const char* with_name, const Tensor& with) {
-  check(scales.scalar_type() == type && (scales.numel() == 1 || scales.numel() == count), op, name,
-        " must be ", type_name(type), " of 1 or ", count, " elements, got ", describe(scales));
+                       int64_t count, const char* with_name, const Tensor& with,
+                       const Experts& experts) {
+  const int64_t weights = experts.value_or(1), size = scales.numel();
+  check(scales.scalar_type() == type && (size == weights || size == weights * count), op, name,
+        " must be ", type_name(type), " of ", weights, " or ", weights * count, " elements, got ",
+        describe(scales));
   check_same_device(op, name, scales, with_name, with);
-  return {dense(scales), scales.numel() == 1 ? Scales::tensor : Scales::row};
+  return {dense(scales), size == weights ? Scales::tensor : Scales::row};
 }
 
 FloatInput check_floats(const char* op, const Tensor& x, const std::optional<Tensor>& norm_weight,
@@ -36,11 +39,12 @@ FloatInput check_floats(const char* op, const Tensor& x, const std::optional<Ten
   return input;
 }
 
-Bias check_bias_for(const char* op, const std::optional<Tensor>& bias, int64_t n,
-                    const Tensor& weight, ScalarType y) {
+Bias check_bias_for(const char* op, const std::optional<Tensor>& bias, const Experts& experts,
+                    int64_t n, const Tensor& weight, ScalarType y) {
   if (!bias) return {};
-  check(is_float(*bias) && has_sizes(*bias, {n}), op, "bias must be float32, float16 or bfloat16 [",
-        n, "], got ", describe(*bias));
+  check(is_float(*bias) && has_sizes(*bias, experts, {n}), op,
+        "bias must be float32, float16 or bfloat16 [", in_front(experts), n, "], got ",
+        describe(*bias));
   check_same_device(op, "bias", *bias, "weight", weight);
   const ScalarType type = bias->scalar_type();
   if (type == y || type == ScalarType::Float) return {dense(*bias), to_dtype(type)};

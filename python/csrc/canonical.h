@@ -20,9 +20,10 @@ struct ScaleView {
   }
 };
 
-// float32 (or int32) of one element or of `count`.
+// float32 (or int32) of one element or of `count`; of experts, of one for each or of `count` each.
 ScaleView check_scales(const char* op, const char* name, const Tensor& scales, ScalarType type,
-                       int64_t count, const char* with_name, const Tensor& with);
+                       int64_t count, const char* with_name, const Tensor& with,
+                       const Experts& experts = {});
 
 // Rows of floats with an optional RMSNorm; keeps the tensors that the rows point into.
 struct FloatInput {
@@ -39,8 +40,8 @@ struct Bias {
 
   const void* data() const { return tensor ? tensor->const_data_ptr() : nullptr; }
 };
-Bias check_bias_for(const char* op, const std::optional<Tensor>& bias, int64_t n,
-                    const Tensor& weight, ScalarType y);
+Bias check_bias_for(const char* op, const std::optional<Tensor>& bias, const Experts& experts,
+                    int64_t n, const Tensor& weight, ScalarType y);
 
 // The type of y, float32 if not given.
 ScalarType check_out_dtype(const char* op, std::optional<ScalarType> dtype);

@@ -54,7 +54,7 @@ Weight check_weight(const char* op, const Tensor& x, const Tensor& weight, const
         describe(weight));
   check_same_device(op, "weight", weight, "x", x);
   return {dense_aligned(weight), check_w_scale(op, w_scale, weight),
-          check_bias_for(op, bias, weight.size(0), weight, y), weight.size(0), weight.size(1)};
+          check_bias_for(op, bias, {}, weight.size(0), weight, y), weight.size(0), weight.size(1)};
 }
 
 Tensor run(const char* op, Fp8Args& args, const Place& place, const Tensor& x, ScalarType dtype) {

@@ -153,7 +153,8 @@ std::vector<py::dict> packed_blocks(const std::string& type, int64_t n, int64_t 
   for (const BlockLayout* layout : block_layouts()) {
     result.push_back(py::dict("layout"_a = layout->number, "name"_a = layout->name,
                               "device"_a = name(layout->device),
-                              "elements"_a = packed_elements(*layout, shape)));
+                              "elements"_a = packed_elements(*layout, shape),
+                              "expert_elements"_a = expert_bytes(*layout, shape)));
   }
   return result;
 }

@@ -32,7 +32,7 @@ Explanation explain_kquant(const std::string& type, int64_t m, int64_t n, int64_
                            const std::string& dtype, const std::string& device, int layout);
 
 // What kquant_pack gives in each layout, the first one of a device being its default: layout, name,
-// device, elements.
+// device, elements, and expert_elements, of each expert of a weight [E, n, k].
 std::vector<pybind11::dict> packed_blocks(const std::string& type, int64_t n, int64_t k);
 
 // (layout, bytes of qweight, elements of scales, bytes of zeros) that packing would give: for fake

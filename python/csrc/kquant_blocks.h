@@ -16,7 +16,8 @@ void check_blocks(const char* op, const BlockFormat& format, int64_t k, const Te
 Tensor new_rows(const Tensor& rows, int64_t columns, ScalarType dtype);
 
 // A packed weight is uint8 [bytes + the number of the layout]. Packed bytes are a multiple of 16,
-// so that the size says the layout, and with it the device whose kernels can read it.
+// so that the size says the layout, and with it the device whose kernels can read it. That of
+// experts is uint8 [E, expert_bytes()], which say it too.
 int64_t packed_elements(const BlockLayout& layout, const BlockShape& shape);
 
 }  // namespace qcore::binding

@@ -40,45 +40,56 @@ const BlockLayout& choose_layout(const BlockShape& shape, int64_t number, Device
 
 struct PackedWeight {
   PackedBlocks view;
+  Experts experts;
   const BlockLayout* layout;
   Tensor data;  // what `view` points into
 };
 
 PackedWeight check_packed(const char* op, const Tensor& packed, const std::string& type, int64_t n,
                           int64_t k) {
-  const BlockShape shape{&find_format(op, type, k), n, k};
+  BlockShape shape{&find_format(op, type, k), n, k};
+  Experts experts;
+  if (packed.dim() == 2) experts = shape.experts = packed.size(0);
   check(shape.check(), op);
   std::string expected;
   for (const BlockLayout* layout : block_layouts()) {
-    const int64_t elements = packed_elements(*layout, shape);
-    if (packed.scalar_type() == ScalarType::Byte && has_sizes(packed, {elements})) {
+    const int64_t elements =
+        experts ? expert_bytes(*layout, shape) : packed_elements(*layout, shape);
+    if (packed.scalar_type() == ScalarType::Byte && has_sizes(packed, experts, {elements})) {
       const Tensor data = dense_aligned(packed);
-      return {{shape, layout->number, data.const_data_ptr()}, layout, data};
+      return {{shape, layout->number, data.const_data_ptr()}, experts, layout, data};
     }
     expected += (expected.empty() ? "" : " or ") + std::to_string(elements) + " (on " +
                 name(layout->device) + ")";
   }
   check(false, op, "packed must be what kquant_pack returned for type=", type, " n=", n, " k=", k,
-        ", uint8 of size ", expected, ", got ", describe(packed));
-  return {{}, nullptr, packed};  // not reached
+        ", uint8 of size ", expected, experts ? " for each expert" : "", ", got ",
+        describe(packed));
+  return {{}, {}, nullptr, packed};  // not reached
 }
 
 Tensor pack(const Tensor& blocks, const std::string& type, int64_t k, int64_t layout_number) {
   const BlockFormat& format = find_format(kPack, type, k);
   check_blocks(kPack, format, k, blocks);
-  check(blocks.dim() == 2, kPack,
-        "blocks must have two dimensions, one row for each of the weight, got ", describe(blocks));
-  const BlockShape shape{&format, blocks.size(0), k};
+  check(blocks.dim() == 2 || blocks.dim() == 3, kPack,
+        "blocks must have two dimensions, one row for each of the weight, or three for experts, "
+        "got ",
+        describe(blocks));
+  BlockShape shape{&format, blocks.size(-2), k};
+  Experts experts;
+  if (blocks.dim() == 3) experts = shape.experts = blocks.size(0);
   check(shape.check(), kPack);
 
   const Place place(kPack, blocks);
   const BlockLayout& layout = choose_layout(shape, layout_number, device_of(blocks));
-  Tensor packed = new_tensor(blocks, {packed_elements(layout, shape)}, ScalarType::Byte);
+  const int64_t used = layout.packed_bytes(shape.of_one_expert());
+  const int64_t size = experts ? expert_bytes(layout, shape) : packed_elements(layout, shape);
+  Tensor packed = new_tensor(blocks, experts, {size}, ScalarType::Byte);
   const Tensor dense_blocks = dense_aligned(blocks);
   check(qcore::pack(layout, shape, dense_blocks.const_data_ptr(), packed.mutable_data_ptr(),
                     place.executor()),
         kPack);
-  Tensor tail = torch::stable::narrow(packed, 0, packed.numel() - layout.number, layout.number);
+  Tensor tail = torch::stable::narrow(packed, packed.dim() - 1, used, size - used);
   torch::stable::zero_(tail);
   return packed;
 }
@@ -92,20 +103,22 @@ Tensor unpack(const Tensor& packed, const std::string& type, int64_t n, int64_t 
 
   const Place place(kUnpack, packed);
   const Tensor blocks =
-      new_tensor(packed, {n, k / format.elements * format.bytes}, ScalarType::Byte);
+      new_tensor(packed, weight.experts, {n, k / format.elements * format.bytes}, ScalarType::Byte);
   check(qcore::unpack(weight.view, blocks.mutable_data_ptr(), place.executor()), kUnpack);
   return blocks;
 }
 
 Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int64_t n, int64_t k,
-            const std::optional<Tensor>& bias, bool float_activations) {
+            const std::optional<Tensor>& bias, bool float_activations,
+            const std::optional<Tensor>& offsets) {
   const PackedWeight weight = check_packed(kGemm, packed, type, n, k);
   check_x(kGemm, x, k);
   check(weight.layout->device == device_of(x), kGemm, "the weight is packed for ",
         name(weight.layout->device), " (layout ", weight.layout->name, "), x is on ",
         device_name(x), ": move it with QLinear.to or pack it again on ", name(device_of(x)));
   check_same_device(kGemm, "packed", packed, "x", x);
-  const std::optional<Tensor> addend = check_bias(kGemm, bias, n, x);
+  const std::optional<Tensor> addend = check_bias(kGemm, bias, weight.experts, n, x);
+  const std::optional<Tensor> rows_of = check_offsets(kGemm, offsets, weight.experts, x);
 
   const Place place(kGemm, x);
   const Tensor y = new_rows(x, n, x.scalar_type());
@@ -119,7 +132,8 @@ Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int6
   args.bias = addend ? addend->const_data_ptr() : nullptr;
   args.y = y.mutable_data_ptr();
   args.float_activations = float_activations;
-  if (args.empty()) return y;
+  args.offsets = rows_of ? rows_of->const_data_ptr<int32_t>() : nullptr;
+  if (args.empty() && !offsets) return y;
   std::optional<Tensor> workspace;
   if (!x.is_cpu()) {  // CPU rows need none
     int64_t bytes = 0;
@@ -139,7 +153,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
   m.def("kquant_unpack(Tensor packed, str type, int n, int k) -> Tensor");
   m.def(
       "kquant_gemm(Tensor x, Tensor packed, str type, int n, int k, Tensor? bias=None, "
-      "bool float_activations=False) -> Tensor");
+      "bool float_activations=False, Tensor? offsets=None) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {

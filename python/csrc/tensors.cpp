@@ -1,6 +1,7 @@
 #include "tensors.h"
 
 #include <algorithm>
+#include <vector>
 
 namespace qcore::binding {
 
@@ -34,6 +35,18 @@ std::span<const int64_t> sizes(const Tensor& tensor) {
 bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected) {
   const auto actual = sizes(tensor);
   return std::equal(actual.begin(), actual.end(), expected.begin(), expected.end());
+}
+
+std::string in_front(const Experts& experts) {
+  return experts ? std::to_string(*experts) + ", " : "";
+}
+
+bool has_sizes(const Tensor& tensor, const Experts& experts,
+               std::initializer_list<int64_t> expected) {
+  if (!experts) return has_sizes(tensor, expected);
+  const auto actual = sizes(tensor);
+  return actual.size() == expected.size() + 1 && actual[0] == *experts &&
+         std::equal(expected.begin(), expected.end(), actual.begin() + 1);
 }
 
 std::ostream& operator<<(std::ostream& out, const device_name& part) {
@@ -93,14 +106,31 @@ void check_x(const char* op, const Tensor& x, int64_t k) {
         describe(x));
 }
 
-std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bias, int64_t n,
-                                 const Tensor& x) {
+std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bias,
+                                 const Experts& experts, int64_t n, const Tensor& x) {
   if (!bias) return std::nullopt;
-  check(is_float(*bias) && has_sizes(*bias, {n}), op, "bias must be float32, float16 or bfloat16 [",
-        n, "], got ", describe(*bias));
+  check(is_float(*bias) && has_sizes(*bias, experts, {n}), op,
+        "bias must be float32, float16 or bfloat16 [", in_front(experts), n, "], got ",
+        describe(*bias));
   check_same_device(op, "bias", *bias, "x", x);
   return dense(bias->scalar_type() == x.scalar_type() ? *bias
                                                       : torch::stable::to(*bias, x.scalar_type()));
+}
+
+std::optional<Tensor> check_offsets(const char* op, const std::optional<Tensor>& offsets,
+                                    const Experts& experts, const Tensor& x) {
+  if (!experts) {
+    check(!offsets, op,
+          "offsets must be None, because the weight is not one of experts, [E, N, K]");
+    return std::nullopt;
+  }
+  check(offsets.has_value(), op, "offsets must be int32 [", *experts + 1,
+        "], because the weight has ", *experts, " experts, got None");
+  check(offsets->scalar_type() == ScalarType::Int && has_sizes(*offsets, {*experts + 1}), op,
+        "offsets must be int32 [", *experts + 1, "], one more than the weight has experts, got ",
+        describe(*offsets));
+  check_same_device(op, "offsets", *offsets, "x", x);
+  return dense(*offsets);
 }
 
 Rows as_rows(const Tensor& x, int64_t k) {
@@ -113,6 +143,14 @@ Rows as_rows(const Tensor& x, int64_t k) {
 
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
   return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);
+}
+
+Tensor new_tensor(const Tensor& like, const Experts& experts, std::initializer_list<int64_t> sizes,
+                  ScalarType type) {
+  if (!experts) return new_tensor(like, sizes, type);
+  std::vector<int64_t> all(sizes);
+  all.insert(all.begin(), *experts);
+  return torch::stable::new_empty(like, all, type);
 }
 
 }  // namespace qcore::binding

@@ -50,6 +50,13 @@ std::ostream& operator<<(std::ostream& out, const device_name& part);
 std::span<const int64_t> sizes(const Tensor& tensor);
 bool has_sizes(const Tensor& tensor, std::initializer_list<int64_t> expected);
 
+// E of a weight [E, N, K]; none of a weight [N, K]. What belongs to the weight of experts has E in
+// front of its sizes, and the text of them "E, ".
+using Experts = std::optional<int64_t>;
+std::string in_front(const Experts& experts);
+bool has_sizes(const Tensor& tensor, const Experts& experts,
+               std::initializer_list<int64_t> expected);
+
 const char* type_name(ScalarType type);  // as Python shows it: float16, not Half
 bool is_float(ScalarType type);          // float32, float16 or bfloat16
 bool is_float(const Tensor& tensor);
@@ -69,8 +76,12 @@ Tensor dense_aligned(const Tensor& tensor);
 // Activations [..., k] of a gemm.
 void check_x(const char* op, const Tensor& x, int64_t k);
 // The bias [n] contiguous, in the dtype of x and on its device.
-std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bias, int64_t n,
-                                 const Tensor& x);
+std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bias,
+                                 const Experts& experts, int64_t n, const Tensor& x);
+// The offsets [E + 1] of the rows of x, given if and only if the weight has experts; contiguous, on
+// the device of x. The core looks at what they hold.
+std::optional<Tensor> check_offsets(const char* op, const std::optional<Tensor>& offsets,
+                                    const Experts& experts, const Tensor& x);
 // x as rows of k contiguous elements: its own memory where the strides allow that, else a copy.
 struct Rows {
   Tensor tensor;
@@ -80,5 +91,7 @@ Rows as_rows(const Tensor& x, int64_t k);
 
 // An uninitialised tensor on the device of `like`.
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type);
+Tensor new_tensor(const Tensor& like, const Experts& experts, std::initializer_list<int64_t> sizes,
+                  ScalarType type);
 
 }  // namespace qcore::binding

@@ -22,7 +22,8 @@ std::optional<Tensor> make_workspace(const W4A16Args& args, const Place& place, 
 
 Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const Tensor& zeros,
             const Tensor& shape, const std::optional<Tensor>& perm,
-            const std::optional<Tensor>& bias, bool batch_invariant) {
+            const std::optional<Tensor>& bias, bool batch_invariant,
+            const std::optional<Tensor>& offsets) {
   const PackedWeight packed = check_packed(kGemm, qweight, scales, zeros, shape);
   const int64_t n = packed.view.shape.n, k = packed.view.shape.k;
   check_x(kGemm, x, k);
@@ -31,15 +32,16 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
         device_name(x), ": move it with QLinear.to or pack it again on ", name(device_of(x)));
   check_same_device(kGemm, "qweight", qweight, "x", x);
   std::optional<Tensor> index;
-  if (perm) index = check_perm(kGemm, *perm, k, "x", x);
-  const std::optional<Tensor> addend = check_bias(kGemm, bias, n, x);
+  if (perm) index = check_perm(kGemm, *perm, packed.experts, k, "x", x);
+  const std::optional<Tensor> addend = check_bias(kGemm, bias, packed.experts, n, x);
+  const std::optional<Tensor> rows_of = check_offsets(kGemm, offsets, packed.experts, x);
 
   const Place place(kGemm, x);
   std::vector<int64_t> y_sizes(sizes(x).begin(), sizes(x).end());
   y_sizes.back() = n;
   const Tensor y = torch::stable::new_empty(x, y_sizes, x.scalar_type());
   const Rows rows = as_rows(x, k);
-  if (rows.count == 0) return y;
+  if (rows.count == 0 && !offsets) return y;
 
   W4A16Args args;
   args.m = rows.count;
@@ -51,6 +53,7 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
   args.bias = addend ? addend->const_data_ptr() : nullptr;
   args.y = y.mutable_data_ptr();
   args.batch_invariant = batch_invariant;
+  args.offsets = rows_of ? rows_of->const_data_ptr<int32_t>() : nullptr;
   const std::optional<Tensor> workspace = make_workspace(args, place, x);
   if (workspace) args.workspace = workspace->mutable_data_ptr();
   check(qcore::w4a16_gemm(args, place.executor()), kGemm);
@@ -62,7 +65,8 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
 STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
   m.def(
       "w4a16_gemm(Tensor x, Tensor qweight, Tensor scales, Tensor zeros, Tensor shape, "
-      "Tensor? perm=None, Tensor? bias=None, bool batch_invariant=False) -> Tensor");
+      "Tensor? perm=None, Tensor? bias=None, bool batch_invariant=False, Tensor? offsets=None) "
+      "-> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {

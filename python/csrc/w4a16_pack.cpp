@@ -28,8 +28,9 @@ int64_t codes_of(const IntGroup& weight) {
   return weight.has_zeros;
 }
 
-IntGroup make_shape(const char* op, int64_t n, int64_t k, int64_t group_size, int64_t bits,
-                    const Tensor& scales, bool has_zeros, CodeKind kind = CodeKind::integer) {
+IntGroup make_shape(const char* op, const Experts& experts, int64_t n, int64_t k,
+                    int64_t group_size, int64_t bits, const Tensor& scales, bool has_zeros,
+                    CodeKind kind = CodeKind::integer) {
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16 [N, G], got ",
         describe(scales));
   IntGroup weight;
@@ -40,6 +41,7 @@ IntGroup make_shape(const char* op, int64_t n, int64_t k, int64_t group_size, in
   weight.has_zeros = has_zeros;
   weight.scale_dtype = to_dtype(scales.scalar_type());
   weight.kind = kind;
+  weight.experts = experts.value_or(1);
   check(weight.check(), op);
   return weight;
 }
@@ -65,29 +67,31 @@ const IntGroupLayout& choose_layout(const char* op, const IntGroup& weight, int6
 
 // Checks scales and zeros against the shape, then packs. `codes_name` is the argument that `codes`
 // points into, `like` that tensor.
-FourTensors pack_checked(const char* op, const IntGroup& weight, const CodeSource& codes,
-                         const char* codes_name, const Tensor& like, const Tensor& scales,
-                         const std::optional<Tensor>& zeros, int64_t layout_number) {
-  check(has_sizes(scales, {weight.n, weight.groups()}), op, "scales must have the sizes [",
-        weight.n, ", ", weight.groups(), "], one per row and group of ", weight.group_size,
-        " columns, got ", describe(scales));
+FourTensors pack_checked(const char* op, const Experts& experts, const IntGroup& weight,
+                         const CodeSource& codes, const char* codes_name, const Tensor& like,
+                         const Tensor& scales, const std::optional<Tensor>& zeros,
+                         int64_t layout_number) {
+  check(has_sizes(scales, experts, {weight.n, weight.groups()}), op, "scales must have the sizes [",
+        in_front(experts), weight.n, ", ", weight.groups(), "], one per row and group of ",
+        weight.group_size, " columns, got ", describe(scales));
   check_same_device(op, "scales", scales, codes_name, like);
   std::optional<Tensor> dense_zeros;
   if (zeros) {
-    check(
-        zeros->scalar_type() == ScalarType::Byte && has_sizes(*zeros, {weight.n, weight.groups()}),
-        op, "zeros must be uint8 [", weight.n, ", ", weight.groups(), "], got ", describe(*zeros));
+    check(zeros->scalar_type() == ScalarType::Byte &&
+              has_sizes(*zeros, experts, {weight.n, weight.groups()}),
+          op, "zeros must be uint8 [", in_front(experts), weight.n, ", ", weight.groups(),
+          "], got ", describe(*zeros));
     check_same_device(op, "zeros", *zeros, codes_name, like);
     dense_zeros = dense(*zeros);
   }
 
   const Place place(op, like);
   const IntGroupLayout& layout = choose_layout(op, weight, layout_number, device_of(like));
-  const PackedSizes needed = layout.packed_sizes(weight);
+  const PackedSizes needed = layout.packed_sizes(weight.of_one_expert());
   const Tensor dense_scales = dense(scales);
-  const Tensor out_qweight = new_tensor(like, {needed.qweight_bytes}, ScalarType::Byte);
-  const Tensor out_scales = new_tensor(like, {needed.scales}, scales.scalar_type());
-  const Tensor out_zeros = new_tensor(like, {needed.zeros}, ScalarType::Byte);
+  const Tensor out_qweight = new_tensor(like, experts, {needed.qweight_bytes}, ScalarType::Byte);
+  const Tensor out_scales = new_tensor(like, experts, {needed.scales}, scales.scalar_type());
+  const Tensor out_zeros = new_tensor(like, experts, {needed.zeros}, ScalarType::Byte);
   const Tensor shape = new_tensor(
       like,
       {0, layout.number, weight.n, weight.k, weight.group_size, weight.bits, codes_of(weight)},
@@ -103,13 +107,16 @@ FourTensors pack_checked(const char* op, const IntGroup& weight, const CodeSourc
 FourTensors pack(const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& zeros,
                  int64_t group_size, int64_t bits, int64_t layout) {
   const CodeKind kind = kind_of(codes.scalar_type());
-  check((codes.scalar_type() == ScalarType::Byte || kind != CodeKind::integer) && codes.dim() == 2,
+  check((codes.scalar_type() == ScalarType::Byte || kind != CodeKind::integer) &&
+            (codes.dim() == 2 || codes.dim() == 3),
         kPack, "codes must be uint8, float8_e4m3fn or float8_e5m2 [N, K], got ", describe(codes));
-  const IntGroup weight = make_shape(kPack, codes.size(0), codes.size(1), group_size, bits, scales,
-                                     zeros.has_value(), kind);
+  Experts experts;
+  if (codes.dim() == 3) experts = codes.size(0);
+  const IntGroup weight = make_shape(kPack, experts, codes.size(-2), codes.size(-1), group_size,
+                                     bits, scales, zeros.has_value(), kind);
   const Tensor dense_codes = dense(codes);
-  return pack_checked(kPack, weight, {dense_codes.const_data_ptr()}, "codes", codes, scales, zeros,
-                      layout);
+  return pack_checked(kPack, experts, weight, {dense_codes.const_data_ptr()}, "codes", codes,
+                      scales, zeros, layout);
 }
 
 CodeOrder parse_order(const std::string& order) {
@@ -130,7 +137,8 @@ std::pair<int64_t, int64_t> words_of(CodeOrder order, const IntGroup& weight) {
 FourTensors repack(const Tensor& qweight, const Tensor& scales, const std::optional<Tensor>& zeros,
                    const std::string& order, int64_t n, int64_t k, int64_t group_size, int64_t bits,
                    const std::optional<Tensor>& perm, int64_t layout) {
-  const IntGroup weight = make_shape(kRepack, n, k, group_size, bits, scales, zeros.has_value());
+  const IntGroup weight =
+      make_shape(kRepack, {}, n, k, group_size, bits, scales, zeros.has_value());
   CodeSource codes;
   codes.order = parse_order(order);
   check(codes.check(weight), kRepack);
@@ -139,11 +147,11 @@ FourTensors repack(const Tensor& qweight, const Tensor& scales, const std::optio
         "qweight must be int32 [", rows, ", ", columns, "] for n=", n, " k=", k,
         " bits=", weight.bits, " in the order of ", order, ", got ", describe(qweight));
   std::optional<Tensor> index;
-  if (perm) index = check_perm(kRepack, *perm, k, "qweight", qweight);
+  if (perm) index = check_perm(kRepack, *perm, {}, k, "qweight", qweight);
   const Tensor words = dense(qweight);
   codes.data = words.const_data_ptr();
   codes.perm = index ? index->const_data_ptr<int32_t>() : nullptr;
-  return pack_checked(kRepack, weight, codes, "qweight", qweight, scales, zeros, layout);
+  return pack_checked(kRepack, {}, weight, codes, "qweight", qweight, scales, zeros, layout);
 }
 
 std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qweight, const Tensor& scales,
@@ -157,11 +165,13 @@ std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qweight, const Tensor& s
   ScalarType type = ScalarType::Byte;
   if (weight.kind == CodeKind::e4m3) type = ScalarType::Float8_e4m3fn;
   if (weight.kind == CodeKind::e5m2) type = ScalarType::Float8_e5m2;
-  const Tensor out_codes = new_tensor(qweight, {weight.n, weight.k}, type);
-  const Tensor out_scales = new_tensor(qweight, {weight.n, weight.groups()}, scales.scalar_type());
-  const Tensor out_zeros = weight.has_zeros
-                               ? new_tensor(qweight, {weight.n, weight.groups()}, ScalarType::Byte)
-                               : new_tensor(qweight, {0}, ScalarType::Byte);
+  const Tensor out_codes = new_tensor(qweight, packed.experts, {weight.n, weight.k}, type);
+  const Tensor out_scales =
+      new_tensor(qweight, packed.experts, {weight.n, weight.groups()}, scales.scalar_type());
+  const Tensor out_zeros =
+      weight.has_zeros
+          ? new_tensor(qweight, packed.experts, {weight.n, weight.groups()}, ScalarType::Byte)
+          : new_tensor(qweight, {0}, ScalarType::Byte);
   check(qcore::unpack(packed.view, static_cast<uint8_t*>(out_codes.mutable_data_ptr()),
                       out_scales.mutable_data_ptr(),
                       weight.has_zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr,

@@ -30,18 +30,21 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16, got ",
         describe(scales));
   weight.scale_dtype = to_dtype(scales.scalar_type());
+  Experts experts;
+  if (qweight.dim() == 2) experts = weight.experts = qweight.size(0);
   check(weight.check(), op);
 
   const IntGroupLayout* layout = find_int_group_layout(descriptor[1]);
   if (!layout) {
     check(false, op, "shape names layout ", descriptor[1], ", expected one of ", all_layouts());
   }
-  const PackedSizes expected = layout->packed_sizes(weight);
+  const PackedSizes expected = layout->packed_sizes(weight.of_one_expert());
   const auto check_buffer = [&](const char* name, const Tensor& tensor, int64_t elements) {
-    check(tensor.numel() == elements, op, name, " must have ", elements,
-          " elements for n=", weight.n, " k=", weight.k, " group_size=", weight.group_size,
-          " bits=", weight.bits, weight.has_zeros ? ", asymmetric, got " : ", symmetric, got ",
-          describe(tensor));
+    check(experts ? has_sizes(tensor, experts, {elements}) : tensor.numel() == elements, op, name,
+          " must have ", experts ? "the sizes [" : "", in_front(experts), elements,
+          experts ? "]" : " elements", " for n=", weight.n, " k=", weight.k,
+          " group_size=", weight.group_size, " bits=", weight.bits,
+          weight.has_zeros ? ", asymmetric, got " : ", symmetric, got ", describe(tensor));
     check_same_device(op, name, tensor, "qweight", qweight);
   };
   check(qweight.scalar_type() == ScalarType::Byte, op, "qweight must be uint8, got ",
@@ -52,7 +55,7 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   check_buffer("zeros", zeros, expected.zeros);
 
   PackedWeight packed{
-      {}, layout, dense_aligned(qweight), dense_aligned(scales), dense_aligned(zeros)};
+      {}, experts, layout, dense_aligned(qweight), dense_aligned(scales), dense_aligned(zeros)};
   packed.view.shape = weight;
   packed.view.layout = layout->number;
   packed.view.qweight = packed.qweight.const_data_ptr();
@@ -61,20 +64,21 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   return packed;
 }
 
-Tensor check_perm(const char* op, const Tensor& perm, int64_t k, const char* with_name,
-                  const Tensor& with) {
+Tensor check_perm(const char* op, const Tensor& perm, const Experts& experts, int64_t k,
+                  const char* with_name, const Tensor& with) {
   const bool wide = perm.scalar_type() == ScalarType::Long;
   check(wide || perm.scalar_type() == ScalarType::Int, op, "perm must be int32 or int64, got ",
         describe(perm));
-  check(has_sizes(perm, {k}), op, "perm must have the sizes [", k, "], got ", describe(perm));
+  check(has_sizes(perm, experts, {k}), op, "perm must have the sizes [", in_front(experts), k,
+        "], got ", describe(perm));
   check_same_device(op, "perm", perm, with_name, with);
   const Tensor source = dense(perm);
   if (!wide) return source;
   if (!perm.is_cpu()) return torch::stable::to(source, ScalarType::Int);
-  const Tensor narrow = new_tensor(perm, {k}, ScalarType::Int);
+  const Tensor narrow = new_tensor(perm, experts, {k}, ScalarType::Int);
   const int64_t* from = source.const_data_ptr<int64_t>();
   int32_t* to = narrow.mutable_data_ptr<int32_t>();
-  for (int64_t j = 0; j < k; ++j) {
+  for (int64_t j = 0; j < perm.numel(); ++j) {
     check(from[j] >= 0 && from[j] < k, op, "perm[", j, "]: expected 0 .. ", k - 1, ", got ",
           from[j]);
     to[j] = static_cast<int32_t>(from[j]);

@@ -3,6 +3,8 @@
 // `shape` has no elements: its sizes [0, layout, n, k, group_size, bits, codes] are the descriptor;
 // codes: 0 integers, 1 integers with zero points, 2 float8_e4m3fn, 3 float8_e5m2. So fake kernels
 // see it, it follows `.to(device)` and a state dict, and reading it never waits for a device.
+//
+// Of a weight [E, N, K] the other three have two dimensions, E in front; n and k are of one expert.
 #pragma once
 
 #include <optional>
@@ -15,6 +17,7 @@ namespace qcore::binding {
 // A packed weight whose buffers are known to be as large as its descriptor says.
 struct PackedWeight {
   PackedIntGroup view;
+  Experts experts;
   const IntGroupLayout* layout;
   Tensor qweight, scales, zeros;  // what `view` points into
 };
@@ -24,9 +27,10 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
 
 std::string all_layouts();  // "1 (panel16), 2 (fragment16)"
 
-// The permutation [k] as int32, on the device of the argument `with_name`. On the CPU what int32
-// cannot hold is refused here, the rest by the core. On a GPU nothing is: that would mean to wait.
-Tensor check_perm(const char* op, const Tensor& perm, int64_t k, const char* with_name,
-                  const Tensor& with);
+// The permutation [k], or of experts [E, k], as int32, on the device of the argument `with_name`.
+// On the CPU what int32 cannot hold is refused here, the rest by the core. On a GPU nothing is:
+// that would mean to wait.
+Tensor check_perm(const char* op, const Tensor& perm, const Experts& experts, int64_t k,
+                  const char* with_name, const Tensor& with);
 
 }  // namespace qcore::binding

@@ -29,6 +29,7 @@ class PackedBlocksInfo(TypedDict):
     name: str
     device: str
     elements: int
+    expert_elements: int
 
 class LayoutInfo(TypedDict):
     number: int

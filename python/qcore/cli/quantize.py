@@ -138,8 +138,9 @@ def _scheme(scheme: SchemeName | None, store: Store) -> str:
     if scheme is None:
         return store.default_scheme
     if scheme.value not in store.schemes:
+        others = "".join(f", which is for {s.noun}" for s in STORES if scheme.value in s.schemes)
         raise ValueError(
-            f"--scheme: {store.noun} takes one of {', '.join(store.schemes)}; got {scheme.value}"
+            f"--scheme: {store.noun} takes one of {', '.join(store.schemes)}; got {scheme.value}{others}"
         )
     return str(scheme.value)
 

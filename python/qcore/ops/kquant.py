@@ -8,7 +8,7 @@ import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
 from qcore import _C
-from qcore.ops.common import bias_gradient, need
+from qcore.ops.common import bias_gradient, input_gradient, need
 
 _BLOCKS = {block["name"]: block for block in _C.block_formats()}
 
@@ -122,7 +122,7 @@ def kquant_pack(blocks: Tensor, type: str, k: int, layout: int = 0) -> Tensor:
     The layout belongs to the device: save the blocks (:func:`kquant_unpack`), not this.
 
     Args:
-        blocks: uint8 [N, k / elements * bytes], see :func:`kquant_dequantize`.
+        blocks: uint8 [N, k / elements * bytes], see :func:`kquant_dequantize`; of experts with E in front.
         type: the name of one of :func:`block_formats`.
         k: elements per row.
         layout: 0 for the one of the device of `blocks`, or the number of one of :func:`layouts`. On CPU
@@ -130,7 +130,8 @@ def kquant_pack(blocks: Tensor, type: str, k: int, layout: int = 0) -> Tensor:
 
     Returns:
         uint8, one dimension: the bytes of the blocks in another order, rows padded to a multiple of 16 with
-        zeros. A few more bytes at the end make the size tell in which layout they are.
+        zeros. A few more bytes at the end make the size tell in which layout they are. Of experts two
+        dimensions, E in front.
     """
     packed: Tensor = torch.ops.qcore.kquant_pack(blocks, type, k, layout)
     return packed
@@ -138,15 +139,16 @@ def kquant_pack(blocks: Tensor, type: str, k: int, layout: int = 0) -> Tensor:
 
 @torch.library.register_fake("qcore::kquant_pack")
 def _fake_pack(blocks: Tensor, type: str, k: int, layout: int = 0) -> Tensor:
-    need(blocks.dim() > 0, "kquant_pack", "blocks have no dimensions")
+    need(blocks.dim() in (2, 3), "kquant_pack", f"blocks have the sizes {list(blocks.shape)}")
+    experts = blocks.shape[:-2]
     device = "cuda" if blocks.device.type == "cuda" else "cpu"
     sizes = {
-        row["layout"] if layout else row["device"]: row["elements"]
-        for row in _C.packed_blocks(type, int(blocks.shape[0]), k)
+        row["layout"] if layout else row["device"]: row["expert_elements" if experts else "elements"]
+        for row in _C.packed_blocks(type, int(blocks.shape[-2]), k)
     }
     chosen = layout or device
     need(chosen in sizes, "kquant_pack", f"there is no layout {chosen}")
-    return blocks.new_empty(sizes[chosen])
+    return blocks.new_empty(*experts, sizes[chosen])
 
 
 def kquant_unpack(packed: Tensor, type: str, n: int, k: int) -> Tensor:
@@ -159,7 +161,7 @@ def kquant_unpack(packed: Tensor, type: str, n: int, k: int) -> Tensor:
         k: as given there.
 
     Returns:
-        uint8 [n, k / elements * bytes].
+        uint8 [n, k / elements * bytes], of experts with E in front.
     """
     blocks: Tensor = torch.ops.qcore.kquant_unpack(packed, type, n, k)
     return blocks
@@ -167,7 +169,7 @@ def kquant_unpack(packed: Tensor, type: str, n: int, k: int) -> Tensor:
 
 @torch.library.register_fake("qcore::kquant_unpack")
 def _fake_unpack(packed: Tensor, type: str, n: int, k: int) -> Tensor:
-    return packed.new_empty(n, _row_bytes("kquant_unpack", type, k))
+    return packed.new_empty(*packed.shape[:-1], n, _row_bytes("kquant_unpack", type, k))
 
 
 def kquant_gemm(
@@ -178,6 +180,7 @@ def kquant_gemm(
     k: int,
     bias: Tensor | None = None,
     float_activations: bool = False,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """``x @ weight.T + bias`` with a weight of blocks.
 
@@ -192,18 +195,19 @@ def kquant_gemm(
 
     Args:
         x: float32, float16 or bfloat16 [..., k], any strides.
-        packed: the weight [n, k], from :func:`kquant_pack` on the device of x.
+        packed: the weight [n, k] or [E, n, k], from :func:`kquant_pack` on the device of x.
         type: the name of one of :func:`block_formats`.
         n: rows of the weight.
         k: columns of the weight.
         bias: float32, float16 or bfloat16 [n]; rounded to the dtype of x.
         float_activations: do not quantize x: multiply it in float32 with the elements that
             :func:`kquant_dequantize` gives, in the order of K. Slower.
+        offsets: the rows of each expert, see :func:`w4a16_gemm`; bias is then [E, n].
 
     Returns:
         [..., n] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.kquant_gemm(x, packed, type, n, k, bias, float_activations)
+    y: Tensor = torch.ops.qcore.kquant_gemm(x, packed, type, n, k, bias, float_activations, offsets)
     return y
 
 
@@ -216,6 +220,7 @@ def _fake_gemm(
     k: int,
     bias: Tensor | None = None,
     float_activations: bool = False,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(*x.shape[:-1], n)
 
@@ -224,21 +229,21 @@ def _fake_gemm(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, packed, ctx.type, ctx.n, ctx.k, bias, _ = inputs
-    ctx.save_for_backward(packed)
+    _, packed, ctx.type, ctx.n, ctx.k, bias, _, offsets = inputs
+    ctx.save_for_backward(packed, offsets)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
 def _gemm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    (packed,) = ctx.saved_tensors
+    packed, offsets = ctx.saved_tensors
     dx = dbias = None
     if ctx.needs_input_grad[0]:
         blocks = torch.ops.qcore.kquant_unpack(packed, ctx.type, ctx.n, ctx.k)
         weight = torch.ops.qcore.kquant_dequantize(blocks, ctx.type, ctx.k, torch.float32)
-        dx = (dy.float() @ weight).to(dy.dtype)
+        dx = input_gradient(dy, weight, offsets).to(dy.dtype)
     if ctx.bias_dtype is not None and ctx.needs_input_grad[5]:  # absent if the bias is
-        dbias = bias_gradient(dy, ctx.bias_dtype)
-    return dx, None, None, None, None, dbias, None
+        dbias = bias_gradient(dy, ctx.bias_dtype, offsets)
+    return dx, None, None, None, None, dbias, None, None
 
 
 torch.library.register_autograd("qcore::kquant_gemm", _gemm_backward, setup_context=_save_for_backward)

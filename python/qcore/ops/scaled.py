@@ -11,7 +11,7 @@ import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
 from qcore import _C  # noqa: F401 - registers the ops
-from qcore.ops.common import bias_gradient, need, refuse_gradients
+from qcore.ops.common import bias_gradient, input_gradient, need, refuse_gradients
 from qcore.ops.quantize import BLOCK
 
 
@@ -24,6 +24,7 @@ def int8_gemm(
     bias: Tensor | None = None,
     out_dtype: torch.dtype = torch.float32,
     w_sum: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """``x_scale * w_scale * ((x - x_zero) @ weight.T) + bias``, with exact integer sums.
 
@@ -39,11 +40,15 @@ def int8_gemm(
         bias: float32, float16 or bfloat16 [N], not rounded.
         out_dtype: torch.float32, torch.float16 or torch.bfloat16.
         w_sum: int32 [N], ``weight.sum(1)``; used with x_zero, found in the call if None.
+        offsets: the rows of each expert, see :func:`w4a16_gemm`. The weight is then [E, N, K], w_scale of E
+            or E * N elements, bias [E, N], w_sum [E, N].
 
     Returns:
         [..., N] in out_dtype. It has no gradients; :func:`int8_linear` has.
     """
-    y: Tensor = torch.ops.qcore.int8_gemm(x, weight, x_scale, w_scale, x_zero, bias, out_dtype, w_sum)
+    y: Tensor = torch.ops.qcore.int8_gemm(
+        x, weight, x_scale, w_scale, x_zero, bias, out_dtype, w_sum, offsets
+    )
     return y
 
 
@@ -57,6 +62,7 @@ def _fake_int8_gemm(
     bias: Tensor | None = None,
     out_dtype: torch.dtype | None = None,
     w_sum: Tensor | None = None,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     return _fake_product("int8_gemm", x, weight, out_dtype or torch.float32)
 
@@ -111,6 +117,7 @@ def int8_linear(
     x_zero: Tensor | None = None,
     norm_weight: Tensor | None = None,
     norm_eps: float = 1e-6,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """:func:`quantize_int8` and :func:`int8_gemm` in one call, to the same bits.
 
@@ -127,12 +134,13 @@ def int8_linear(
         x_zero: int32 of one element, with x_scale if not symmetric.
         norm_weight: see :func:`quantize_int8`.
         norm_eps: see there.
+        offsets: see :func:`int8_gemm`.
 
     Returns:
         [..., N] in the dtype of x.
     """
     y: Tensor = torch.ops.qcore.int8_linear(
-        x, weight, w_scale, w_sum, bias, symmetric, x_scale, x_zero, norm_weight, norm_eps
+        x, weight, w_scale, w_sum, bias, symmetric, x_scale, x_zero, norm_weight, norm_eps, offsets
     )
     return y
 
@@ -149,6 +157,7 @@ def _fake_int8_linear(
     x_zero: Tensor | None = None,
     norm_weight: Tensor | None = None,
     norm_eps: float = 1e-6,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     return _fake_product("int8_linear", x, weight, x.dtype)
 
@@ -197,16 +206,18 @@ def _fake_fp8_linear(
 
 
 def _fake_product(op: str, x: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
-    need(weight.dim() > 0, op, "weight has no dimensions")
-    return x.new_empty(*x.shape[:-1], weight.shape[0], dtype=dtype)
+    need(weight.dim() > 1, op, f"weight has the sizes {list(weight.shape)}")
+    return x.new_empty(*x.shape[:-1], weight.shape[-2], dtype=dtype)
 
 
 # Gradients: those of a linear layer whose activations are not quantized, behind an RMSNorm if there is one.
 
 
 def _dequantize(weight: Tensor, w_scale: Tensor) -> Tensor:
-    n, k = weight.shape
-    if w_scale.dim() == 2 and w_scale.numel() > 1 and w_scale.shape != (n, 1):
+    *experts, n, k = weight.shape
+    if experts:
+        scale = w_scale.reshape(*experts, -1, 1)
+    elif w_scale.dim() == 2 and w_scale.numel() > 1 and w_scale.shape != (n, 1):
         scale = w_scale.repeat_interleave(BLOCK, 0)[:n].repeat_interleave(BLOCK, 1)[:, :k]
     else:
         scale = w_scale.reshape(-1, 1)
@@ -215,9 +226,9 @@ def _dequantize(weight: Tensor, w_scale: Tensor) -> Tensor:
 
 def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Of x, bias and norm_weight."""
-    x, weight, w_scale, norm_weight = ctx.saved_tensors
-    dbias = None if ctx.bias_dtype is None else bias_gradient(dy, ctx.bias_dtype)
-    dz = dy.float() @ _dequantize(weight, w_scale)
+    x, weight, w_scale, norm_weight, offsets = ctx.saved_tensors
+    dbias = None if ctx.bias_dtype is None else bias_gradient(dy, ctx.bias_dtype, offsets)
+    dz = input_gradient(dy, _dequantize(weight, w_scale), offsets)
     if norm_weight is None:
         return dz.to(dy.dtype), dbias, None
     wide = x.float()
@@ -230,25 +241,27 @@ def _linear_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None
     return dx.to(dy.dtype), dbias, dweight.to(norm_weight.dtype)
 
 
-def _save(ctx: Any, x: Tensor, weight: Tensor, w_scale: Tensor, bias: Any, norm: Any, eps: float) -> None:
-    ctx.save_for_backward(x, weight, w_scale, norm)
+def _save(
+    ctx: Any, x: Tensor, weight: Tensor, w_scale: Tensor, bias: Any, norm: Any, eps: float, offsets: Any
+) -> None:
+    ctx.save_for_backward(x, weight, w_scale, norm, offsets)
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.norm_eps = eps
 
 
 def _save_int8(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, w_scale, _, bias, _, _, _, norm_weight, norm_eps = inputs
-    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps)
+    x, weight, w_scale, _, bias, _, _, _, norm_weight, norm_eps, offsets = inputs
+    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps, offsets)
 
 
 def _int8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     dx, dbias, dnorm = _linear_backward(ctx, dy)
-    return dx, None, None, None, dbias, None, None, None, dnorm, None
+    return dx, None, None, None, dbias, None, None, None, dnorm, None, None
 
 
 def _save_fp8(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, w_scale, bias, _, norm_weight, norm_eps = inputs
-    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps)
+    _save(ctx, x, weight, w_scale, bias, norm_weight, norm_eps, None)
 
 
 def _fp8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,7 +8,7 @@ import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
 from qcore import _C
-from qcore.ops.common import bias_gradient, need
+from qcore.ops.common import bias_gradient, expert_of_rows, input_gradient, need
 
 # The last size of a descriptor: 0 integers, 1 integers with zero points, or these.
 _FLOAT_CODES = {torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}
@@ -20,6 +20,9 @@ class PackedW4A16(NamedTuple):
 
     It splats: ``w4a16_gemm(x, *packed)``. The layout belongs to this machine: save the codes
     (:func:`w4a16_unpack`), not this.
+
+    A weight [E, N, K] of experts gives the first three tensors a dimension more, E in front; what stands
+    there at e is the packed weight of expert e.
     """
 
     qweight: Tensor
@@ -47,11 +50,11 @@ def w4a16_pack(
     """Packs a weight once for the fastest kernel that takes it on its device.
 
     Args:
-        codes: uint8 [N, K], each below ``2 ** bits``; or float8_e4m3fn or float8_e5m2 with 8 bits, which
-            stand for ``scale * code`` and should be finite: on CUDA a NaN or an infinity may count as the
-            number after the largest.
-        scales: float32, float16 or bfloat16 [N, G].
-        zeros: uint8 [N, G], or None if the weight is symmetric.
+        codes: uint8 [N, K], or [E, N, K] of experts, each below ``2 ** bits``; or float8_e4m3fn or
+            float8_e5m2 with 8 bits, which stand for ``scale * code`` and should be finite: on CUDA a NaN or
+            an infinity may count as the number after the largest.
+        scales: float32, float16 or bfloat16 [N, G] or [E, N, G].
+        zeros: uint8 like scales, or None if the weight is symmetric.
         group_size: columns per scale, 1 to K; the last group of a row may be shorter.
             -1: one group per row.
         bits: 2, 3, 4 or 8.
@@ -65,9 +68,9 @@ def w4a16_pack(
 def _fake_pack(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int, bits: int = 4, layout: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    need(codes.dim() == 2, "w4a16_pack", f"codes have the sizes {list(codes.shape)}")
-    sizes = int(codes.shape[0]), int(codes.shape[1])
-    return _fake_packed(codes, scales, zeros, sizes, group_size, bits, layout)
+    need(codes.dim() in (2, 3), "w4a16_pack", f"codes have the sizes {list(codes.shape)}")
+    sizes = int(codes.shape[-2]), int(codes.shape[-1])
+    return _fake_packed(codes, scales, zeros, sizes, group_size, bits, layout, codes.shape[:-2])
 
 
 def _fake_packed(
@@ -78,8 +81,10 @@ def _fake_packed(
     group_size: int,
     bits: int,
     layout: int,
+    experts: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What packing gives; the core knows the sizes. `codes`: the tensor that holds them, in any order."""
+    """What packing gives; the core knows the sizes. `codes`: the tensor that holds them, in any order;
+    `experts`: (E,), or nothing."""
     n, k = sizes
     width = k if group_size == -1 else group_size
     device = "cpu" if codes.device.type == "meta" else codes.device.type
@@ -89,9 +94,9 @@ def _fake_packed(
     )
     kind = _FLOAT_CODES.get(codes.dtype, int(zeros is not None))
     return (
-        codes.new_empty(n_qweight, dtype=torch.uint8),
-        scales.new_empty(n_scales),
-        codes.new_empty(n_zeros, dtype=torch.uint8),
+        codes.new_empty(*experts, n_qweight, dtype=torch.uint8),
+        scales.new_empty(*experts, n_scales),
+        codes.new_empty(*experts, n_zeros, dtype=torch.uint8),
         codes.new_empty(0, number, n, k, width, bits, kind, dtype=torch.uint8),
     )
 
@@ -148,7 +153,8 @@ def _fake_repack(
 
 
 def w4a16_unpack(packed: PackedW4A16) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The exact codes [N, K], scales [N, G] and zeros [N, G] (or None) that were packed.
+    """The exact codes, scales and zeros (or None) that were packed: [N, K] and [N, G], of experts with E in
+    front.
 
     CPU tensors of every layout; CUDA tensors of the layouts for CUDA.
     """
@@ -163,10 +169,11 @@ def _fake_unpack(
     n, k, group_size, _, kind = _described("w4a16_unpack", shape)
     need(group_size > 0 and kind < len(_CODE_DTYPES), "w4a16_unpack", f"shape is {list(shape.shape)}")
     groups = (k + group_size - 1) // group_size
+    experts = qweight.shape[:-1]
     return (
-        qweight.new_empty(n, k, dtype=_CODE_DTYPES[kind]),
-        scales.new_empty(n, groups),
-        qweight.new_empty(n, groups) if kind == 1 else qweight.new_empty(0),
+        qweight.new_empty(*experts, n, k, dtype=_CODE_DTYPES[kind]),
+        scales.new_empty(*experts, n, groups),
+        qweight.new_empty(*experts, n, groups) if kind == 1 else qweight.new_empty(0),
     )
 
 
@@ -185,12 +192,16 @@ def w4a16_gemm(
     perm: Tensor | None = None,
     bias: Tensor | None = None,
     batch_invariant: bool = False,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     """``x[..., perm] @ weight.T + bias``, accumulated in float32.
 
     The result of a row of x depends neither on the number of threads nor on what the other rows hold.
     On the CPU it does not depend on how many they are either; on CUDA it may, in the last bits, unless
     `batch_invariant` is set. Gradients flow to x and bias, not to the weight.
+
+    With `offsets` the weight is that of E experts and each row of x meets its expert's: one call for all of
+    them, which costs what the experts with rows cost. A row gives the bits of a call with that weight alone.
 
     Args:
         x: float32, float16 or bfloat16 [..., K], any strides. On CUDA float32 works but is slow: only the
@@ -206,11 +217,16 @@ def w4a16_gemm(
         batch_invariant: a row of x gives the same bits whatever the number of rows. On the CPU it always
             does. On CUDA it fixes how K is cut into parts: somewhat slower, and the call may work in up to
             64 MB more memory.
+        offsets: int32 [E + 1] if the weight is one of experts, packed from [E, N, K], else None: rows
+            ``offsets[e]`` to ``offsets[e + 1] - 1`` of x (as [M, K]) belong to expert e, so that they ascend
+            from 0 to M. perm and bias are then [E, K] and [E, N]. On CUDA no kernel takes experts yet.
 
     Returns:
         [..., N] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.w4a16_gemm(x, qweight, scales, zeros, shape, perm, bias, batch_invariant)
+    y: Tensor = torch.ops.qcore.w4a16_gemm(
+        x, qweight, scales, zeros, shape, perm, bias, batch_invariant, offsets
+    )
     return y
 
 
@@ -224,6 +240,7 @@ def _fake_gemm(
     perm: Tensor | None = None,
     bias: Tensor | None = None,
     batch_invariant: bool = False,
+    offsets: Tensor | None = None,
 ) -> Tensor:
     n, *_ = _described("w4a16_gemm", shape)
     return x.new_empty(*x.shape[:-1], n)
@@ -233,33 +250,42 @@ def _fake_gemm(
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, *packed, perm, bias, _ = inputs
-    ctx.save_for_backward(*packed, perm)
+    _, *packed, perm, bias, _, offsets = inputs
+    ctx.save_for_backward(*packed, perm, offsets)
     ctx.bias_dtype = None if bias is None else bias.dtype
 
 
 def _gemm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-    *packed, perm = ctx.saved_tensors
+    *packed, perm, offsets = ctx.saved_tensors
     dx = dbias = None
     if ctx.needs_input_grad[0]:
-        columns = dy.float() @ _dequantize(*packed)
+        columns = input_gradient(dy, _dequantize(*packed), offsets)
         if perm is not None:  # a column of x may meet several columns of the weight
-            columns = torch.zeros_like(columns).index_add(-1, perm, columns)
+            columns = _scatter(columns, perm, offsets)
         dx = columns.to(dy.dtype)
     if ctx.bias_dtype is not None and ctx.needs_input_grad[6]:  # absent if the bias is
-        dbias = bias_gradient(dy, ctx.bias_dtype)
-    return dx, None, None, None, None, None, dbias, None
+        dbias = bias_gradient(dy, ctx.bias_dtype, offsets)
+    return dx, None, None, None, None, None, dbias, None, None
+
+
+def _scatter(columns: Tensor, perm: Tensor, offsets: Tensor | None) -> Tensor:
+    """Adds column j of each row at perm[j]."""
+    if offsets is None:
+        return torch.zeros_like(columns).index_add(-1, perm, columns)
+    rows = columns.reshape(-1, columns.shape[-1])
+    index = perm.long()[expert_of_rows(rows.shape[0], offsets)]
+    return torch.zeros_like(rows).scatter_add(-1, index, rows).reshape(columns.shape)
 
 
 def _dequantize(qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor) -> Tensor:
-    """The weight, float32 [N, K]."""
+    """The weight, float32 [N, K] or [E, N, K]."""
     group_size, bits, kind = shape.shape[4:]
     codes, scales, zeros = torch.ops.qcore.w4a16_unpack(qweight, scales, zeros, shape)
-    group = torch.arange(codes.shape[1], device=codes.device) // group_size
-    zero: Tensor | float = zeros[:, group].float() if kind == 1 else float(1 << (bits - 1))
+    group = torch.arange(codes.shape[-1], device=codes.device) // group_size
+    zero: Tensor | float = zeros[..., group].float() if kind == 1 else float(1 << (bits - 1))
     if codes.dtype != torch.uint8:
         zero = 0.0
-    weight: Tensor = (codes.float() - zero) * scales.float()[:, group]
+    weight: Tensor = (codes.float() - zero) * scales.float()[..., group]
     return weight
 
 

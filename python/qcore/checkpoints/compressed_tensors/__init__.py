@@ -85,4 +85,6 @@ def _parts(name: str, header: Header) -> tuple[str, ...]:
 def _shape(name: str, header: Header) -> tuple[int, ...]:
     if f"{name}.weight_shape" in header:
         return tuple(int(size) for size in header.tensor(f"{name}.weight_shape"))
+    if f"{name}.weight" not in header:
+        raise ValueError(f"{name}.weight: missing from the checkpoint")
     return header.shape(f"{name}.weight")
