@@ -187,7 +187,7 @@ void time_experts(benchmark::State& state, const Row<typename Of::Op>& row, Way 
 template <class Of>
 void add_op(int threads) {
   for (const auto* row : runnable_rows<typename Of::Op>()) {
-    if (row->isa == Isa::scalar) continue;
+    if (row->isa() == Isa::scalar) continue;
     for (const int64_t tokens : {1, 4, 16, 64}) {
       for (const Way way : {Way::experts, Way::dense, Way::calls}) {
         add(std::string(row->name) + Of::kTitle + "/tokens:" + std::to_string(tokens) + "/" +
