@@ -50,6 +50,10 @@ def torch_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+def pytest_configure() -> None:
+    sampling.seed()  # before there are workers: they inherit it
+
+
 def pytest_report_header() -> str:
     return sampling.header()
 
