@@ -46,7 +46,7 @@ def test_rounds_to_the_nearest_value_of_the_grid(
     value = format.dequantize(grid.store(codes))
     assert torch.equal(value.double(), reference_dequantize(codes, grid, format).float().double())
     for shift in (-1, 1):  # no neighbouring code is nearer
-        other = (codes.int() + shift).clamp(0, format.elements.levels - 1).to(torch.uint8)
+        other = (codes.int() + shift).clamp(0, format.elements.count - 1).to(torch.uint8)
         nearer = (format.dequantize(grid.store(other)) - w).abs() - (value - w).abs()
         assert nearer.min() >= -1e-7
 

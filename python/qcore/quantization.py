@@ -17,7 +17,7 @@ from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.folder import SHARD_BYTES
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
-from qcore.checkpoints.stores import store_for
+from qcore.checkpoints.stores import STORES, store_for
 from qcore.checkpoints.streamed import FolderSource
 from qcore.formats import Format
 from qcore.methods import Method, resolve_method
@@ -92,7 +92,8 @@ def quantize_checkpoint(
     store = store_for(destination)
     for name in options:
         if name not in store.options:
-            raise ValueError(f"{name}: is not for {store.noun}")
+            known = any(name in other.options for other in STORES)
+            raise ValueError(f"{name}: " + (f"is not for {store.noun}" if known else "is no option"))
     origin = FolderSource(Checkpoint(source))
     plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
     _run(origin, plan, calibration, sequential, device)

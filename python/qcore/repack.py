@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qcore.checkpoints import awq, gptq
 from qcore.checkpoints.compressed_tensors import packed as compressed_tensors
+from qcore.checkpoints.words import check_bits
 from qcore.ops import PackedW4A16
 
 __all__ = ["from_awq", "from_compressed_tensors", "from_gptq"]
@@ -116,6 +117,7 @@ def from_compressed_tensors(
         ValueError: an argument contradicts the others, or the groups of `weight_g_idx` are not of
             `group_size`.
     """
+    check_bits(bits)
     words = compressed_tensors.parse(
         weight_packed,
         weight_scale,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from qcore.formats import BLOCK_FORMATS, NF4, Activations, Float8, Format, Int8, IntGroup
+from qcore.formats import BLOCK_FORMATS, INTEGER_BITS, NF4, Activations, Float8, Format, Int8, IntGroup
 
 __all__ = ["SCHEMES", "Layer", "Scheme", "is_static", "resolve_scheme"]
 
@@ -39,7 +39,7 @@ Scheme = Callable[[Layer], Format | None]
 SCHEMES: dict[str, Format] = {
     **{
         f"W{bits}A16{suffix}": IntGroup(bits=bits, symmetric=not suffix)
-        for bits in (2, 3, 4, 8)
+        for bits in INTEGER_BITS
         for suffix in ("", "_ASYM")
     },
     "W8A8": Int8(),

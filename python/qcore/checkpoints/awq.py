@@ -20,6 +20,7 @@ from qcore.checkpoints.words import (
     check_devices,
     check_tensor,
     groups_of,
+    matrix_shape,
     needed_zeros,
 )
 from qcore.formats import IntGroup
@@ -36,17 +37,17 @@ class Awq(Container):
     method = "awq"
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
-        settings = {key: config.get(key, config.get(old)) for key, old in _OLD_NAMES.items()}
+        # transformers writes the version in small letters, AutoAWQ in capitals.
+        given = {"bits": config.get("bits", 4), "version": str(config.get("version", "gemm")).lower()}
         for key, expected in (("bits", 4), ("version", "gemm")):
-            value = settings[key].lower() if isinstance(settings[key], str) else settings[key]
-            if value not in (expected, None):
-                raise ValueError(f"quantization_config.{key}: expected {expected!r}, got {settings[key]!r}")
+            if given[key] != expected:
+                raise ValueError(f"quantization_config.{key}: expected {expected!r}, got {given[key]!r}")
         found = []
         for key in header:
             name, _, part = key.rpartition(".")
             if part == "qweight":
                 parts = tuple(f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in header)
-                k, words = header.shape(key)
+                k, words = matrix_shape(key, header)
                 with naming(name):
                     format = IntGroup(4, f"{name}.qzeros" not in header, _group_size(config))
                     found.append(StoredLayer(name, format, (words * 8, k), parts))
@@ -62,12 +63,8 @@ class Awq(Container):
             return words.qweight()
 
 
-# AutoAWQ's own names, in its quant_config.json, beside those of config.json.
-_OLD_NAMES = {"bits": "w_bit", "group_size": "q_group_size", "version": "version"}
-
-
 def _group_size(config: Mapping[str, Any]) -> int:
-    return int(config.get("group_size", config.get("q_group_size", 128)))
+    return int(config.get("group_size", 128))
 
 
 def parse(
@@ -88,6 +85,6 @@ def parse(
     if qzeros is not None:
         check_tensor("qzeros", qzeros, torch.int32, (groups, n // 8))
         zeros = awq_columns(qzeros, n)
-    zeros = needed_zeros(zeros, 4, symmetric)
+    zeros = needed_zeros("qzeros", zeros, 4, symmetric)
     zeros = None if zeros is None else zeros.t()
     return Words(qweight, "awq", (n, k), 4, group_size, scales.t(), zeros)

@@ -76,6 +76,7 @@ class Checkpoint:
         self.path = resolve_source(source)
         self.config = self._config()
         self.files = self._index()
+        self._headers: dict[Path, dict[str, tuple[str, tuple[int, ...]]]] = {}
 
     def _config(self) -> dict[str, Any]:
         return _read_json(self.path / "config.json")
@@ -123,13 +124,22 @@ class Checkpoint:
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        with safe_open(self.files[name], framework="pt") as file:
-            return tuple(file.get_slice(name).get_shape())
+        return self._header(name)[1]
 
     def dtype(self, name: str) -> str:
         """The safetensors name of a tensor's dtype, e.g. BF16."""
-        with safe_open(self.files[name], framework="pt") as file:
-            return str(file.get_slice(name).get_dtype())
+        return self._header(name)[0]
+
+    def _header(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """Dtype and shape. A shard is opened once for all of its tensors."""
+        shard = self.files[name]
+        if shard not in self._headers:
+            with safe_open(shard, framework="pt") as file:
+                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+                self._headers[shard] = {
+                    key: (str(part.get_dtype()), tuple(part.get_shape())) for key, part in slices.items()
+                }
+        return self._headers[shard][name]
 
 
 class ShardWriter:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -239,7 +240,9 @@ class FolderStore(Store):
         container = container_of(stored, checkpoint.files)
         layers = container.layers(stored, checkpoint)
         if not layers:
-            return _load_plain(checkpoint, dtype).to(device)
+            raise ValueError(
+                f"{checkpoint.path}: quantization_config says {container.method}, but no layer is quantized"
+            )
         model = empty_model(config_of(checkpoint.path))
         linears, rename = set(linear_names(model)), renamer(model)
         for layer in track(layers, "loading layers"):
@@ -282,12 +285,22 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
 
 def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
     """Everything besides the quantized layers: what these keys hold."""
-    for name, key in stored_names(model, keys).items():
+    stored = stored_names(model, keys)
+    for name, key in stored.items():
         tensor = checkpoint.tensor(key)
+        if name.endswith("weight") and checkpoint.dtype(key) not in (*_FLOATS, "F64"):
+            raise ValueError(
+                f"{key}: holds codes ({checkpoint.dtype(key)}), but nothing says what they stand for"
+            )
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         set_tensor(model, name, tensor)
     tie_weights(model)
+    if unused := sorted(set(keys) - set(stored.values())):
+        warnings.warn(
+            f"{checkpoint.path}: {len(unused)} of its tensors are not used, the first is {unused[0]}",
+            stacklevel=4,
+        )
     missing = [n for n, p in model.named_parameters() if p.is_meta]
     if missing:
         raise ValueError(

@@ -23,6 +23,7 @@ from qcore.checkpoints.words import (
     check_devices,
     check_tensor,
     groups_of,
+    matrix_shape,
     needed_zeros,
     permutation_of,
     words_for,
@@ -97,7 +98,7 @@ def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _shape(name: str, header: Header, bits: int) -> tuple[int, int]:
-    rows, n = header.shape(f"{name}.qweight")
+    rows, n = matrix_shape(f"{name}.qweight", header)
     if f"{name}.g_idx" in header:
         return n, header.shape(f"{name}.g_idx")[0]
     return n, rows * 32 // bits
@@ -133,7 +134,7 @@ def parse(
         raise ValueError("qzeros: missing, and the weight is not said to be symmetric")
     check_tensor("scales", scales, FLOATS, (groups, n))
     check_devices(qweight=qweight, qzeros=qzeros, scales=scales, g_idx=g_idx)
-    zeros = needed_zeros(zeros, bits, symmetric)
+    zeros = needed_zeros("qzeros", zeros, bits, symmetric)
     return Words(
         qweight,
         "gptq",

@@ -28,7 +28,7 @@ class FolderSource:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        if "quantization_config" in checkpoint.config:
+        if checkpoint.config.get("quantization_config"):
             raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
         self.checkpoint = checkpoint
         self.config = config_of(checkpoint.path)

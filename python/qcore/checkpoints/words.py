@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qcore.checkpoints.bits import unpack_int32
+from qcore.checkpoints.container import Header
 from qcore.formats import IntGroup
 from qcore.ops import PackedW4A16, w4a16_pack, w4a16_repack
 from qcore.qweight import Inputs, QWeight
@@ -24,6 +25,7 @@ __all__ = [
     "check_devices",
     "check_tensor",
     "groups_of",
+    "matrix_shape",
     "needed_zeros",
     "permutation_of",
     "unpack_padded",
@@ -75,6 +77,8 @@ class Words:
     def qweight(self) -> QWeight:
         """The weight in the device-neutral layout, its columns in order of their groups."""
         format = IntGroup(self.bits, self.zeros is None, self.group_size)
+        if not torch.isfinite(self.scales).all():
+            raise ValueError("scales: holds NaN or infinity")
         tensors = {"codes": self._ordered(self.codes()), "scales": self.scales.contiguous()}
         if self.zeros is not None:
             tensors["zeros"] = self.zeros.contiguous()
@@ -143,6 +147,14 @@ def words_for(count: int, bits: int) -> int:
     return -(-count * bits // 32)
 
 
+def matrix_shape(key: str, header: Header) -> tuple[int, int]:
+    """The shape of a tensor that must be a matrix."""
+    shape = header.shape(key)
+    if len(shape) != 2:
+        raise ValueError(f"{key}: expected two dimensions, got {list(shape)}")
+    return shape[0], shape[1]
+
+
 def groups_of(k: int, group_size: int) -> tuple[int, int]:
     """The width of a group, and how many there are."""
     if k < 1:
@@ -153,7 +165,7 @@ def groups_of(k: int, group_size: int) -> tuple[int, int]:
     return width, -(-k // width)
 
 
-def needed_zeros(zeros: Tensor | None, bits: int, symmetric: bool | None) -> Tensor | None:
+def needed_zeros(name: str, zeros: Tensor | None, bits: int, symmetric: bool | None) -> Tensor | None:
     """The zero points, None if a symmetric weight has the same ones."""
     if zeros is None or symmetric is False:
         return zeros
@@ -166,7 +178,7 @@ def needed_zeros(zeros: Tensor | None, bits: int, symmetric: bool | None) -> Ten
         off_by_one = abs(other - center) == 1 and bool((zeros == other).all())
         hint = ": is checkpoint_format right?" if off_by_one else ""
         raise ValueError(
-            f"qzeros: expected only {center}, because the weight is symmetric, got {other}{hint}"
+            f"{name}: expected only {center}, because the weight is symmetric, got {other}{hint}"
         )
     return zeros
 

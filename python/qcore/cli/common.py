@@ -8,7 +8,7 @@ from enum import Enum
 
 import typer
 
-__all__ = ["DTypeName", "DeviceName", "errors"]
+__all__ = ["DTypeName", "DeviceName", "errors", "present"]
 
 
 class DeviceName(str, Enum):
@@ -31,3 +31,12 @@ def errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
+
+
+def present(device: DeviceName) -> str:
+    """The name of a device that is there."""
+    import torch
+
+    if device is DeviceName.cuda and not torch.cuda.is_available():
+        raise ValueError("--device: torch sees no CUDA device here")
+    return device.value

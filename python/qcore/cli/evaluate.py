@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qcore.cli.common import DeviceName, DTypeName, errors
+from qcore.cli.common import DeviceName, DTypeName, errors, present
 
 __all__ = ["evaluate"]
 
@@ -39,13 +40,15 @@ def evaluate(
     from qcore.text import token_chunks
 
     with errors():
+        where = present(device)
         wanted = None if dtype is DTypeName.auto else getattr(torch, dtype.value)
         tokens = token_chunks(model, text, chunk, chunks)
-        loaded = qcore.load(model, wanted, device.value)
-        other = None if reference is None else qcore.load(reference, wanted, device.value)
+        loaded = qcore.load(model, wanted, where)
+        other = None if reference is None else qcore.load(reference, wanted, where)
         result = qcore.evaluate(loaded, tokens, other)
     if as_json:
-        print(json.dumps(asdict(result)))
+        figures = asdict(result)  # JSON has no NaN: the error of one chunk is none
+        print(json.dumps({k: v if v is None or math.isfinite(v) else None for k, v in figures.items()}))
         return
     table = Table("figure", "value", "+-")
     table.add_row("perplexity", f"{result.perplexity:.4f}", f"{result.perplexity_error:.4f}")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from qcore.checkpoints.store import Store
 from qcore.checkpoints.stores import STORES, store_for
-from qcore.cli.common import DeviceName, errors
+from qcore.cli.common import DeviceName, errors, present
 from qcore.methods import METHODS, Awq, Gptq, Method, Rtn, resolve_method
 
 __all__ = ["quantize"]
@@ -102,7 +102,7 @@ def quantize(
     from qcore.text import token_chunks
 
     with errors():
-        store = store_for(destination)
+        store, where = store_for(destination), present(device)
         name = _scheme(scheme, store)
         given = {
             "ignore": ignore,
@@ -123,7 +123,7 @@ def quantize(
             tokens = token_chunks(folder, calibration, sequence_length, samples)
         start = time.perf_counter()
         quantize_checkpoint(
-            folder, destination, name, chosen, tokens, sequential, overwrite, device.value, **options
+            folder, destination, name, chosen, tokens, sequential, overwrite, where, **options
         )
         seconds = time.perf_counter() - start
     console = Console(highlight=False, soft_wrap=True)

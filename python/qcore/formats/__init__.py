@@ -7,7 +7,7 @@ from qcore.formats.base import Format, Grid, Points
 from qcore.formats.elements import ELEMENTS, Codebook, Elements, Floats, Integers
 from qcore.formats.gguf import BLOCK_FORMATS, BlockFormat, BlockGrid
 from qcore.formats.granularity import BLOCK, ROW, TENSOR, Granularity, group
-from qcore.formats.presets import NF4, Float8, Int8, IntGroup
+from qcore.formats.presets import INTEGER_BITS, NF4, Float8, Int8, IntGroup
 from qcore.formats.scaled import ScaledFormat, ScaledGrid
 from qcore.formats.scales import Scales
 
@@ -15,6 +15,7 @@ __all__ = [
     "BLOCK",
     "BLOCK_FORMATS",
     "ELEMENTS",
+    "INTEGER_BITS",
     "NF4",
     "ROW",
     "TENSOR",

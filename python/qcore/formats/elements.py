@@ -80,11 +80,21 @@ class Elements(ABC):
     def decode(self, codes: Tensor, zero: Tensor | float) -> Tensor:
         """The elements of stored codes less their zero, float32."""
 
+    @property
+    def count(self) -> int:
+        """How many codes there are."""
+        return 1 << self.bits
+
     def check(self, codes: Tensor) -> None:
         """Raises, naming them, if codes are not of this kind."""
         if codes.dtype != self.dtype:
             name = str(self.dtype).removeprefix("torch.")
             raise TypeError(f"codes: expected {name}, got {codes.dtype}")
+        # Without data (meta, fake) there is nothing to look at.
+        if self.count < 1 << (8 * codes.itemsize) and type(codes) is Tensor and not codes.is_meta:
+            greatest = int(codes.max()) if codes.numel() else 0
+            if greatest >= self.count:
+                raise ValueError(f"codes: expected below {self.count}, got {greatest}")
 
 
 @dataclass(frozen=True)
@@ -106,10 +116,6 @@ class Integers(Elements):
         return self.offset == 0
 
     @property
-    def levels(self) -> int:
-        return 1 << self.bits
-
-    @property
     def zero(self) -> float:
         return float(1 << (self.bits - 1))
 
@@ -120,7 +126,7 @@ class Integers(Elements):
         return self.zero - 0.5
 
     def nearest(self, w: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
-        return (w / scale).round_().add_(zero).clamp_(0, self.levels - 1)
+        return (w / scale).round_().add_(zero).clamp_(0, self.count - 1)
 
     def pattern(self, found: Tensor) -> Tensor:
         return found.to(torch.uint8)
@@ -170,6 +176,10 @@ class Codebook(Elements):
 
     numbers: tuple[float, ...] = ()
 
+    @property
+    def count(self) -> int:
+        return len(self.numbers)
+
     @cached_property
     def greatest(self) -> float:
         return max(map(abs, self.numbers))
@@ -186,11 +196,6 @@ class Codebook(Elements):
     def decode(self, codes: Tensor, zero: Tensor | float) -> Tensor:
         table = torch.tensor(self.numbers, dtype=torch.float32, device=codes.device)
         return table[codes.int()]
-
-    def check(self, codes: Tensor) -> None:
-        super().check(codes)
-        if codes.numel() and not codes.is_meta and int(codes.max()) >= len(self.numbers):
-            raise ValueError(f"codes: expected below {len(self.numbers)}, got {int(codes.max())}")
 
 
 @lru_cache

@@ -10,9 +10,10 @@ from qcore.formats.granularity import BLOCK, ROW, TENSOR, group
 from qcore.formats.scaled import ScaledFormat
 from qcore.formats.scales import Scales
 
-__all__ = ["NF4", "Float8", "Int8", "IntGroup"]
+__all__ = ["INTEGER_BITS", "NF4", "Float8", "Int8", "IntGroup"]
 
 _INTEGERS = {e.bits: e for e in ELEMENTS.values() if e.affine}
+INTEGER_BITS = tuple(_INTEGERS)
 _FLOAT8 = {"tensor": TENSOR, "channel": ROW, "block": BLOCK}
 
 
@@ -20,7 +21,7 @@ def IntGroup(bits: int = 4, symmetric: bool = True, group_size: int = 128) -> Sc
     """Unsigned integers with a scale, and unless symmetric a zero point, per row and group of columns.
 
     Args:
-        bits: 2, 3, 4 or 8.
+        bits: one of `INTEGER_BITS`.
         symmetric: no zero points; all are `2**(bits - 1)`.
         group_size: columns per group; -1 is one group per row. The last group of a row may be shorter.
     """

@@ -122,6 +122,9 @@ class ScaledFormat:
 
     def check(self, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
         """Raises, naming the tensor, if these do not store a weight [N, K] or, of experts, [E, N, K]."""
+        for name in ("codes", "scales"):
+            if name not in tensors:
+                raise ValueError(f"{name}: missing")
         codes, scales, zeros = tensors["codes"], tensors["scales"], tensors.get("zeros")
         self.elements.check(codes)
         if tuple(codes.shape) != shape:
@@ -137,6 +140,8 @@ class ScaledFormat:
             raise ValueError("zeros: expected None exactly when the format is symmetric")
         if zeros is not None and tuple(zeros.shape) != expected:
             raise ValueError(f"zeros: expected shape {expected}, got {tuple(zeros.shape)}")
+        if zeros is not None and zeros.dtype != torch.uint8:
+            raise TypeError(f"zeros: expected uint8, got {zeros.dtype}")
 
     # -- choosing a grid ------------------------------------------------------------------------
 

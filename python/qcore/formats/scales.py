@@ -47,6 +47,8 @@ class Scales:
 
     def check(self, scales: Tensor, second: Tensor | None) -> None:
         """Raises, naming the tensor, if these are not stored so."""
+        if not scales.is_floating_point():
+            raise TypeError(f"scales: expected floats, got {scales.dtype}")
         if self.dtype is not None and scales.dtype != self.dtype:
             raise TypeError(f"scales: expected {self.dtype}, got {scales.dtype}")
         if self.second_level != (second is not None):

@@ -9,59 +9,39 @@ calibration data is the trace of `D H D^T`, D the error of the weight and H the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from qcore.formats import Format
-from qcore.methods.base import Method, Scaling
+from qcore.methods.base import Method, Wrapped, tied_means
 from qcore.methods.rtn import Rtn
 from qcore.methods.statistics import InputStats
-from qcore.qweight import QWeight
 
 __all__ = ["Awq"]
 
 
 @dataclass(frozen=True)
-class Awq(Method):
+class Awq(Wrapped):
     """Activation-aware scales around another method.
 
     Attributes:
         inner: the method that rounds the scaled weight.
+        keeps_divisors: where no earlier module can absorb the scale, the layer divides its input itself. Off:
+            such layers are left unscaled, so that every runtime can load the result.
         steps: how many exponents between 0 (scale = 1: no change) and 1 are tried.
         least_gain: a scale is used only if it lowers the layer's error by this fraction, with the inner
             method itself. Smaller gains do not survive on other data.
-        keeps_divisors: where no earlier module can absorb the scale, the layer divides its input itself. Off:
-            such layers are left unscaled, so that every runtime can load the result.
     """
 
     inner: Method = field(default_factory=lambda: Rtn(search=True))
     steps: int = 20
     least_gain: float = 0.05
-    keeps_divisors: bool = True
-
-    needs_calibration = True
 
     @property
     def name(self) -> str:
         return "awq" if self.inner.name == "rtn" else f"awq+{self.inner.name}"
-
-    @property
-    def scalings(self) -> tuple[Scaling, ...]:  # type: ignore[override]
-        return (self, *self.inner.scalings)
-
-    @property
-    def remeasures(self) -> bool:
-        return self.inner.remeasures
-
-    def without_divisors(self) -> Awq:
-        return replace(self, inner=self.inner.without_divisors(), keeps_divisors=False)
-
-    def quantize(
-        self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
-    ) -> QWeight:
-        return self.inner.quantize(w, stats, format, scale_dtype)
 
     def divisor(
         self,
@@ -71,16 +51,11 @@ class Awq(Method):
         scale_dtype: torch.dtype,
         tied: Tensor | None = None,
     ) -> Tensor:
-        """The scale s, float32 [K], for the weights [N_i, K] that share one input.
-
-        Args:
-            tied: int64 [K]; columns with the same number get the same scale (query heads that read one
-                value head).
-        """
+        """The scale s, float32 [K], for the weights [N_i, K] that share one input; see `Scaling.divisor`."""
         w = torch.cat([weight.float() for weight in weights])
         magnitude = stats.abs_mean.float()
         if tied is not None:
-            magnitude = _tie(magnitude, tied)
+            magnitude = tied_means(magnitude, tied)
         one = torch.ones_like(magnitude)
         if not magnitude.gt(0).any():
             return one
@@ -101,8 +76,3 @@ class Awq(Method):
         if best is one or error(self.inner, best) <= (1 - self.least_gain) * error(self.inner, one):
             return best
         return one
-
-
-def _tie(values: Tensor, tied: Tensor) -> Tensor:
-    sums = values.new_zeros(int(tied.max()) + 1).index_add_(0, tied, values)
-    return (sums / torch.bincount(tied))[tied]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from qcore.formats import Format
 from qcore.methods.statistics import InputStats
 from qcore.qweight import QWeight
 
-__all__ = ["Method", "Scaling"]
+__all__ = ["Method", "Scaling", "Wrapped", "tied_means"]
 
 
 class Scaling(Protocol):
@@ -73,3 +74,51 @@ class Method(ABC):
         self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
     ) -> QWeight:
         """Quantizes w [N, K] (any float dtype, computed in float32 or better)."""
+
+
+@dataclass(frozen=True)
+class Wrapped(Method):
+    """A method behind one more scaling: what wraps another one derives from this and says `divisor`.
+
+    Attributes:
+        inner: the method that rounds the scaled weight.
+        keeps_divisors: see `Scaling`.
+    """
+
+    inner: Method
+    keeps_divisors: bool = True
+
+    needs_calibration = True
+
+    @property
+    def scalings(self) -> tuple[Scaling, ...]:  # type: ignore[override]
+        return (self, *self.inner.scalings)
+
+    @property
+    def remeasures(self) -> bool:
+        return self.inner.remeasures
+
+    def without_divisors(self) -> Wrapped:
+        return replace(self, inner=self.inner.without_divisors(), keeps_divisors=False)
+
+    @abstractmethod
+    def divisor(
+        self,
+        weights: Sequence[Tensor],
+        stats: InputStats,
+        format: Format,
+        scale_dtype: torch.dtype,
+        tied: Tensor | None = None,
+    ) -> Tensor:
+        """See `Scaling.divisor`."""
+
+    def quantize(
+        self, w: Tensor, stats: InputStats | None, format: Format, scale_dtype: torch.dtype
+    ) -> QWeight:
+        return self.inner.quantize(w, stats, format, scale_dtype)
+
+
+def tied_means(values: Tensor, tied: Tensor) -> Tensor:
+    """Each of the values [K] as the mean of those with the same number in `tied`, int64 [K]."""
+    sums = values.new_zeros(int(tied.max()) + 1).index_add_(0, tied, values)
+    return (sums / torch.bincount(tied))[tied]

@@ -20,8 +20,8 @@ class Rtn(Method):
     """Round to nearest.
 
     Attributes:
-        search: shrink each group's range where that lowers the squared error (weighted by the mean
-            squared input where calibration is at hand). Off by default: plain min-max rounding.
+        search: shrink each group's range where that lowers the squared error, weighted by the mean squared
+            input where a method around this one was calibrated. Off by default: plain min-max rounding.
     """
 
     search: bool = False

@@ -226,7 +226,7 @@ class Decoded(Product):
     def __init__(self, weight: QWeight) -> None:
         super().__init__(weight)
         self.format = weight.format
-        self.first = next(iter(weight.tensors))
+        self.first = "codes" if "codes" in weight.tensors else "blocks"
 
     def pack(self, tensors: _Tensors) -> dict[str, Tensor]:
         return {"qweight" if name == self.first else name: tensor for name, tensor in tensors.items()}

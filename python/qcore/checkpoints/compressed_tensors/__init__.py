@@ -14,7 +14,8 @@ from torch import Tensor
 from qcore.checkpoints.compressed_tensors import packed, plain
 from qcore.checkpoints.compressed_tensors.config import METHOD, quantization_config, read_formats
 from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer
-from qcore.formats import ELEMENTS, Format, Scales
+from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format, Scales
+from qcore.formats.activations import TOKEN_BLOCK
 from qcore.qweight import QWeight
 
 __all__ = ["CompressedTensors"]
@@ -30,7 +31,7 @@ class CompressedTensors(Container):
     method = METHOD
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
-        formats = read_formats(config, list(header))
+        formats = read_formats(config, header)
         return [StoredLayer(n, f, _shape(n, header), _parts(n, header)) for n, f in formats.items()]
 
     def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
@@ -72,11 +73,18 @@ _PLAIN = _Form(plain.why_not, plain.to_tensors, plain.from_tensors)
 def _form_of(format: Format) -> _Form | None:
     """What stores a format; None if nothing does."""
     scaled = format.scaled
-    if scaled is None or scaled.scales != Scales() or scaled.op == "decoded":
+    if scaled is None or scaled.scales != Scales():
         return None
+    inputs, granularity = scaled.activations, scaled.granularity
     if scaled.elements.affine:
-        return _PACKED
-    return _PLAIN if scaled.elements in (ELEMENTS["s8"], ELEMENTS["e4m3"]) else None
+        return _PACKED if inputs is None and granularity.rows == 1 else None
+    if scaled.elements == ELEMENTS["s8"]:
+        return _PLAIN if granularity == ROW and inputs is not None and inputs.is_integer else None
+    if scaled.elements != ELEMENTS["e4m3"] or (inputs is not None and inputs.is_integer):
+        return None
+    if inputs is not None and inputs.granularity == TOKEN_BLOCK:
+        return _PLAIN if granularity == BLOCK else None
+    return _PLAIN if granularity in (ROW, TENSOR) else None
 
 
 def _parts(name: str, header: Header) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from qcore.checkpoints.container import QWeightInfo, naming
+from qcore.checkpoints.container import Header, QWeightInfo, naming
 from qcore.formats import BLOCK, ROW, TENSOR, Activations, Float8, Format, Int8, IntGroup
 from qcore.formats.activations import TOKEN_BLOCK
 
@@ -99,7 +99,7 @@ def _args(
 # -- reading ------------------------------------------------------------------------------------
 
 
-def read_formats(config: Mapping[str, Any], tensors: Collection[str]) -> dict[str, Format]:
+def read_formats(config: Mapping[str, Any], tensors: Header) -> dict[str, Format]:
     """The format of each quantized layer of a checkpoint, by the names of its tensors."""
     for key, expected in (("quant_method", (METHOD,)), ("format", _FORMATS)):
         if config.get(key) not in expected:

@@ -19,7 +19,6 @@ from qcore.checkpoints.container import naming
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
-    check_bits,
     check_devices,
     check_tensor,
     groups_of,
@@ -74,7 +73,9 @@ def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
 def from_tensors(name: str, tensors: Mapping[str, Tensor], format: Format) -> QWeight:
     """The layer's weight, from its tensors."""
     scaled = _scaled(format)
-    zeros = None if scaled.symmetric else part(name, tensors, "weight_zero_point", torch.int32)
+    zeros = tensors.get(f"{name}.weight_zero_point")  # symmetric layers may have them too
+    if not scaled.symmetric:
+        zeros = part(name, tensors, "weight_zero_point", torch.int32)
     shape = [int(size) for size in part(name, tensors, "weight_shape")]
     with naming(name, PARTS):
         return parse(
@@ -101,7 +102,6 @@ def parse(
     symmetric: bool | None = None,
 ) -> Words:
     """One layer; see `qcore.repack.from_compressed_tensors` for the arguments."""
-    check_bits(bits)
     n, k = (int(size) for size in weight_shape)
     width, groups = groups_of(k, group_size)
     check_tensor("weight_packed", weight_packed, torch.int32, (n, None))
@@ -119,7 +119,7 @@ def parse(
     if weight_zero_point is not None:
         check_tensor("weight_zero_point", weight_zero_point, torch.int32, (None, groups))
         zeros = unpack_padded("weight_zero_point", weight_zero_point.t(), bits, n, dense).t()
-    zeros = needed_zeros(zeros, bits, symmetric)
+    zeros = needed_zeros("weight_zero_point", zeros, bits, symmetric)
     if weight_g_idx is not None and bool((weight_g_idx == -1).any()):  # its value before it is set
         weight_g_idx = None
     permutation = permutation_of("weight_g_idx", weight_g_idx, k, width)

@@ -45,6 +45,8 @@ class _GgufSink(Sink):
 
     def emit(self, layer: str, weight: QWeight) -> None:
         name = self.plan.names[f"{layer}.weight"]
+        if inputs := list(weight.inputs.tensors()):
+            raise ValueError(f"{layer}: a GGUF file has no place for {', '.join(inputs)} of its input")
         self.writer.add(name, self.plan.permuted(name, weight.tensors["blocks"].cpu()))
 
     def finish(self) -> None:
