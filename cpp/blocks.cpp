@@ -13,6 +13,7 @@
 #include "checks.h"
 #include "cpu/encode/encode.h"
 #include "cpu/features.h"
+#include "cuda_built.h"
 #include "kquant/rows.h"
 #include "numerics/float16.h"
 #include "numerics/float_mode.h"

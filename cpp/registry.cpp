@@ -5,6 +5,7 @@
 
 #include "cpu/features.h"
 #include "cpu/rows.h"
+#include "cuda_built.h"
 #include "cuda_rows.h"
 
 namespace qcore {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
+import sampling
+
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+# Workers of pytest-xdist share the cores among them, and so do the programs that they start. Tests of what
+# threads do set a number of their own.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +50,12 @@ def torch_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_report_header() -> str:
+    return sampling.header()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    sampling.sample_items(config, items)
     if torch.cuda.is_available():
         return
     for item in items:

@@ -51,6 +51,8 @@ def included_by(path: str) -> list[str]:
         matches = [match for match in matches if (REPOSITORY / match).is_file()]
         if name.startswith("simt/"):  # the emulator's twins of cuda/ptx
             continue
+        if name == "cuda_built.h":  # made by CMake from cuda/cuda_built.h.in
+            continue
         assert len(matches) == 1, f"{path} includes {name}, which is {matches or 'nowhere'}"
         found += matches
     return found
@@ -85,6 +87,13 @@ def test_ops_on_the_cpu_know_each_other_by_name_only(path: str) -> None:
 def test_every_room_is_there() -> None:
     for room in ROOMS:
         assert any(room_of(path) == room for path in FILES), room
+
+
+@NATIVE_FILES
+def test_who_asks_for_cuda_includes_the_answer(path: str) -> None:
+    """Without the header the preprocessor takes the name for 0."""
+    text = (REPOSITORY / path).read_text()
+    assert "QCORE_HAVE_CUDA" not in text or '#include "cuda_built.h"' in text
 
 
 @NATIVE_FILES

@@ -48,6 +48,27 @@ def test_system_check_finds_libraries_where_cmake_does(repository: Path, tmp_pat
     assert system_check(repository, "build", CXX="false", QCORE_SYSTEM_CHECK="off").returncode == 0
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is missing")
+@pytest.mark.parametrize(
+    ("arguments", "cuda"),
+    [
+        ("setup GPU=", {"OFF"}),
+        ("demo GPU=", {"OFF"}),
+        ("setup GPU=yes", {"AUTO"}),
+        ("test GPU=", {"AUTO"}),  # the gate reads the kernels
+        ("lint test GPU=", {"AUTO"}),
+        ("test GPU= QCORE_CUDA=OFF", {"OFF"}),
+        ("wheel GPU=", set()),  # CMake's own default, AUTO
+    ],
+)
+def test_who_asks_for_cuda_kernels(arguments: str, cuda: set[str], repository: Path, tmp_path: Path) -> None:
+    """The extension and the C++ tests get the same answer, because they share a build tree."""
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "QCORE_CUDA")}
+    command = ["make", "-n", "-C", str(repository), f"VENV={tmp_path}", *arguments.split()]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, env=outside)
+    assert set(re.findall(r"QCORE_CUDA=(\w+)", result.stdout)) == cuda
+
+
 @needs_readelf
 def test_no_library_search_path() -> None:
     assert not re.search(r"RPATH|RUNPATH", readelf("--dynamic"))

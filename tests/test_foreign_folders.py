@@ -131,9 +131,9 @@ def test_gptq_rules_for_single_layers(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"bits": 5}, "down_proj: bits: expected one of 2, 3, 4, 8, got 5"),
-        ({"bits": 8}, r"down_proj: qweight: expected int32 \[24, 64\], got int32 \[12, 64\]"),
-        ({"group_size": 64}, r"down_proj: qzeros: expected int32 \[2, 8\]"),
-        ({"sym": True}, "down_proj: qzeros: expected only 8, because the weight is symmetric"),
+        ({"bits": 8}, r"down_proj.qweight: expected int32 \[24, 64\], got int32 \[12, 64\]"),
+        ({"group_size": 64}, r"down_proj.qzeros: expected int32 \[2, 8\]"),
+        ({"sym": True}, "down_proj.qzeros: expected only 8, because the weight is symmetric"),
         ({"checkpoint_format": "marlin"}, "checkpoint_format: expected 'gptq' or 'gptq_v2', got 'marlin'"),
         (
             {"quant_method": "hqq"},

@@ -73,13 +73,13 @@ def test_state_and_copies() -> None:
     other.load_state_dict(layer.state_dict())
     assert torch.equal(other(x), layer(x))
     assert torch.equal(copy.deepcopy(layer)(x), layer(x))
-    assert "bits=4, asymmetric, group_size=32, bias=True" in repr(layer)
+    assert "int4 g32 asym, bias=True" in repr(layer)
 
 
 def test_batch_invariant_reaches_the_op(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def gemm(x: Tensor, *packed: Tensor, bias: Tensor | None, batch_invariant: bool) -> Tensor:
+    def gemm(x: Tensor, *packed: Tensor, batch_invariant: bool, **others: Tensor | None) -> Tensor:
         seen.append(batch_invariant)
         return x
 
@@ -123,7 +123,7 @@ def test_another_kind_of_device_packs_anew(symmetric: bool, monkeypatch: pytest.
         }
         if not symmetric:
             tensors["zeros"] = torch.empty(40, 3, dtype=torch.uint8, device="cuda")
-        layer = QLinear(QWeight(format, (40, 96), tensors, torch.ones(96, device="cuda")))
+        layer = QLinear(QWeight(format, (40, 96), tensors, Inputs(torch.ones(96, device="cuda"))))
         assert layer.shape.shape[1] == 2
         assert layer(torch.empty(5, 96, device="cuda")).device.type == "cuda"
         assert layer.cpu().shape.shape[1] == 1

@@ -32,7 +32,7 @@ def make(format: Format, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> 
     if inputs is None or not inputs.static:
         return q
     scale, zero = inputs.static_scale(torch.tensor(-1.5), torch.tensor(2.5), dtype)  # clips
-    return QWeight(format, q.shape, q.tensors, None, scale, zero)
+    return q.with_inputs(scale=scale, zero=zero)
 
 
 def data(dtype: torch.dtype = torch.float32) -> Tensor:
@@ -48,17 +48,17 @@ def rounded(x: Tensor, weight: QWeight) -> Tensor:
     x = x.float()
     if inputs is None:
         return x.double()
-    if inputs.scales == "block":
-        parts = [rounded(p, QWeight(Float8(), (1, 1), make_one(), None)) for p in x.split(128, -1)]
+    if inputs.granularity.columns == 128:
+        parts = [rounded(p, QWeight(Float8(), (1, 1), make_one())) for p in x.split(128, -1)]
         return torch.cat(parts, -1)
     low, high = x.amin(-1, keepdim=True).clamp_max(0), x.amax(-1, keepdim=True).clamp_min(0)
-    greatest = 127.0 if inputs.type == "int8" else 448.0
+    greatest = 127.0 if inputs.elements.name == "s8" else 448.0
     if weight.inputs.scale is not None:
         scale = weight.inputs.scale.float()
     else:
         scale = torch.maximum(-low, high) / greatest if inputs.symmetric else (high - low) / 255
         scale = torch.where(scale == 0, 1.0, scale)
-    if inputs.type == "e4m3":
+    if inputs.elements.name == "e4m3":
         return (x / scale).clamp(-448, 448).to(torch.float8_e4m3fn).double() * scale.double()
     if weight.inputs.zero is not None:
         zero = weight.inputs.zero.float()
@@ -181,10 +181,8 @@ def test_static_scales_are_wanted() -> None:
 
 
 def test_repr_says_what_it_is() -> None:
-    assert "int8, scales per channel, inputs int8 static per tensor with zero point, bias=False" in repr(
+    assert "int8 per row, inputs int8 static per tensor with zero point, bias=False" in repr(
         QLinear(make(SCHEMES["W8A8_ASYM"]))
     )
-    assert "float8, scales per block, inputs e4m3 dynamic per block" in repr(
-        QLinear(make(SCHEMES["FP8_BLOCK"]))
-    )
-    assert "float8, scales per channel, inputs as they are" in repr(QLinear(make(SCHEMES["W8A16_FP8"])))
+    assert "e4m3 128x128, inputs e4m3 dynamic per block" in repr(QLinear(make(SCHEMES["FP8_BLOCK"])))
+    assert "e4m3 per row, bias=False" in repr(QLinear(make(SCHEMES["W8A16_FP8"])))

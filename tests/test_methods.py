@@ -68,6 +68,7 @@ def same(a: QWeight, b: QWeight) -> bool:
 
 
 # Invariant 1.
+@pytest.mark.large_grid
 @pytest.mark.parametrize("format", FORMATS, ids=str)
 @pytest.mark.parametrize("search", [True, False])
 @pytest.mark.parametrize("act_order", [True, False])

@@ -1,6 +1,7 @@
 // Packs blocks into fragment16_blocks in host memory, and back.
 #include <cstring>
 
+#include "cuda_built.h"
 #include "kquant/packed.h"
 #include "kquant/packing.h"
 

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "cuda_built.h"
 #include "formats/packing.h"
 
 namespace qcore::w4a16 {

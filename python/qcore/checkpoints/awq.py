@@ -57,7 +57,7 @@ class Awq(Container):
         if given["scales"] is None:
             raise ValueError(f"{layer.name}.scales: missing from the checkpoint")
         symmetric = given["qzeros"] is None
-        with naming(layer.name):
+        with naming(layer.name, _PARTS):
             words = parse(**given, group_size=_group_size(config), symmetric=symmetric)  # type: ignore[arg-type]
             return words.qweight()
 

@@ -110,9 +110,10 @@ class QWeightInfo:
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Errors inside name the layer, or key, that they are about."""
+def naming(name: str, parts: Collection[str] = ()) -> Iterator[None]:
+    """Errors inside name the layer that they are about; those that begin with one of its parts, its key."""
     try:
         yield
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{name}: {error}") from error
+        joint = "." if str(error).partition(":")[0] in parts else ": "
+        raise ValueError(f"{name}{joint}{error}") from error

@@ -62,7 +62,7 @@ class Gptq(Container):
             if given[part] is None:
                 raise ValueError(f"{layer.name}.{part}: missing from the checkpoint")
         settings = _settings(config, layer.name)
-        with naming(layer.name):
+        with naming(layer.name, _PARTS):
             return parse(
                 **given,  # type: ignore[arg-type]
                 bits=settings["bits"],

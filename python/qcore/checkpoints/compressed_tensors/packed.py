@@ -76,7 +76,7 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: Format) -> QW
     scaled = _scaled(format)
     zeros = None if scaled.symmetric else part(name, tensors, "weight_zero_point", torch.int32)
     shape = [int(size) for size in part(name, tensors, "weight_shape")]
-    with naming(name):
+    with naming(name, PARTS):
         return parse(
             part(name, tensors, "weight_packed", torch.int32),
             float_part(name, tensors, "weight_scale"),
