@@ -14,6 +14,8 @@ import sampling
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+sampling.seed()  # chosen before workers start, which then all inherit one
+
 # Workers of pytest-xdist share the cores among them, and so do the programs that they start. Tests of what
 # threads do set a number of their own.
 if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
@@ -48,6 +50,10 @@ def torch_threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+def pytest_configure() -> None:
+    sampling.seed()  # before there are workers: they inherit it
 
 
 def pytest_report_header() -> str:

@@ -1,4 +1,7 @@
-"""Hugging Face models: which layers to quantize, and how to build one empty and fill it."""
+"""Hugging Face models: which layers to quantize, and how to build one empty and fill it.
+
+transformers takes seconds to import, and is where it is used.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from qcore.calibration.chain import find_blocks
 from qcore.formats import Format
@@ -83,6 +82,8 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> d
 
 def config_of(folder: Path) -> Any:
     """The transformers configuration, without its quantization: qcore itself reads the weights."""
+    from transformers import AutoConfig
+
     config = AutoConfig.from_pretrained(folder)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
@@ -96,6 +97,7 @@ def empty_model(config: Any) -> nn.Module:
     dtype that it is built in; the parameters get the dtype of what is put into them.
     """
     import transformers
+    from accelerate import init_empty_weights
 
     stored_dtype = getattr(config, "dtype", None)
 
@@ -104,10 +106,10 @@ def empty_model(config: Any) -> nn.Module:
     with init_empty_weights(include_buffers=False):
         if model_class is not None and hasattr(model_class, "_from_config"):
             model = model_class._from_config(config, dtype=torch.float32)
-        elif type(config) in AutoModelForCausalLM._model_mapping:
-            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        elif type(config) in transformers.AutoModelForCausalLM._model_mapping:
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         else:
-            model = AutoModel.from_config(config, dtype=torch.float32)
+            model = transformers.AutoModel.from_config(config, dtype=torch.float32)
     model.config.dtype = stored_dtype
     return model.eval()  # type: ignore[no-any-return]
 
@@ -149,6 +151,9 @@ def head_name(model: nn.Module) -> str | None:
 
 def renamer(model: nn.Module) -> Callable[[str], str]:
     """The model's name for each tensor of a checkpoint: some were renamed since they were saved."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
     renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
     return lambda stored: str(rename_source_key(stored, renamings, [])[0])
 

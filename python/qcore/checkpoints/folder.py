@@ -107,10 +107,7 @@ def save(
 
 def _expect_storable(container: Container, name: str, format: Format, k: int) -> None:
     if reason := container.why_not(format, k):
-        from qcore.checkpoints.stores import STORES  # the list holds this store too
-
-        others = [store.noun for store in STORES if store.holds(format)]
-        raise ValueError(f"{name}.weight: {reason}" + "".join(f"; {noun} stores it" for noun in others))
+        raise ValueError(f"{name}.weight: {reason}")
 
 
 def _plain_tensors(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:

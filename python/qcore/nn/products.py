@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +15,26 @@ from qcore.formats.activations import TOKEN_BLOCK
 from qcore.nn.huge_pages import in_huge_pages
 from qcore.qweight import QWeight
 
-if TYPE_CHECKING:
-    from qcore.nn.linear import QLinear
-
 __all__ = ["PRODUCTS", "Product", "product_for"]
 
 _Tensors = Mapping[str, Tensor]
+
+
+class Layer(Protocol):
+    """What a product sees of the layer that it computes: `QLinear`."""
+
+    batch_invariant: bool
+    float_activations: bool
+
+    @property
+    def bias(self) -> Tensor | None: ...
+
+    @property
+    def permutation(self) -> Tensor | None: ...
+
+    def tensors(self) -> _Tensors:
+        """The buffers of the packed weight."""
+        ...
 
 
 class Product(ABC):
@@ -49,7 +63,7 @@ class Product(ABC):
         """What the op takes after x."""
 
     @abstractmethod
-    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
         """x [..., K] by the layer's weight, and its bias added."""
 
     @abstractmethod
@@ -107,7 +121,7 @@ class W4A16(_Scaled):
     def packed(self, buffers: _Tensors) -> ops.PackedW4A16:
         return ops.PackedW4A16(*(buffers[name] for name in ops.PackedW4A16._fields))
 
-    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
         packed = self.packed(layer.tensors())
         return ops.w4a16_gemm(
             x, *packed, perm=layer.permutation, bias=layer.bias, batch_invariant=layer.batch_invariant
@@ -130,7 +144,7 @@ class KQuant(Product):
     def packed(self, buffers: _Tensors) -> tuple[Tensor, str, int, int]:
         return buffers["qweight"], self.type, self.n, self.k
 
-    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
         packed = self.packed(layer.tensors())
         return ops.kquant_gemm(x, *packed, bias=layer.bias, float_activations=layer.float_activations)
 
@@ -165,7 +179,7 @@ class _W8A8(_Scaled):
     def packed(self, buffers: _Tensors) -> tuple[Tensor, ...]:
         return buffers["qweight"], buffers["scales"]
 
-    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
         buffers = layer.tensors()
         if layer.float_activations:
             return decoded_product(x, self.format.dequantize(self.unpack(buffers)), layer.bias)
@@ -223,7 +237,7 @@ class Decoded(Product):
     def packed(self, buffers: _Tensors) -> dict[str, Tensor]:
         return self.unpack(buffers)
 
-    def gemm(self, x: Tensor, layer: QLinear) -> Tensor:
+    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
         tensors, inputs = self.unpack(layer.tensors()), self.format.activations
         if inputs is not None and not layer.float_activations:
             x = _rounded(x, inputs, tensors.get("x_scale"), tensors.get("x_zero"))

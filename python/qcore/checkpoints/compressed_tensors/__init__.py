@@ -41,7 +41,8 @@ class CompressedTensors(Container):
     def why_not(self, format: Format, k: int | None = None) -> str | None:
         form = _form_of(format)
         if form is None:
-            return f"{METHOD} has no format {format.name}"
+            instead = "; a GGUF file stores it" if format.scaled is None else ""
+            return f"{METHOD} has no format {format.name}{instead}"
         return None if k is None else form.why_not(format, k)
 
     def write(self, name: str, weight: QWeight) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ from typing import Any
 import gguf
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from qcore import ops
 from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
@@ -69,6 +68,8 @@ class _Loader:
         self._check_sizes(attributes)
         if table.type.name in BLOCK_FORMATS:
             attributes["tie_word_embeddings"] = False  # the head is a QLinear, and no longer the embedding
+        from transformers import AutoConfig
+
         config = AutoConfig.for_model(**attributes)
         model = empty_model(config)
         parameters = [name for name, _ in model.named_parameters(remove_duplicate=False)]

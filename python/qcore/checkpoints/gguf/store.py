@@ -1,4 +1,4 @@
-"""GGUF files as a store."""
+"""GGUF files as a store. What needs transformers, seconds to import, is imported where it is used."""
 
 from __future__ import annotations
 
@@ -9,11 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from qcore.checkpoints.gguf.load import load_gguf
 from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES
 from qcore.checkpoints.gguf.reader import GgufFile, is_gguf
-from qcore.checkpoints.gguf.sink import GgufDestination
-from qcore.checkpoints.gguf.tokenizer_read import read_tokenizer
 from qcore.checkpoints.store import Destination, Row, Store
 from qcore.checkpoints.streamed import FolderSource
 from qcore.formats import BLOCK_FORMATS, Format
@@ -49,12 +46,16 @@ class GgufStore(Store):
     def load(
         self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
     ) -> nn.Module:
+        from qcore.checkpoints.gguf.load import load_gguf
+
         return load_gguf(path, dtype, device)
 
     def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
         return [Row.of(t.name, t.type.name, t.shape, t.nbytes) for t in GgufFile(path).tensors.values()]
 
     def tokenizer(self, path: str | os.PathLike[str]) -> Any:
+        from qcore.checkpoints.gguf.tokenizer_read import read_tokenizer
+
         file = GgufFile(path)
         try:
             return read_tokenizer(file.metadata)
@@ -73,6 +74,8 @@ class GgufStore(Store):
         overwrite: bool,
         **options: Any,
     ) -> Destination:
+        from qcore.checkpoints.gguf.sink import GgufDestination
+
         if not isinstance(scheme, str):
             raise ValueError(f"scheme: expected one of {', '.join(GGUF_SCHEMES)}, got {scheme!r}")
         overrides = options.get("overrides", ())
