@@ -14,6 +14,7 @@
 
 // In the order of their needs.
 // clang-format off
+#include "cpu/kquant/bits.h"
 #include "cpu/kquant/decode.h"
 #include "cpu/kquant/activations.h"
 #include "cpu/kquant/call.h"

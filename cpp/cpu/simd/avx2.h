@@ -282,12 +282,16 @@ QCORE_INLINE bool any_nan(Floats a) {
 QCORE_INLINE float least_of(Floats a) {
   alignas(32) float lanes[kLanes];
   _mm256_store_ps(lanes, a.v);
-  return *std::min_element(lanes, lanes + kLanes);
+  float least = lanes[0];
+  for (int i = 1; i < kLanes; ++i) least = lanes[i] < least ? lanes[i] : least;
+  return least;
 }
 QCORE_INLINE float most_of(Floats a) {
   alignas(32) float lanes[kLanes];
   _mm256_store_ps(lanes, a.v);
-  return *std::max_element(lanes, lanes + kLanes);
+  float most = lanes[0];
+  for (int i = 1; i < kLanes; ++i) most = lanes[i] > most ? lanes[i] : most;
+  return most;
 }
 // The sums over the lanes of four vectors; of floats in the order of a tree.
 QCORE_INLINE FourInts sums_of(Ints a, Ints b, Ints c, Ints d) {
@@ -330,6 +334,9 @@ QCORE_INLINE void transpose(Ints (&a)[kLanes]) {
 
 #include "cpu/simd/lanes16.h"
 
+QCORE_INLINE bool any_nan(Floats16 a) {
+  return _mm256_movemask_ps(_mm256_cmp_ps(a.lo.v, a.hi.v, _CMP_UNORD_Q)) != 0;
+}
 // The low byte of each of 16 lanes: cheaper together than half by half.
 QCORE_INLINE void store_bytes(void* p, Ints16 a) {
   const __m256i low = _mm256_set1_epi32(0xff);

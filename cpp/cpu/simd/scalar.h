@@ -34,15 +34,15 @@ QCORE_INLINE Floats multiply(Floats a, Floats b) {
 QCORE_INLINE Floats divide(Floats a, Floats b) {
   return {a.v / b.v};
 }
-QCORE_INLINE Floats magnitude(Floats a) {
-  return {a.v > 0 ? a.v : 0 - a.v};
-}
 // b if one of them is NaN.
 QCORE_INLINE Floats smaller(Floats a, Floats b) {
   return {a.v < b.v ? a.v : b.v};
 }
 QCORE_INLINE Floats larger(Floats a, Floats b) {
   return {a.v > b.v ? a.v : b.v};
+}
+QCORE_INLINE Floats magnitude(Floats a) {
+  return larger(a, {0 - a.v});
 }
 // a < b ? yes : no
 QCORE_INLINE Floats select_less(Floats a, Floats b, Floats yes, Floats no) {

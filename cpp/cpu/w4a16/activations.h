@@ -26,6 +26,11 @@ QCORE_INLINE Floats16 load_as(DType dtype, const void* p) {
   return dtype == DType::f16 ? load_f16<Floats16>(p) : load_bf16<Floats16>(p);
 }
 
+inline void store_as(DType dtype, void* p, Floats16 a) {
+  if (dtype == DType::f32) return store(p, a);
+  return dtype == DType::f16 ? store_f16(p, a) : store_bf16(p, a);
+}
+
 // The `count` elements of a segment of one row into fp32, gathered by perm and padded with 0.
 inline void load_activations(const W4A16Args& args, int64_t row, const Segment& segment,
                              float* out) {

@@ -17,7 +17,7 @@
 //   block
 
 #include "cpu/w4a16/activations.h"
-#include "cpu/w4a16/float8.h"
+#include "cpu/w4a16/codes.h"
 
 // A block of rows of x, prepared, and what is needed to compute its rows of y.
 struct Block {
@@ -32,47 +32,6 @@ struct Block {
 constexpr int64_t kStep = 4;
 
 // ---- weights ----
-
-// What templates call `bits` says what codes are: integers of 2, 3, 4 or 8 bits, or floats of 8.
-constexpr int kE4M3 = 8 | 16, kE5M2 = 8 | 32;
-constexpr int width_of(int bits) {
-  return bits & 15;
-}
-
-// A dword of each row that holds column C of a unit at bit column_shift(); the arrangement is told
-// in panel16.h.
-template <int bits, int C>
-QCORE_INLINE Ints16 column_words(const uint32_t* unit) {
-  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
-  const Ints16 words = load_ints<Ints16>(unit + f.word * kRows);
-  if constexpr (f.high_shift < 0) {
-    return words;
-  } else {
-    const Ints16 high = shift_right<f.high_shift - 2>(load_ints<Ints16>(unit + 2 * kRows));
-    return and_or(high, splat<Ints16>(4), shift_right<f.shift>(words));
-  }
-}
-template <int bits, int C>
-constexpr int column_shift() {
-  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
-  return f.high_shift < 0 ? f.shift : 0;
-}
-
-// Column C of a unit as signed numbers (of floats: as they are), one lane per row.
-template <int bits, int C>
-QCORE_INLINE Floats16 column(const uint32_t* unit) {
-  constexpr int shift = column_shift<bits, C>();
-  if constexpr (bits == kE4M3)
-    return float8_field<Float8::e4m3, shift>(column_words<bits, C>(unit));
-  if constexpr (bits == kE5M2)
-    return float8_field<Float8::e5m2, shift>(column_words<bits, C>(unit));
-  if constexpr (bits <= 8) return field<bits, shift>(column_words<bits, C>(unit));
-}
-// The same less the zero point of its row.
-template <int bits, int C>
-QCORE_INLINE Floats16 column_less(const uint32_t* unit, const ZeroPoint<bits>& zero) {
-  return field_less<bits, column_shift<bits, C>()>(column_words<bits, C>(unit), zero);
-}
 
 // Scales and zero points (less the center) of one group of a panel.
 struct Parameters {
@@ -95,11 +54,6 @@ QCORE_INLINE const uint32_t* unit_at(const Block& b, int64_t panel, int64_t unit
 }
 
 // ---- results ----
-
-inline void store_as(DType dtype, void* p, Floats16 a) {
-  if (dtype == DType::f32) return store(p, a);
-  return dtype == DType::f16 ? store_f16(p, a) : store_bf16(p, a);
-}
 
 // y = round(total + bias) for `rows` rows and one panel; totals are `stride` floats apart.
 inline void write_panel(const Block& b, int64_t row, int64_t rows, int64_t panel,
