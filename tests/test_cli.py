@@ -128,6 +128,10 @@ def test_gguf(tmp_path: Path) -> None:
             ["quantize", MODEL, "OUT", "--scheme", "Q4_K_M"],
             "a folder takes one of W2",
         ),
+        (
+            ["quantize", MODEL, "OUT", "--method", "rtn", "--device", "cuda"],
+            "--device: torch sees no CUDA device",
+        ),
         (["quantize", MODEL, "GGUF", "--group-size", "64"], "--group-size: is not for a GGUF file"),
         (["quantize", MODEL, "GGUF", "--ignore", "q_proj"], "--ignore: is not for a GGUF file"),
         (["quantize", MODEL, "OUT", "--override", "a=Q8_0"], "--override: is not for a folder"),
@@ -139,7 +143,10 @@ def test_gguf(tmp_path: Path) -> None:
         (["inspect", "nowhere"], "nowhere: no such folder"),
     ],
 )
-def test_errors_are_one_line(arguments: list[object], message: str, tmp_path: Path) -> None:
+def test_errors_are_one_line(
+    arguments: list[object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     short = tmp_path / "short.txt"
     short.write_text("too short")
     bad = tmp_path / "bad.gguf"

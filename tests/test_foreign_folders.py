@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import foreign_layers as foreign
 import tiny
 from foreign_layers import Layer, bit_stream, make_layer, whole_codes
-from qcore import QLinear, load, save
+from qcore import QLinear, load, quantize, quantize_folder, save
 from qcore.checkpoints.stores import inspect_checkpoint
 from qcore.models import linear_names
 
@@ -227,3 +227,77 @@ def test_gptq_becomes_compressed_tensors(tmp_path: Path) -> None:
     )
     save(check(tmp_path / "m", model, layers, act_order=True), tmp_path / "ct")
     check(tmp_path / "ct", model, layers, act_order=True)
+
+
+# -- what must not pass in silence ----------------------------------------------------------------
+
+
+def changed(folder: Path, change: dict[str, Tensor | None]) -> Path:
+    """The folder with other tensors."""
+    path = folder / "model.safetensors"
+    tensors = {**load_file(path), **change}
+    save_file({key: tensor for key, tensor in tensors.items() if tensor is not None}, path)
+    return folder
+
+
+@pytest.mark.parametrize("scheme", ["FP8", "W8A8"])
+def test_codes_without_scales_are_no_weights(tmp_path: Path, scheme: str) -> None:
+    save(quantize(tiny.make_model("llama"), scheme, "rtn"), tmp_path / "m")
+    up = "model.layers.0.mlp.up_proj"
+    changed(tmp_path / "m", {f"{up}.weight_scale": None})
+    with pytest.raises(ValueError, match=rf"{up}\.weight: holds codes"):
+        load(tmp_path / "m")
+
+
+def test_tensors_that_nothing_uses_are_counted(tmp_path: Path) -> None:
+    save(quantize(tiny.make_model("llama"), "W4A16", "rtn", group_size=32), tmp_path / "m")
+    extra = {"model.layers.0.self_attn.k_proj.k_scale": torch.ones(1), "bogus": torch.ones(1)}
+    changed(tmp_path / "m", extra)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="2 of its tensors are not used, the first is bogus"):
+        load(tmp_path / "m")
+
+
+def test_a_configuration_without_quantized_layers(tmp_path: Path) -> None:
+    model = tiny.make_model("llama")
+    model.save_pretrained(tmp_path / "m")  # type: ignore[operator]
+    path = tmp_path / "m" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq", "bits": 4}}))
+    with pytest.raises(ValueError, match="quantization_config says gptq, but no layer is quantized"):
+        load(tmp_path / "m")
+    path.write_text(json.dumps({**config, "quantization_config": None}))
+    assert torch.equal(tiny.logits(load(tmp_path / "m")), tiny.logits(model))
+    quantize_folder(tmp_path / "m", tmp_path / "q", "W4A16", "rtn", group_size=32)
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_scales_that_are_no_numbers(tmp_path: Path, method: str) -> None:
+    def parts(layer: Layer) -> dict[str, Tensor]:
+        tensors = foreign.gptq(layer, 4, "gptq") if method == "gptq" else foreign.awq(layer)
+        tensors["scales"][0, 0] = torch.nan
+        return tensors
+
+    write(tmp_path / "m", {"quant_method": method, "bits": 4, "group_size": 32, "sym": False}, parts)
+    with pytest.raises(ValueError, match=r"proj\.scales: holds NaN or infinity"):
+        load(tmp_path / "m")
+
+
+def test_zero_points_of_symmetric_layers(tmp_path: Path) -> None:
+    """Some writers store them all the same; then they must be the middle."""
+    save(quantize(tiny.make_model("llama"), "W4A16", "rtn", group_size=32), tmp_path / "m")
+    key = "model.layers.0.mlp.up_proj.weight_zero_point"
+    changed(tmp_path / "m", {key: torch.full((12, 2), -2004318072, dtype=torch.int32)})  # 0x88888888
+    load(tmp_path / "m")
+    changed(tmp_path / "m", {key: torch.zeros(12, 2, dtype=torch.int32)})
+    with pytest.raises(ValueError, match=r"weight_zero_point: expected only 8, .* got 0"):
+        load(tmp_path / "m")
+
+
+def test_vectors_where_matrices_belong(tmp_path: Path) -> None:
+    for method in ("gptq", "awq"):
+        folder = tmp_path / method
+        write(folder, {"quant_method": method, "bits": 4, "group_size": 32}, lambda layer: foreign.awq(layer))
+        key = "model.layers.0.mlp.up_proj.qweight"
+        changed(folder, {key: torch.zeros(7, dtype=torch.int32)})
+        with pytest.raises(ValueError, match=r"up_proj\.qweight: expected two dimensions, got \[7\]"):
+            load(folder)

@@ -229,6 +229,23 @@ def test_every_composition_has_a_layer(format: ScaledFormat, dtype: torch.dtype)
     assert other.state_dict().keys() <= layer.state_dict().keys()
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"codes": torch.full((4, 64), 200).byte()}, ValueError, "codes: expected below 16, got 200"),
+        ({"codes": None}, ValueError, "codes: missing"),
+        ({"scales": torch.ones(4, 2).int()}, TypeError, "scales: expected floats, got torch.int32"),
+        ({"zeros": torch.full((4, 2), 7.5)}, TypeError, "zeros: expected uint8, got torch.float32"),
+    ],
+)
+def test_what_no_method_makes(change: dict[str, Tensor | None], error: type, message: str) -> None:
+    format = qcore.IntGroup(4, False, 32)
+    grid = format.fit(weight(4, 64), torch.float32)
+    tensors = {**grid.store(grid.round(weight(4, 64))), **change}
+    with pytest.raises(error, match=message):
+        QWeight(format, (4, 64), {name: tensor for name, tensor in tensors.items() if tensor is not None})
+
+
 def test_permutation_must_fit() -> None:
     grid = NF4.fit(weight(4, 64), torch.float32)
     tensors = grid.store(grid.round(weight(4, 64)))
