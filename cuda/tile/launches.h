@@ -2,6 +2,7 @@
 // kernel is told of its tiles, and the sum of the splits.
 #pragma once
 
+#include "tile/plan.h"
 #include "tile/reduce.cuh"
 #include "tile/tile.cuh"
 

@@ -6,6 +6,7 @@
 #include "tile/launches.h"
 #include "w4a16/gemm.cuh"
 #include "w4a16/plan.h"
+#include "w4a16/plan.h"
 #include "w4a16/reference.cuh"
 
 namespace qcore::w4a16 {
