@@ -17,8 +17,9 @@ namespace qcore {
 namespace {
 
 template <class Problem>
-Status takes_every_problem(const Problem& problem) {
-  return problem.weight.check();
+Status takes_every_dense_problem(const Problem& problem) {
+  if (Status status = problem.weight.check(); !status.ok()) return status;
+  return tile::takes_one_expert(problem.weight.experts);
 }
 
 const Row<W4A16> kW4A16[] = {
@@ -45,7 +46,7 @@ const Row<W4A16> kW4A16[] = {
       .device = Device::cuda,
       .sm = 80,
       .layout = &w4a16::layout},
-     takes_every_problem<W4A16::Problem>,
+     takes_every_dense_problem<W4A16::Problem>,
      nullptr,
      w4a16::reference_gemm},
 };
@@ -64,7 +65,7 @@ const Row<Kquant> kKquant[] = {
       .device = Device::cuda,
       .sm = 80,
       .layout = &kquant::layout},
-     takes_every_problem<Kquant::Problem>,
+     takes_every_dense_problem<Kquant::Problem>,
      nullptr,
      kquant::reference_gemm},
 };

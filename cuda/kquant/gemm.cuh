@@ -19,9 +19,10 @@ struct GemmParams : tile::TileParams {
   // In pieces of 16 bytes: a chunk of 32 rows, a superblock of them, what a warp copies, and where
   // in a superblock what it copies ends.
   uint32_t chunk_pieces, super_pieces, staged_pieces, staged_end;
-  int super_shift;  // log2 of the chunks of a superblock
-  int supers;       // along K
-  bool has_scales;  // groups have integers
+  int super_shift;         // log2 of the chunks of a superblock
+  int supers;              // along K
+  uint32_t expert_pieces;  // from one expert to the next
+  bool has_scales;         // groups have integers
   DType d_dtype;
   uint32_t halves, halves_step;  // bytes: where they lie in what is copied, and one group further
   uint32_t table[8];             // for codes that name a value: low bytes of 16, then high bytes
@@ -48,7 +49,8 @@ class Gemm : public tile::Tile<Gemm<T, V>, T, V, GemmParams> {
 
   QCORE_DEVICE void place_weights() {
     const int panel = (this->row0 + this->warp_n * kPanelRows) / kPanelRows;
-    panel_from = static_cast<uint32_t>(panel * p.supers) * p.super_pieces;
+    panel_from = static_cast<uint32_t>(panel * p.supers) * p.super_pieces +
+                 static_cast<uint32_t>(this->place.expert) * p.expert_pieces;
     chunk = static_cast<uint32_t>(this->begin);
     warp = static_cast<uint32_t>(this->thread / 32 * V::kWarpBytes);
   }

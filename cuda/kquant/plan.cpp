@@ -18,13 +18,15 @@ tile::Work work_of(const KquantArgs& args) {
           .gather = !tile::activations_fit(args.x, args.m, args.x_stride, g.k),
           .batch_invariant = false,
           .variants = kVariants,
-          .shared_bytes = [&format](tile::VariantKey key) {
-            return with_block(format, [&]<class Block>() {
-              int bytes = std::numeric_limits<int>::max();
-              with_variant<Block>(key, [&]<class V>() { bytes = V::kSharedBytes; });
-              return bytes;
-            });
-          }};
+          .shared_bytes =
+              [&format](tile::VariantKey key) {
+                return with_block(format, [&]<class Block>() {
+                  int bytes = std::numeric_limits<int>::max();
+                  with_variant<Block>(key, [&]<class V>() { bytes = V::kSharedBytes; });
+                  return bytes;
+                });
+              },
+          .experts = args.weight.shape.experts};
 }
 
 }  // namespace
@@ -42,6 +44,7 @@ Status supports(const Kquant::Problem& problem) {
   if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet
     return Status::unsupported("multiplies fp16 and bf16 activations, these are fp32");
   }
+  if (Status status = tile::takes_one_expert(problem.weight.experts); !status.ok()) return status;
   const Geometry g = geometry_of(problem.weight);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (problem.m > kMost / 2 || g.padded_k() > kMost / 2 || g.bytes() / 16 > kMost ||

@@ -52,7 +52,8 @@ void set_values(uint32_t (&words)[4]) {
 }
 
 template <class T, class Block>
-GemmParams gemm_params(const tile::TileParams& tiles, const Geometry& g, const void* weight) {
+GemmParams gemm_params(const tile::TileParams& tiles, const Geometry& g, const void* weight,
+                       int64_t expert_bytes) {
   constexpr Traits kTraits = traits<Block>();
   constexpr int kStaged =
       kTraits.chunk_bytes() + (kTraits.blocks_in_chunks() ? 0 : kTraits.halves_bytes());
@@ -65,6 +66,7 @@ GemmParams gemm_params(const tile::TileParams& tiles, const Geometry& g, const v
   params.staged_end = (kTraits.super_bytes() - kTraits.spare_bytes()) / 16;
   while (1 << params.super_shift < kTraits.chunks()) ++params.super_shift;
   params.supers = static_cast<int>(g.supers);
+  params.expert_pieces = static_cast<uint32_t>(expert_bytes / 16);
   params.has_scales = kTraits.scales != Scales::none;
   params.d_dtype = kTraits.bfloat_d ? DType::bf16 : DType::f16;
   params.halves = kTraits.blocks_in_chunks() ? kTraits.code_bytes() : kTraits.chunk_bytes();
@@ -80,7 +82,7 @@ GemmParams gemm_params(const tile::TileParams& tiles, const Geometry& g, const v
 }
 
 // The product of plan.tokens tokens, at most.
-template <class T, class Launch>
+template <class T, bool kExperts, class Launch>
 Status run_pass(const KquantArgs& args, const tile::Product& pass, const tile::Plan& plan,
                 const Launch& launch) {
   const Geometry g = geometry_of(args.weight.shape);
@@ -99,21 +101,23 @@ Status run_pass(const KquantArgs& args, const tile::Product& pass, const tile::P
     if (!status.ok()) return status;
   }
   tile::TileParams tiles = tile::tile_params(pass, plan);
+  const int64_t from_expert_to_expert = kExperts ? expert_bytes(layout, args.weight.shape) : 0;
   const Status status = with_block(*args.weight.shape.format, [&]<class Block>() {
     Status launched = Status::unsupported("plan: no such variant of the kernel");
     with_variant<Block>(plan.variant, [&]<class V>() {
+      using Kernel = Gemm<T, std::conditional_t<kExperts, tile::WithExperts<V>, V>>;
       tiles.stage_bytes = V::kStageBytes;
-      launched =
-          launch.template operator()<Gemm<T, V>>(tile::blocks_of(tiles), plan.shared_bytes,
-                                                 gemm_params<T, Block>(tiles, g, args.weight.data));
+      launched = launch.template operator()<Kernel>(
+          tile::blocks_of(tiles), plan.shared_bytes,
+          gemm_params<T, Block>(tiles, g, args.weight.data, from_expert_to_expert));
     });
     return launched;
   });
   return status.ok() ? tile::run_reduce<T>(tiles, plan, launch) : status;
 }
 
-// args.workspace holds plan.workspace_bytes().
-template <class T, class Launch>
+// args.workspace holds plan.workspace_bytes(). kExperts: the weight has several.
+template <class T, bool kExperts = false, class Launch>
 Status run_gemm(const KquantArgs& args, const tile::Plan& plan, const Launch& launch) {
   const Geometry g = geometry_of(args.weight.shape);
   const tile::Product product{.m = args.m,
@@ -125,9 +129,11 @@ Status run_gemm(const KquantArgs& args, const tile::Plan& plan, const Launch& la
                               .x_stride = args.x_stride,
                               .bias = args.bias,
                               .y = args.y,
-                              .workspace = args.workspace};
+                              .workspace = args.workspace,
+                              .experts = args.weight.shape.experts,
+                              .offsets = args.offsets};
   return tile::run_passes(product, plan.tokens, [&](const tile::Product& pass) {
-    return run_pass<T>(args, pass, plan, launch);
+    return run_pass<T, kExperts>(args, pass, plan, launch);
   });
 }
 

@@ -19,6 +19,16 @@ struct FinishParams {
   void* y;  // [m, n]
   int n;
   bool vectors;  // y, bias, w_scale and w_sum may be accessed 8 elements at a time
+
+  // The same for a weight [E, N, K], of which this expert is multiplied.
+  QCORE_DEVICE FinishParams of_expert(int expert) const {
+    FinishParams f = *this;
+    const int64_t rows = static_cast<int64_t>(expert) * n;
+    f.w_scale += w_step ? rows : expert;
+    if (w_sum) f.w_sum += rows;
+    if (bias) f.bias = static_cast<const char*>(bias) + rows * size_of(bias_dtype);
+    return f;
+  }
 };
 
 // y[token, column .. column + count), count up to 8. Exact integers are rounded to fp32

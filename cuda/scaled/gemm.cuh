@@ -21,7 +21,7 @@
 #include "scaled/finish.cuh"
 #include "scaled/row_sums.cuh"
 #include "scaled/variant.h"
-#include "tile/order.h"
+#include "tile/schedule.h"
 
 namespace qcore::scaled {
 
@@ -29,17 +29,16 @@ struct GemmParams {
   const uint8_t* x;  // [m, k], rows x_stride bytes apart, all of them 16-byte aligned
   int64_t x_stride;
   const uint8_t* weight;  // [n, k], likewise
-  int m, n, k;
-  int chunks;        // along K
-  int slices;        // blocks along N
-  int token_blocks;  // blocks along M
+  int n, k;               // of one expert
+  int chunks;             // along K
+  tile::Tiles tiles;
   int splits, split_chunks;
   const float* x_blocks;  // [m, chunks], scales of blocks, or null
-  const float* w_blocks;  // [slices, chunks]
-  void* partial;          // [splits, m, slices * kRows] if splits > 1
+  const float* w_blocks;  // [tiles.along, chunks]
+  void* partial;          // [splits, m, tiles.along * kRows] if splits > 1
   FinishParams finish;
   quantize::RowsParams floats;  // what is quantized to x first, if floats.x is not null
-  int32_t* find_w_sum;          // [n]: find the sums over the rows of the weight as well, or null
+  int32_t* find_w_sum;  // [experts, n]: find the sums over the rows of the weight as well, or null
 };
 
 // X and W: ptx::Int8 both, or E4m3 or E5m2 each.
@@ -58,14 +57,15 @@ class Gemm {
       quantize(p);
       ptx::sync_grid();
     }
-    const int works = p.slices * p.token_blocks * p.splits;
+    const int works = p.tiles.count() * p.splits;
     for (int work = ptx::block_index(); work < works; work += ptx::block_count()) {
       Gemm(p, work).run_tile();
     }
     if (p.floats.x && p.splits > 1) {
       ptx::sync_grid();
-      reduce<Sum>({p.partial, p.splits, p.m, static_cast<int64_t>(p.slices) * kRows, p.finish},
-                  kThreads);
+      reduce<Sum>(
+          {p.partial, p.splits, p.tiles.m, static_cast<int64_t>(p.tiles.along) * kRows, p.finish},
+          kThreads);
     }
   }
 
@@ -91,26 +91,27 @@ class Gemm {
       quantizer.quantize(row);
     }
     if constexpr (kInteger) {
-      if (p.find_w_sum) sum_rows({p.weight, p.n, p.k, p.find_w_sum});
+      const int64_t rows = V::kExperts ? int64_t{p.n} * p.tiles.experts : p.n;
+      if (p.find_w_sum) sum_rows({p.weight, rows, p.k, p.find_w_sum});
     }
   }
 
   QCORE_DEVICE Gemm(const Params& params, int work)
       : p(params), base(ptx::shared_base()), thread(ptx::thread_index()), lane(thread % 32) {
-    place(work);
+    place_work(work);
   }
 
-  QCORE_DEVICE void place(int work) {
-    const int tiles = p.slices * p.token_blocks;
+  QCORE_DEVICE void place_work(int work) {
+    const int tiles = p.tiles.count();
     split = work / tiles;
-    const TilePlace at = tile_place(work % tiles, p.token_blocks, p.slices);
-    token0 = at.across * V::kTokens;
-    row0 = at.along * kRows;
+    place = tile::place_of<V::kExperts>(p.tiles, work % tiles, V::kTokens, GlobalLoad{});
+    row0 = place.along * kRows;
     warp_row = thread / 32 % V::kWarpsN * (kRowTiles * 16);
     warp_token = thread / 32 / V::kWarpsN * (kTokenTiles * 8);
   }
 
   QCORE_DEVICE void run_tile() {
+    if (!place.exists()) return;
     begin = split * p.split_chunks;
     const int count = min(p.split_chunks, p.chunks - begin);
     place_copies();
@@ -143,8 +144,8 @@ class Gemm {
 
   QCORE_DEVICE void place_copies() {
     const int row = thread / kPieces, column = begin * kChunk + thread % kPieces * 16;
-    weight_from = p.weight + static_cast<int64_t>(row0 + row) * p.k + column;
-    x_from = p.x + (token0 + row) * p.x_stride + column;
+    weight_from = weight() + static_cast<int64_t>(row0 + row) * p.k + column;
+    x_from = p.x + (place.token + row) * p.x_stride + column;
     to = offset(row, thread % kPieces);
     columns_left = p.k - column;
   }
@@ -163,7 +164,8 @@ class Gemm {
       QCORE_UNROLL
       for (int s = 0; s < kTokenSlots; ++s) {
         if (V::kTokens < kCopyRows && row >= V::kTokens) break;
-        const bool inside = columns_left > 0 && token0 + row + s * kCopyRows < p.m;
+        const bool inside =
+            columns_left > 0 && place.token + row + s * kCopyRows < place.token_end(p.tiles);
         ptx::copy_async_16(
             stage + kWeightBytes + to + static_cast<uint32_t>(s * kCopyRows * kChunk),
             x_from + s * kCopyRows * p.x_stride, inside ? 16 : 0);
@@ -263,8 +265,8 @@ class Gemm {
     for (int t = 0; t < kTokenTiles; ++t) {
       QCORE_UNROLL
       for (int i = 0; i < 2; ++i) {
-        const int token = token0 + warp_token + t * 8 + fragments::c_element(lane, i).column;
-        const bool exists = p.x_blocks && token < p.m;
+        const int token = place.token + warp_token + t * 8 + fragments::c_element(lane, i).column;
+        const bool exists = p.x_blocks && token < place.token_end(p.tiles);
         scale[t][i] =
             exists
                 ? w * ptx::load_global(p.x_blocks + static_cast<int64_t>(token) * p.chunks + chunk)
@@ -300,33 +302,45 @@ class Gemm {
     QCORE_NO_UNROLL
     for (int index = thread; index < V::kTokens * kEights; index += kThreads) {
       const int token = index / kEights, row = index % kEights * 8;
-      if (token0 + token >= p.m) break;
+      if (place.token + token >= place.token_end(p.tiles)) break;
       if (row0 + row >= p.n) continue;
       ptx::Vec16 four[2];
       QCORE_UNROLL
       for (int v = 0; v < 2; ++v)
         four[v] = ptx::load_shared<ptx::Vec16>(sum_at(token, row + v * 4));
       if (p.splits > 1) {
-        const int64_t at =
-            ((static_cast<int64_t>(split) * p.m + token0 + token) * p.slices * kRows + row0 + row) /
-            4;
+        const int64_t line = static_cast<int64_t>(split) * p.tiles.m + place.token + token;
+        const int64_t to_vector = (line * p.tiles.along * kRows + row0 + row) / 4;
         QCORE_UNROLL
         for (int v = 0; v < 2; ++v) {
-          ptx::store_global(static_cast<ptx::Vec16*>(p.partial) + at + v, four[v]);
+          ptx::store_global(static_cast<ptx::Vec16*>(p.partial) + to_vector + v, four[v]);
         }
         continue;
       }
       Sum sum[8];
       QCORE_UNROLL
       for (int j = 0; j < 8; ++j) sum[j] = sum_of_bits<Sum>(four[j / 4].word[j % 4]);
-      finish(p.finish, token0 + token, row0 + row, min(8, p.n - row0 - row), sum);
+      finish(finish_params(), place.token + token, row0 + row, min(8, p.n - row0 - row), sum);
+    }
+  }
+
+  // What belongs to the weight's expert.
+  QCORE_DEVICE const uint8_t* weight() const {
+    return p.weight + static_cast<int64_t>(place.expert) * p.n * p.k;
+  }
+  QCORE_DEVICE decltype(auto) finish_params() const {
+    if constexpr (V::kExperts) {
+      return p.finish.of_expert(place.expert);
+    } else {
+      return (p.finish);
     }
   }
 
   const Params& p;
   const uint32_t base;  // of shared memory: the slots, later the sums
   const int thread, lane;
-  int split, token0, row0;   // of the block
+  tile::Place<V::kExperts> place;  // of the block
+  int split, row0;
   int warp_row, warp_token;  // of the warp, in the block
   int begin;                 // first chunk
 

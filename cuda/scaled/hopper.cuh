@@ -20,18 +20,19 @@
 #include "scaled/finish.cuh"
 #include "scaled/hopper_tile.h"
 #include "scaled/row_sums.cuh"
-#include "tile/order.h"
 #include "tile/ring.cuh"
+#include "tile/schedule.h"
 
 namespace qcore::scaled {
 
 struct HopperParams {
   TensorMap x, weight;  // boxes of Tile::kRows, kColumns rows of one chunk
-  int m, n, chunks;
-  int row_tiles, column_tiles, splits, split_chunks;
+  int n, chunks;
+  tile::Tiles tiles;  // kRows rows of x, kColumns of the weight
+  int splits, split_chunks;
   const float* x_blocks;  // scales [m, chunks] and [ceil(n / 128), chunks], or null
   const float* w_blocks;
-  void* partial;  // [splits, m, column_tiles * kColumns] if splits > 1
+  void* partial;  // [splits, m, tiles.along * kColumns] if splits > 1
   FinishParams finish;
   quantize::RowsParams floats;  // what is quantized to x first, if floats.x is not null
   SumRowsParams w_sums;         // to be found before that as well, if w_sums.sums is not null
@@ -110,12 +111,12 @@ class HopperGemm {
     int first, end;  // chunks
   };
   QCORE_DEVICE Place place(int work) const {
-    const int tiles = p.row_tiles * p.column_tiles, split = work / tiles;
-    const TilePlace at = tile_place(work % tiles, p.row_tiles, p.column_tiles);
-    return {at.across * Tile::kRows, at.along * kColumns, split, split * p.split_chunks,
+    const int tiles = p.tiles.count(), split = work / tiles;
+    const auto at = tile::place_of<false>(p.tiles, work % tiles, Tile::kRows, GlobalLoad{});
+    return {at.token, at.along * kColumns, split, split * p.split_chunks,
             min((split + 1) * p.split_chunks, p.chunks)};
   }
-  QCORE_DEVICE int works() const { return p.row_tiles * p.column_tiles * p.splits; }
+  QCORE_DEVICE int works() const { return p.tiles.count() * p.splits; }
 
   // ---- Copies
 
@@ -239,8 +240,9 @@ class HopperGemm {
       for (int half = 0; half < 2; ++half) {
         const int row = row_of(at, b, half);
         const float x =
-            row < p.m ? ptx::load_global(p.x_blocks + static_cast<int64_t>(row) * p.chunks + chunk)
-                      : 0.0f;
+            row < p.tiles.m
+                ? ptx::load_global(p.x_blocks + static_cast<int64_t>(row) * p.chunks + chunk)
+                : 0.0f;
         scale[b][half] = ptx::multiply(x, w);
       }
     }
@@ -261,7 +263,7 @@ class HopperGemm {
     QCORE_NO_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       // Whole warps go or stay: they exchange.
-      if (at.row + group_row + b * 64 + warp_row >= p.m) break;
+      if (at.row + group_row + b * 64 + warp_row >= p.tiles.m) break;
       QCORE_NO_UNROLL
       for (int part = 0; part < kColumns / 32; ++part) {
         const int column = at.column + part * 32 + lane % 4 * 8;
@@ -270,7 +272,7 @@ class HopperGemm {
           const int row = row_of(at, b, half);
           Sum eight[8];
           exchange(sums[0], eight);
-          if (row < p.m && column < p.n) put(at, row, column, eight);
+          if (row < p.tiles.m && column < p.n) put(at, row, column, eight);
           QCORE_UNROLL
           for (int i = 0; i < 16; i += 4) {
             sums[0][i] = sums[0][i + 2];
@@ -316,9 +318,10 @@ class HopperGemm {
       finish(p.finish, row, column, min(8, p.n - column), eight);
       return;
     }
-    const int64_t width = static_cast<int64_t>(p.column_tiles) * kColumns;
-    ptx::Vec16* const to = static_cast<ptx::Vec16*>(p.partial) +
-                           ((static_cast<int64_t>(at.split) * p.m + row) * width + column) / 4;
+    const int64_t width = static_cast<int64_t>(p.tiles.along) * kColumns;
+    ptx::Vec16* const to =
+        static_cast<ptx::Vec16*>(p.partial) +
+        ((static_cast<int64_t>(at.split) * p.tiles.m + row) * width + column) / 4;
     QCORE_UNROLL
     for (int v = 0; v < 2; ++v) {
       ptx::Vec16 four;

@@ -3,6 +3,8 @@
 #include <string>
 #include <type_traits>
 
+#include "tile/plan.h"
+
 namespace qcore::scaled {
 namespace {
 
@@ -112,6 +114,7 @@ Workspace hopper_workspace(const Fp8Args& args, const HopperPlan& plan) {
 }
 
 Status hopper_supports(const ScaledProblem& p) {
+  if (Status status = tile::takes_one_expert(p.experts); !status.ok()) return status;
   constexpr int64_t kFew = 64;
   if (p.x_type == Elements::s8 && p.floats && p.m <= kFew) {
     return Status::unsupported("quantizes more than " + std::to_string(kFew) + " rows");

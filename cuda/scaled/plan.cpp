@@ -3,6 +3,8 @@
 #include <limits>
 #include <string>
 
+#include "tile/plan.h"
+
 namespace qcore::scaled {
 namespace {
 
@@ -62,7 +64,7 @@ Workspace before_int8(const Int8Args& args) {
   const bool finds_zeros = args.floats.x && !args.symmetric && !args.x_scale;
   w.w_sum = w.zero + (finds_zeros ? aligned(args.m * 4) : 0);
   const bool sums = (args.x_zero || finds_zeros) && !args.w_sum;
-  w.partial = w.bytes = w.w_sum + (sums ? aligned(args.n * 4) : 0);
+  w.partial = w.bytes = w.w_sum + (sums ? aligned(args.experts * args.n * 4) : 0);
   return w;
 }
 
@@ -76,7 +78,7 @@ Workspace with_partial(Workspace w, const Args& args, const Plan& plan) {
 }  // namespace
 
 Work work_of(const Int8Args& args) {
-  return {args.m, args.n, args.k, args.floats.x != nullptr, kTokens};
+  return {args.m, args.n, args.k, args.floats.x != nullptr, kTokens, args.experts};
 }
 
 Work work_of(const Fp8Args& args) {
@@ -90,7 +92,7 @@ Plan make_plan(const Work& work, int tokens, int splits, const Limits& limits) {
   Plan plan{};
   plan.tokens = tokens;
   plan.slices = static_cast<int>(ceil_div(work.n, kRows));
-  plan.token_blocks = static_cast<int>(ceil_div(work.m, tokens));
+  plan.token_blocks = static_cast<int>(tile::tiles_across(work.m, work.experts, tokens));
   plan.split_chunks = static_cast<int>(ceil_div(chunks, std::clamp(splits, 1, chunks)));
   plan.splits = static_cast<int>(ceil_div(chunks, plan.split_chunks));
   int resident = 1;
@@ -112,11 +114,13 @@ Plan make_plan(const Work& work, int tokens, int splits, const Limits& limits) {
 
 Plan choose_plan(const Work& work, const Limits& limits) {
   const int64_t chunks = ceil_div(work.k, kChunk);
+  // What adds up splits (finish.cuh) knows one expert.
+  const int64_t most =
+      work.experts > 1 ? 1 : std::clamp<int64_t>(chunks / kLeastChunks, 1, kMostSplits);
   Plan best{};
   int64_t least = std::numeric_limits<int64_t>::max();
   for (const int tokens : work.tokens) {
-    for (int64_t splits = 1; splits <= std::clamp<int64_t>(chunks / kLeastChunks, 1, kMostSplits);
-         ++splits) {
+    for (int64_t splits = 1; splits <= most; ++splits) {
       const Plan plan = make_plan(work, tokens, static_cast<int>(splits), limits);
       if (plan.splits != splits || plan.shared_bytes > limits.shared_bytes) continue;
       if (const int64_t clocks = cost(work, plan, limits); clocks < least) {
@@ -144,6 +148,7 @@ Workspace reference_workspace_of(const Fp8Args& args) {
 }
 
 Status supports(const ScaledProblem& p) {
+  if (Status status = tile::takes_one_expert(p.experts); !status.ok()) return status;
   if (!p.aligned || p.k % 16 != 0) {
     return Status::unsupported(
         "copies 16 bytes at a time, and x, the weight or their rows are not aligned to 16 bytes");

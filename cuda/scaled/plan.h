@@ -19,7 +19,7 @@ struct Limits {
 
 struct Plan {
   int tokens;                        // of a block: names the variant
-  int slices, token_blocks, splits;  // blocks along N, M and K
+  int slices, token_blocks, splits;  // blocks along N, M (of several experts at most) and K
   int split_chunks;                  // chunks of K for each split
   int shared_bytes;
   int blocks;  // of the launch. Fused: as many as run at the same time, which then take turns
@@ -32,6 +32,7 @@ struct Work {
   int64_t m, n, k;
   bool fused;                   // x is quantized in the same launch
   std::span<const int> tokens;  // of the variants that are built, ascending
+  int64_t experts = 1;          // among which the m rows of x are divided
 };
 
 Work work_of(const Int8Args& args);

@@ -6,6 +6,7 @@
 #include "scaled/rows.h"
 #include "scaled/run.h"
 #include "scaled/typed.h"
+#include "tile/plan.h"
 
 namespace qcore::scaled {
 namespace {
@@ -67,6 +68,7 @@ Status gemm(const ScaledArgs& args, const Executor& executor) {
 }
 
 Status reference_supports(const ScaledProblem& problem) {
+  if (Status status = tile::takes_one_expert(problem.experts); !status.ok()) return status;
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
   if (problem.n <= kMost && problem.k <= kMost) return {};
   return Status::unsupported("counts rows and columns in 32 bits, and this weight has more");

@@ -94,12 +94,14 @@ GemmParams gemm_params(const Args& args, const Plan& plan, const int32_t* found)
   p.x = reinterpret_cast<const uint8_t*>(args.x);
   p.x_stride = args.x_stride;
   p.weight = reinterpret_cast<const uint8_t*>(args.weight);
-  p.m = static_cast<int>(args.m);
   p.n = static_cast<int>(args.n);
   p.k = static_cast<int>(args.k);
   p.chunks = static_cast<int>(ceil_div(args.k, kChunk));
-  p.slices = plan.slices;
-  p.token_blocks = plan.token_blocks;
+  p.tiles = {.m = static_cast<int>(args.m), .across = plan.token_blocks, .along = plan.slices};
+  if constexpr (requires { args.experts; }) {
+    p.tiles.experts = static_cast<int>(args.experts);
+    p.tiles.offsets = args.offsets;
+  }
   p.splits = plan.splits;
   p.split_chunks = plan.split_chunks;
   if (args.x_scales == Scales::block) {
@@ -141,10 +143,10 @@ Status run_sum_rows(const SumRowsParams& p, const Launch& launch) {
 }
 
 // One launch, or with splits two; with floats always one. args.workspace holds
-// workspace_of(args, plan).bytes.
+// workspace_of(args, plan).bytes. kExperts: the weight has several.
 //
 // launch.template operator()<Kernel>(blocks, shared_bytes, params) -> Status
-template <class Args, class Launch>
+template <bool kExperts = false, class Args, class Launch>
 Status run_gemm(const Args& original, const Plan& plan, const Launch& launch) {
   const Workspace at = workspace_of(original, plan);
   const Args args = quantized(original, at);
@@ -155,21 +157,25 @@ Status run_gemm(const Args& original, const Plan& plan, const Launch& launch) {
   if (fused) {
     p.floats = quantize::params_of(quantize_args(original, at));
     p.find_w_sum = sums;
-  } else if (Status status = run_sum_rows({p.weight, p.n, p.k, sums}, launch); !status.ok()) {
+  } else if (Status status =
+                 run_sum_rows({p.weight, int64_t{p.n} * p.tiles.experts, p.k, sums}, launch);
+             !status.ok()) {
     return status;
   }
   Status status = Status::unsupported("plan: no such variant of the kernel");
   with_variant(plan.tokens, [&]<class V>() {
     status = with_types(args, [&]<class X, class W>() {
       if constexpr (kBuilt<X, W, V>) {
-        return launch.template operator()<Gemm<X, W, V>>(plan.blocks, V::kSharedBytes, p);
+        using Kernel = Gemm<X, W, std::conditional_t<kExperts, tile::WithExperts<V>, V>>;
+        return launch.template operator()<Kernel>(plan.blocks, V::kSharedBytes, p);
       } else {
         return Status::unsupported("plan: no such variant of the kernel");
       }
     });
   });
   if (!status.ok() || fused || plan.splits == 1) return status;
-  const ReduceParams reduce{p.partial, p.splits, p.m, int64_t{p.slices} * kRows, p.finish};
+  const ReduceParams reduce{p.partial, p.splits, p.tiles.m, int64_t{p.tiles.along} * kRows,
+                            p.finish};
   using Sum = std::conditional_t<std::is_same_v<Args, Int8Args>, int32_t, float>;
   return launch.template operator()<Reduce<Sum>>(Reduce<Sum>::blocks(reduce), 0, reduce);
 }

@@ -34,6 +34,7 @@ template <int kTokens_, int kWarpsN_, int kStages_, int kMinBlocks_>
 struct Variant {
   static constexpr int kTokens = kTokens_, kWarpsN = kWarpsN_, kStages = kStages_;
   static constexpr int kMinBlocks = kMinBlocks_;
+  static constexpr bool kExperts = false;  // tile/schedule.h
   static constexpr int kWarpsM = kWarps / kWarpsN;
   static constexpr int kStageBytes = (kRows + kTokens) * kChunk;
   // The sums of a block at the end: [token][row]. The padding spreads a warp's stores over all

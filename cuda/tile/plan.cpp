@@ -2,12 +2,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
 
 namespace qcore::tile {
 namespace {
 
 int64_t blocks_of(const Work& work, VariantKey key) {
-  return ceil_div(work.n, rows_of(key)) * ceil_div(work.m, key.token_tiles * 8);
+  return ceil_div(work.n, rows_of(key)) * tiles_across(work.m, work.experts, key.token_tiles * 8);
 }
 
 // Every warp must be left with enough chunks to fill its pipeline.
@@ -25,6 +26,7 @@ int64_t choose_splits(const Work& work, VariantKey key, int64_t multiprocessors)
   // From 32 tokens on the arithmetic takes longer than the weights.
   const int64_t time =
       rows * work.chunks * work.chunk_columns * work.bits / 8 * std::max<int64_t>(1, tokens / 32);
+  if (work.experts > 1) return 1;  // reduce.cuh knows one bias
   const int64_t most = std::min(multiprocessors / blocks_of(work, key),
                                 work.chunks / (least_chunks(work) * key.warps_k));
   int64_t best = 1, least = time;
@@ -36,6 +38,12 @@ int64_t choose_splits(const Work& work, VariantKey key, int64_t multiprocessors)
 }
 
 }  // namespace
+
+Status takes_one_expert(int64_t experts) {
+  if (experts == 1) return {};
+  return Status::unsupported("takes one expert, the weight has " + std::to_string(experts) +
+                             ": grouped products on CUDA come with mixture of experts");
+}
 
 bool activations_fit(const void* x, int64_t m, int64_t x_stride, int64_t k) {
   const bool near = (m - 1) * (x_stride / 8) + k / 8 <= std::numeric_limits<uint32_t>::max();
@@ -65,7 +73,8 @@ Plan make_plan(const Work& work, VariantKey variant, int splits) {
   const int64_t gathered = plan.gather ? work.chunks * work.chunk_columns * 2 : 0;
   const int64_t partial = plan.splits > 1 ? plan.splits * width * 4 : 0;
   plan.tokens = static_cast<int>(pass_tokens(work.m, gathered + partial));
-  plan.token_blocks = static_cast<int>(ceil_div(plan.tokens, variant.token_tiles * 8));
+  plan.token_blocks =
+      static_cast<int>(tiles_across(plan.tokens, work.experts, variant.token_tiles * 8));
   plan.gathered_bytes = ceil_div(plan.tokens * gathered, kWorkspaceAlignment) * kWorkspaceAlignment;
   plan.partial_bytes = plan.tokens * partial;
   return plan;

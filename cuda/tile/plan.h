@@ -6,6 +6,8 @@
 #include <functional>
 #include <span>
 
+#include "qcore/status.h"
+#include "tile/schedule.h"
 #include "tile/shape.h"
 
 namespace qcore::tile {
@@ -27,7 +29,7 @@ constexpr int shared_bytes_of(int sm) {
 struct Plan {
   int tokens;  // of one pass: more are multiplied in several, so that the workspace stays small
   VariantKey variant;
-  int slices, token_blocks, splits;  // blocks along N, M and K
+  int slices, token_blocks, splits;  // blocks along N, M (of several experts at most) and K
   int split_chunks;                  // chunks of K for each split
   int shared_bytes;
   bool gather;             // activations are copied into the order of the packed columns
@@ -44,6 +46,7 @@ struct Work {
   bool gather, batch_invariant;
   std::span<const VariantKey> variants;  // of equal tokens the widest first
   std::function<int(VariantKey)> shared_bytes;
+  int64_t experts = 1;  // among which the m rows of x are divided
 };
 
 Plan choose_plan(const Work& work, const DeviceLimits& limits);
@@ -52,6 +55,9 @@ Plan make_plan(const Work& work, VariantKey variant, int splits);
 
 // How many of m tokens one pass takes, if each needs so much of the workspace.
 int64_t pass_tokens(int64_t m, int64_t bytes_per_token);
+
+// The reason why no row takes the weights of several experts yet: their kernels are not built.
+Status takes_one_expert(int64_t experts);
 
 // Copies of 16 bytes need aligned rows and places that 32 bits can count.
 bool activations_fit(const void* x, int64_t m, int64_t x_stride, int64_t k);

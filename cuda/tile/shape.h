@@ -26,6 +26,7 @@ struct Shape {
   static constexpr int kRows = kWarpsN * kWarpRows;
   static constexpr int kTokens = kTokenTiles * 8;
   static constexpr int kMinBlocks = kTokenTiles == 8 ? 1 : 2;  // per multiprocessor
+  static constexpr bool kExperts = false;                      // schedule.h
   // The sums of a block: [part of K][token][row]. The padding spreads a warp's stores over all
   // banks.
   static constexpr int kSumStride = kRows + 4;

@@ -15,8 +15,8 @@
 
 #include "ptx/base.cuh"
 #include "ptx/fragments.h"
-#include "tile/order.h"
 #include "tile/scalars.cuh"
+#include "tile/schedule.h"
 #include "tile/shape.h"
 
 namespace qcore::tile {
@@ -24,18 +24,17 @@ namespace qcore::tile {
 inline constexpr int kWarpTiles = kWarpRows / kTileRows;
 
 struct TileParams {
-  const void* x;     // [m, x_columns], 16-byte aligned rows
-  int64_t x_stride;  // in pieces of 16 bytes
-  int m, n;
+  const void* x;      // [m, x_columns], 16-byte aligned rows
+  int64_t x_stride;   // in pieces of 16 bytes
+  int n;              // rows of one expert's weight
   int64_t x_columns;  // a multiple of 8; columns of the padded K from here on meet zeros
   uint32_t stage_bytes;
-  int chunks;        // along the padded K
-  int slices;        // blocks along N
-  int token_blocks;  // blocks along M
+  int chunks;  // along the padded K
+  Tiles tiles;
   int splits, split_chunks;
   const void* bias;   // [n] or null
   void* y;            // [m, n]
-  float* partial;     // [splits, m, slices * kRows] if splits > 1
+  float* partial;     // [splits, m, tiles.along * kRows] if splits > 1
   bool vector_store;  // y may be written, and bias read, 16 bytes at a time
 };
 
@@ -65,6 +64,7 @@ class Tile {
   QCORE_DEVICE void run_tile() {
     place_thread();
     place_block();
+    if (!place.exists()) return;
     place_warp();
     self().place_weights();
     place_activation_copies();
@@ -98,11 +98,10 @@ class Tile {
   }
 
   QCORE_DEVICE void place_block() {
-    const int tiles = p.slices * p.token_blocks;
+    const int tiles = p.tiles.count();
     split = ptx::block_index() / tiles;
-    const TilePlace at = tile_place(ptx::block_index() % tiles, p.token_blocks, p.slices);
-    token0 = at.across * V::kTokens;
-    row0 = at.along * V::kRows;
+    place = place_of<V::kExperts>(p.tiles, ptx::block_index() % tiles, V::kTokens, GlobalLoad{});
+    row0 = place.along * V::kRows;
   }
 
   // Parts of a split along K are equal but for the last ones.
@@ -136,11 +135,12 @@ class Tile {
           min(static_cast<int64_t>(part_begin(slot_part + 1)) * V::kChunkColumns, p.x_columns);
       const int64_t columns = end - column - row_piece * 8;
       const int64_t chunks = columns > 0 ? ceil_div(columns, V::kChunkColumns) : 0;
-      activations[s] =
-          token0 + token + token_of_slot(s) < p.m ? static_cast<int>(chunks) : kNoToken;
+      activations[s] = place.token + token + token_of_slot(s) < place.token_end(p.tiles)
+                           ? static_cast<int>(chunks)
+                           : kNoToken;
     }
     activation_from =
-        static_cast<uint32_t>((token0 + token) * p.x_stride +
+        static_cast<uint32_t>((place.token + token) * p.x_stride +
                               static_cast<int64_t>(part_begin(part)) * kRowPieces + row_piece);
     activation_to = static_cast<uint32_t>(V::kWeightBytes + part * V::kPartBytes +
                                           activation_offset(token, row_piece));
@@ -230,30 +230,38 @@ class Tile {
     constexpr int kRowEights = V::kRows / 8;
     for (int index = thread; index < V::kTokens * kRowEights; index += kThreads) {
       const int token = index / kRowEights, row = index % kRowEights * 8;
-      if (token0 + token >= p.m) break;
+      if (place.token + token >= place.token_end(p.tiles)) break;
       float sum[8] = {};
       QCORE_UNROLL
       for (int part = 0; part < V::kWarpsK; ++part) {
         add_8_floats(sum_at(part, token, row), sum);
       }
       if (p.splits > 1) {
-        const int64_t width = static_cast<int64_t>(p.slices) * V::kRows;
-        store_8_floats(
-            p.partial + (static_cast<int64_t>(split) * p.m + token0 + token) * width + row0 + row,
-            sum);
+        const int64_t width = static_cast<int64_t>(p.tiles.along) * V::kRows;
+        store_8_floats(p.partial +
+                           (static_cast<int64_t>(split) * p.tiles.m + place.token + token) * width +
+                           row0 + row,
+                       sum);
       } else {
-        store_8<T>(p.y, p.bias, token0 + token, row0 + row, p.n, p.vector_store, sum);
+        store_8<T>(p.y, bias(), place.token + token, row0 + row, p.n, p.vector_store, sum);
       }
     }
+  }
+
+  // Of the weight's expert.
+  QCORE_DEVICE const void* bias() const {
+    if (!V::kExperts || !p.bias) return p.bias;
+    return static_cast<const uint16_t*>(p.bias) + static_cast<int64_t>(place.expert) * p.n;
   }
 
   const Params& p;
   const uint32_t base;  // of shared memory: the slots, later the sums
 
   int thread, lane, warp_n, warp_k;
-  int split, token0, row0;  // of the block
-  int iterations;           // of the block: the most chunks of any warp
-  int begin, count;         // chunks of the warp
+  Place<V::kExperts> place;  // of the block
+  int split, row0;
+  int iterations;    // of the block: the most chunks of any warp
+  int begin, count;  // chunks of the warp
   float total[kWarpTiles][kTokenTiles][4] = {};
 
  private:

@@ -27,6 +27,7 @@ struct GemmParams : tile::TileParams {
   dequant::FloatCodes floats;
   int groups, group_halves;
   int halves;  // along the padded K
+  int panels;  // of one expert
 };
 
 template <class T, class V>
@@ -36,7 +37,8 @@ class Gemm : public tile::Tile<Gemm<T, V>, T, V, GemmParams> {
   using Codes = dequant::Codes<T, V::kBits>;
   using Base::kTokenTiles, Base::kRowPieces, Base::for_tiles;
   using Base::multiply_add, Base::fragment_of, Base::piece;
-  using Base::p, Base::thread, Base::lane, Base::row0, Base::warp_n, Base::begin, Base::total;
+  using Base::p, Base::thread, Base::lane, Base::place, Base::row0, Base::warp_n, Base::begin,
+      Base::total;
   static constexpr int kChunkHalves = chunk_halves(V::kBits);
   static constexpr int kSets = kChunkHalves / V::kFlushHalves;  // of scales and zeros in a chunk
   static constexpr int kHalvesPerBlock = kChunkHalves / kTileBlocks;
@@ -58,7 +60,8 @@ class Gemm : public tile::Tile<Gemm<T, V>, T, V, GemmParams> {
 
   QCORE_DEVICE void place_weights() {
     const int row = row0 + warp_n * kWarpRows;
-    const int64_t panel = row / kPanelRows, half_panel = row % kPanelRows / kWarpRows;
+    const int64_t panel = static_cast<int64_t>(place.expert) * p.panels + row / kPanelRows;
+    const int64_t half_panel = row % kPanelRows / kWarpRows;
     weight_from = static_cast<uint32_t>(
         ((panel * p.chunks + begin) * kTiles + half_panel * kWarpTiles) * (kTileBytes / 16) + lane);
     weight_to = static_cast<uint32_t>(thread / 32 * kWarpBytes + lane * kLaneBytes);

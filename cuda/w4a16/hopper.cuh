@@ -31,7 +31,7 @@ struct HopperParams {
   TensorMap scales;  // [panels, groups, kPanelRows]; boxes of kPanels and one group
   TensorMap zeros;   // likewise, if has_zeros
   tile::Split split;
-  int row_tiles, token_tiles;
+  tile::Tiles tiles;
   int flush_shift;  // log2 of the halves of K between two scales
   int group_halves;
   int stages;
@@ -87,8 +87,8 @@ class HopperGemm {
     int panel, token;  // the first ones
   };
   QCORE_DEVICE Place place(int tile) const {
-    const TilePlace at = tile_place(tile, p.token_tiles, p.row_tiles);
-    return {at.along * V::kPanels, at.across * kTokens};
+    const auto at = tile::place_of<false>(p.tiles, tile, kTokens, GlobalLoad{});
+    return {at.along * V::kPanels, at.token};
   }
 
   // ---- Copies

@@ -66,8 +66,9 @@ Status run_hopper_variant(const W4A16Args& args, const tile::Product& pass, cons
     return status;
   }
   p.split = plan.split(pass.m, pass.n, hopper_chunks(g));
-  p.row_tiles = static_cast<int>(ceil_div(pass.n, V::kRows));
-  p.token_tiles = static_cast<int>(ceil_div(pass.m, V::kTokens));
+  p.tiles = {.m = static_cast<int>(pass.m),
+             .across = static_cast<int>(ceil_div(pass.m, V::kTokens)),
+             .along = static_cast<int>(ceil_div(pass.n, V::kRows))};
   p.flush_shift = std::countr_zero(static_cast<unsigned>(V::flush_halves(w)));
   p.group_halves = static_cast<int>(g.groups > 1 ? g.group_halves : g.padded_k());
   p.stages = V::stages(w);
@@ -86,7 +87,7 @@ Status run_hopper_variant(const W4A16Args& args, const tile::Product& pass, cons
   Status status =
       launch.template operator()<HopperGemm<T, V>>(p.split.blocks, V::shared_bytes(w), p);
   if (!status.ok() || p.split.sharing == 0) return status;
-  const ReduceSharedParams reduce{p.split, p.row_tiles, p.token_tiles, p.shared_sums, p.out};
+  const ReduceSharedParams reduce{p.split, p.tiles, p.shared_sums, p.out};
   using Reduce = ReduceShared<T>;
   return launch.template operator()<Reduce>(Reduce::blocks(reduce), Reduce::kSharedBytes, reduce);
 }

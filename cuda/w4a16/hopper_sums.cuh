@@ -5,8 +5,8 @@
 #pragma once
 
 #include "ptx/fragments.h"
-#include "tile/order.h"
 #include "tile/scalars.cuh"
+#include "tile/schedule.h"
 #include "w4a16/hopper_plan.h"
 
 namespace qcore::w4a16 {
@@ -58,7 +58,7 @@ struct SharedSums {
 
 struct ReduceSharedParams {
   tile::Split split;
-  int row_tiles, token_tiles;
+  tile::Tiles tiles;
   SharedSums sums;
   HopperOutput out;
 };
@@ -81,8 +81,8 @@ struct ReduceShared {
     const int slices = p.sums.quads / kQuads, index = ptx::block_index();
     const int slice = index % slices, panel = index / slices % p.sums.panels;
     const int tile = p.split.whole + index / slices / p.sums.panels;
-    const TilePlace at = tile_place(tile, p.token_tiles, p.row_tiles);
-    const int token = (at.across * slices + slice) * kStagedTokens;
+    const auto at = tile::place_of<false>(p.tiles, tile, slices * kStagedTokens, GlobalLoad{});
+    const int token = at.token + slice * kStagedTokens;
     const int row = (at.along * p.sums.panels + panel) * kPanelRows;
     if (token >= p.out.m || row >= p.out.n) return;
     const int64_t begin = int64_t{tile - p.split.whole} * p.split.chunks;

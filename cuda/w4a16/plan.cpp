@@ -17,12 +17,15 @@ tile::Work work_of(const W4A16Args& args) {
           .gather = must_gather(args, g),
           .batch_invariant = args.batch_invariant,
           .variants = kVariants,
-          .shared_bytes = [&w](tile::VariantKey key) {
-            int bytes = std::numeric_limits<int>::max();
-            with_variant(w, key,
-                         [&]<class V>() { bytes = V::shared_bytes(w.scale_dtype, w.has_zeros); });
-            return bytes;
-          }};
+          .shared_bytes =
+              [&w](tile::VariantKey key) {
+                int bytes = std::numeric_limits<int>::max();
+                with_variant(w, key, [&]<class V>() {
+                  bytes = V::shared_bytes(w.scale_dtype, w.has_zeros);
+                });
+                return bytes;
+              },
+          .experts = w.experts};
 }
 
 }  // namespace
@@ -46,6 +49,7 @@ Status supports(const W4A16::Problem& problem) {
   if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet
     return Status::unsupported("multiplies fp16 and bf16 activations, these are fp32");
   }
+  if (Status status = tile::takes_one_expert(w.experts); !status.ok()) return status;
   const Geometry g(w);
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
   if (problem.m > kMost / 2 || g.halves > kMost / 2 || g.qweight_bytes() / 16 > kMost ||

@@ -21,7 +21,9 @@ inline tile::Product product_of(const W4A16Args& args) {
           .x_stride = args.x_stride,
           .bias = args.bias,
           .y = args.y,
-          .workspace = args.workspace};
+          .workspace = args.workspace,
+          .experts = args.weight.shape.experts,
+          .offsets = args.offsets};
 }
 
 // launch.template operator()<Kernel>(blocks, shared_bytes, params) -> Status
@@ -42,7 +44,7 @@ Status run_gather(const W4A16Args& args, const tile::Product& pass, const Launch
 }
 
 // The product of plan.tokens tokens, at most.
-template <class T, class Launch>
+template <class T, bool kExperts, class Launch>
 Status run_pass(const W4A16Args& args, const tile::Product& pass, const tile::Plan& plan,
                 const Launch& launch) {
   const PackedIntGroup& weight = args.weight;
@@ -63,21 +65,22 @@ Status run_pass(const W4A16Args& args, const tile::Product& pass, const tile::Pl
   params.groups = static_cast<int>(g.groups);
   params.group_halves = static_cast<int>(g.groups > 1 ? g.group_halves : g.padded_k());
   params.halves = static_cast<int>(g.halves);
+  params.panels = static_cast<int>(g.panels);
   Status status = Status::unsupported("plan: no such variant of the kernel");
   with_variant(weight.shape, plan.variant, [&]<class V>() {
     params.stage_bytes =
         static_cast<uint32_t>(V::stage_bytes(weight.shape.scale_dtype, weight.shape.has_zeros));
-    status =
-        launch.template operator()<Gemm<T, V>>(tile::blocks_of(params), plan.shared_bytes, params);
+    using Kernel = Gemm<T, std::conditional_t<kExperts, tile::WithExperts<V>, V>>;
+    status = launch.template operator()<Kernel>(tile::blocks_of(params), plan.shared_bytes, params);
   });
   return status.ok() ? tile::run_reduce<T>(params, plan, launch) : status;
 }
 
-// args.workspace holds plan.workspace_bytes().
-template <class T, class Launch>
+// args.workspace holds plan.workspace_bytes(). kExperts: the weight has several.
+template <class T, bool kExperts = false, class Launch>
 Status run_gemm(const W4A16Args& args, const tile::Plan& plan, const Launch& launch) {
   return tile::run_passes(product_of(args), plan.tokens, [&](const tile::Product& pass) {
-    return run_pass<T>(args, pass, plan, launch);
+    return run_pass<T, kExperts>(args, pass, plan, launch);
   });
 }
 
