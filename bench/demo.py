@@ -25,7 +25,7 @@ from transformers.utils import logging
 
 import qcore
 from qcore.checkpoints.stores import inspect_checkpoint
-from qcore.methods import METHODS, Awq, Method, resolve_method
+from qcore.methods import METHODS, Method, resolve_method
 from qcore.text import token_chunks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -108,9 +108,7 @@ def main() -> None:
             for method in arguments.methods:
                 scheme = f"W{bits}A16" + ("" if arguments.symmetric else "_ASYM")
                 folder = arguments.out / f"{scheme}-g{group_size}-{method}"
-                chosen = resolve_method(method)
-                if isinstance(chosen, Awq):
-                    chosen = Awq(inner=chosen.inner, keeps_divisors=False)
+                chosen = resolve_method(method).without_divisors()
                 make(f"{scheme} g{group_size} {method}", folder, scheme, chosen, group_size=group_size)
     print()
     for scheme in arguments.schemes:

@@ -10,7 +10,7 @@ import torch
 
 from conftest import REPOSITORY
 from qcore import Evaluation, evaluate, load, quantize, quantize_folder
-from qcore.methods import Awq, Method, resolve_method
+from qcore.methods import Method, resolve_method
 from qcore.text import token_chunks
 
 MODEL = REPOSITORY / "models" / "pydoc-llama-7m"
@@ -20,9 +20,7 @@ TEXTBOOK = {3: (0.0897, 0.0489)}
 
 def measure(bits: int, method: str, out: Path) -> Evaluation:
     calibration = token_chunks(MODEL, MODEL / "calibration.txt", 512, 64)
-    chosen: Method = resolve_method(method)
-    if isinstance(chosen, Awq):
-        chosen = Awq(inner=chosen.inner, keeps_divisors=False)
+    chosen: Method = resolve_method(method).without_divisors()
     quantize_folder(MODEL, out, f"W{bits}A16_ASYM", chosen, calibration)
     text = token_chunks(MODEL, MODEL / "eval.txt", 512, 48)
     return evaluate(load(out, dtype=torch.float32), text, load(MODEL, dtype=torch.float32))
