@@ -119,7 +119,7 @@ struct OfInt8 {
     a.x = x.data();
     a.weight = static_cast<const int8_t*>(weight);
     a.x_scale = a.w_scale = scales.data();
-    a.x_scales = Scales::tensor;
+    a.x_scales = Granularity::tensor;
     a.w_sum = sums.data();
     return a;
   }

@@ -74,7 +74,7 @@ void time_fp8(benchmark::State& state, const Row<Fp8>& row, int64_t m, int threa
   args.x = x.data();
   args.x_stride = kK;
   args.x_scale = args.w_scale = scales.data();
-  if (blocks) args.x_scales = args.w_scales = Scales::block;
+  if (blocks) args.x_scales = args.w_scales = Granularity::block;
   args.y = y.data();
   for (auto _ : state) {
     args.weight = weights.next<uint8_t>();

@@ -22,11 +22,11 @@ inline bool aligned(const FloatRows& x) {
   return aligned(x.x, x.stride * size_of(x.dtype)) && aligned(x.norm_weight, 0);
 }
 
-Status check_scales(const char* argument, Scales scales, bool blocks_allowed);
+Status check_scales(const char* argument, Granularity scales, bool blocks_allowed);
 // M and K are checked by the caller if there are no rows.
 Status check_rows(const FloatRows& x);
 // Zero points, where the host can read them: [1] or [M] of [-128, 127].
-Status check_zeros(const char* argument, const int32_t* zeros, Scales scales, int64_t m,
+Status check_zeros(const char* argument, const int32_t* zeros, Granularity scales, int64_t m,
                    const Executor& executor);
 
 // Floats that a product quantizes itself, instead of x.

@@ -7,7 +7,7 @@
 namespace qcore {
 namespace {
 
-QuantizeProblem problem_of(const FloatRows& x, Scales granularity, bool given, const void* q) {
+QuantizeProblem problem_of(const FloatRows& x, Granularity granularity, bool given, const void* q) {
   return {.m = x.m,
           .k = x.k,
           .dtype = x.dtype,
@@ -41,7 +41,7 @@ Status check(const QuantizeFp8Args& args, const Executor&) {
   }
   if (Status status = check_rows(args.x); !status.ok() || args.empty()) return status;
   if (!args.q) return missing("q");
-  if (args.given_scale && args.granularity == Scales::block) {
+  if (args.given_scale && args.granularity == Granularity::block) {
     return Status::invalid("given_scale: expected null, because scales of blocks come from x");
   }
   return {};
@@ -63,18 +63,18 @@ Status workspace(const typename Op::Args& args, const Executor& executor, int64_
 
 }  // namespace
 
-const char* name(Scales scales) {
+const char* name(Granularity scales) {
   switch (scales) {
-    case Scales::tensor: return "tensor";
-    case Scales::row: return "row";
-    case Scales::block: return "block";
+    case Granularity::tensor: return "tensor";
+    case Granularity::row: return "row";
+    case Granularity::block: return "block";
   }
   return "unknown scales";
 }
 
-Status check_scales(const char* argument, Scales scales, bool blocks_allowed) {
-  if (scales == Scales::tensor || scales == Scales::row) return {};
-  if (scales == Scales::block && blocks_allowed) return {};
+Status check_scales(const char* argument, Granularity scales, bool blocks_allowed) {
+  if (scales == Granularity::tensor || scales == Granularity::row) return {};
+  if (scales == Granularity::block && blocks_allowed) return {};
   return Status::invalid(std::string(argument) + ": expected tensor" +
                          (blocks_allowed ? ", row or block" : " or row") + ", got " + name(scales));
 }
@@ -89,10 +89,10 @@ Status check_rows(const FloatRows& x) {
   return x.x ? Status() : missing("x.x");
 }
 
-Status check_zeros(const char* argument, const int32_t* zeros, Scales scales, int64_t m,
+Status check_zeros(const char* argument, const int32_t* zeros, Granularity scales, int64_t m,
                    const Executor& executor) {
   if (!zeros || executor.device != Device::cpu) return {};
-  for (int64_t i = 0; i < (scales == Scales::tensor ? 1 : m); ++i) {
+  for (int64_t i = 0; i < (scales == Granularity::tensor ? 1 : m); ++i) {
     if (zeros[i] < -128 || zeros[i] > 127) return not_in(argument, "-128 .. 127", zeros[i]);
   }
   return {};

@@ -28,7 +28,7 @@ Status check_elements(const ScaledArgs& args) {
 Status check_quantization(const ScaledArgs& args) {
   if (Status status = check_floats(args); !status.ok()) return status;
   if (!args.integers()) {
-    if (args.x_scale && args.w_scales == Scales::block) {
+    if (args.x_scale && args.w_scales == Granularity::block) {
       return Status::invalid("x_scale: expected null, because scales of blocks come from floats");
     }
     return {};
@@ -75,7 +75,7 @@ Status check(const ScaledArgs& args, const Executor& executor) {
     if (args.m > 1 && args.x_stride < 0) return not_in("x_stride", "0 or more", args.x_stride);
     if (!args.x) return missing("x");
     if (!args.x_scale) return missing("x_scale");
-    if ((args.x_scales == Scales::block) != (args.w_scales == Scales::block)) {
+    if ((args.x_scales == Granularity::block) != (args.w_scales == Granularity::block)) {
       return Status::invalid(std::string("x_scales: expected scales of blocks if and only if the "
                                          "weight has them, got ") +
                              name(args.x_scales) + " and " + name(args.w_scales));

@@ -16,6 +16,7 @@ import qcore
 from conftest import REPOSITORY
 from gguf_cases import byte_level, make, plain_metadata, save, wrap, write_gguf
 from qcore.checkpoints.gguf import GgufFile
+from qcore.checkpoints.gguf.config_read import config_of
 from qcore.checkpoints.stores import inspect_checkpoint
 
 STRING, ARRAY, UINT32, UINT64, BOOL, FLOAT32 = 8, 9, 4, 10, 7, 6
@@ -215,6 +216,19 @@ def test_models(whole: bytes, change: Callable[..., None], message: str, tmp_pat
 
 def test_an_unchanged_model_of_that_kind(whole: bytes, tmp_path: Path) -> None:
     qcore.load(rebuilt(whole, tmp_path / "model.gguf", lambda metadata, tensors: None))
+
+
+def test_a_claimed_number_of_layers_allocates_nothing() -> None:
+    """Gemma 2's layers have a window by turns, in a list of that length (found by fuzzing)."""
+    sizes = {
+        "block_count": (1 << 31) - 1, "context_length": 64, "embedding_length": 64, "feed_forward_length": 96,
+        "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 16,
+        "attention.layer_norm_rms_epsilon": 1e-6, "attention.sliding_window": 8,
+        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    }  # fmt: skip
+    metadata = {"general.architecture": "gemma2", **{f"gemma2.{key}": value for key, value in sizes.items()}}
+    with pytest.raises(ValueError, match=r"lacks the tensor blk.2147483646.attn_q.weight"):
+        config_of(metadata, 64, lambda name: name == "blk.0.attn_q.weight")
 
 
 def test_missing_files(tmp_path: Path) -> None:

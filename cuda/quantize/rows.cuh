@@ -30,7 +30,7 @@ struct RowsParams {
   bool vectors;  // rows of x, norm_weight and q may be accessed 8 elements at a time
   int held;      // columns that shared memory has room for, a multiple of 8
   bool symmetric;
-  Scales granularity;
+  Granularity granularity;
   const float* given_scale;   // [1] or [m]; null: from x
   const int32_t* given_zero;  // the same, or null
   Extremes* extremes;         // [extreme_blocks]: of a whole dynamic tensor, from the launch before
@@ -54,9 +54,9 @@ class Quantizer {
   // All kThreads threads together, as in all that follows.
   QCORE_DEVICE void quantize(int64_t row) {
     load(row);
-    const bool blocks = p.granularity == Scales::block;
-    Scale s = p.granularity == Scales::tensor ? whole_ : blocks ? Scale() : scale_of(row);
-    if (p.granularity == Scales::row && thread_ == 0) write(row, s);
+    const bool blocks = p.granularity == Granularity::block;
+    Scale s = p.granularity == Granularity::tensor ? whole_ : blocks ? Scale() : scale_of(row);
+    if (p.granularity == Granularity::row && thread_ == 0) write(row, s);
     Divisor divisor(s.scale);
     for_pieces(row, [&](int column, const float (&x)[8]) {
       if (blocks) {
@@ -73,7 +73,7 @@ class Quantizer {
 
   // Before the rows, if the granularity is the tensor's.
   QCORE_DEVICE void find_tensor_scale() {
-    if (p.granularity != Scales::tensor) return;
+    if (p.granularity != Granularity::tensor) return;
     if (p.given_scale) {
       whole_ = given(0);
     } else {

@@ -17,7 +17,7 @@ inline bool is_aligned(const void* pointer, size_t to) {
 }
 
 // What is the same for both kinds of codes.
-inline RowsParams rows_params(const FloatRows& x, Scales granularity, const uint8_t* q) {
+inline RowsParams rows_params(const FloatRows& x, Granularity granularity, const uint8_t* q) {
   const int64_t size = size_of(x.dtype);
   RowsParams p{};
   p.x = x.x;
@@ -63,7 +63,7 @@ inline RowsParams params_of(const QuantizeFp8Args& args) {
 }
 
 inline bool needs_extremes(const RowsParams& p) {
-  return p.granularity == Scales::tensor && !p.given_scale;
+  return p.granularity == Granularity::tensor && !p.given_scale;
 }
 inline int64_t workspace_bytes_of(const RowsParams& p) {
   return needs_extremes(p) ? p.extreme_blocks * static_cast<int64_t>(sizeof(Extremes)) : 0;

@@ -52,7 +52,7 @@ Status run_hopper(const Args& original, const HopperPlan& plan, const Launch& la
   p.tiles = {.m = static_cast<int>(args.m), .across = plan.row_tiles, .along = plan.column_tiles};
   p.splits = plan.splits;
   p.split_chunks = plan.split_chunks;
-  const bool block_scales = args.x_scales == Scales::block;
+  const bool block_scales = args.x_scales == Granularity::block;
   if (block_scales) {
     p.x_blocks = args.x_scale;
     p.w_blocks = args.w_scale;

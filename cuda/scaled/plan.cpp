@@ -41,9 +41,9 @@ int64_t aligned(int64_t bytes) {
 template <class Args>
 int64_t scales_of(const Args& args) {
   switch (floats_scales(args)) {
-    case Scales::tensor: return 1;
-    case Scales::row: return args.m;
-    case Scales::block: break;
+    case Granularity::tensor: return 1;
+    case Granularity::row: return args.m;
+    case Granularity::block: break;
   }
   return args.m * ceil_div(args.k, kScaleBlock);
 }

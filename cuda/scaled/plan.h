@@ -57,13 +57,13 @@ Workspace reference_workspace_of(const Fp8Args& args);
 Status supports(const ScaledProblem& problem);
 
 // How floats are quantized before the product.
-constexpr Scales floats_scales(const Int8Args& args) {
-  return args.x_scale ? args.x_scales : Scales::row;
+constexpr Granularity floats_scales(const Int8Args& args) {
+  return args.x_scale ? args.x_scales : Granularity::row;
 }
-constexpr Scales floats_scales(const Fp8Args& args) {
-  return args.w_scales == Scales::block ? Scales::block
-         : args.x_scale                 ? args.x_scales
-                                        : Scales::row;
+constexpr Granularity floats_scales(const Fp8Args& args) {
+  return args.w_scales == Granularity::block ? Granularity::block
+         : args.x_scale                      ? args.x_scales
+                                             : Granularity::row;
 }
 
 }  // namespace qcore::scaled

@@ -70,12 +70,12 @@ inline void set_zeros(const Fp8Args&, const int32_t*, FinishParams&) {}
 
 template <class Args>
 FinishParams finish_params(const Args& args, const int32_t* found) {
-  const bool blocks = args.x_scales == Scales::block;
+  const bool blocks = args.x_scales == Granularity::block;
   FinishParams f{};
   f.x_scale = blocks ? nullptr : args.x_scale;
-  f.x_step = args.x_scales == Scales::row;
+  f.x_step = args.x_scales == Granularity::row;
   f.w_scale = blocks ? nullptr : args.w_scale;
-  f.w_step = args.w_scales == Scales::row;
+  f.w_step = args.w_scales == Granularity::row;
   set_zeros(args, found, f);
   f.bias = args.bias;
   f.bias_dtype = args.bias_dtype;
@@ -104,7 +104,7 @@ GemmParams gemm_params(const Args& args, const Plan& plan, const int32_t* found)
   }
   p.splits = plan.splits;
   p.split_chunks = plan.split_chunks;
-  if (args.x_scales == Scales::block) {
+  if (args.x_scales == Granularity::block) {
     p.x_blocks = args.x_scale;
     p.w_blocks = args.w_scale;
   }
@@ -201,7 +201,7 @@ Status run_reference(const Args& original, const Launch& launch) {
   p.weight = weight;
   p.m = args.m;
   p.k = args.k;
-  if (args.x_scales == Scales::block) {
+  if (args.x_scales == Granularity::block) {
     p.x_blocks = args.x_scale;
     p.w_blocks = args.w_scale;
   }

@@ -10,7 +10,7 @@ ScaleView check_scales(const char* op, const char* name, const Tensor& scales, S
         " must be ", type_name(type), " of ", weights, " or ", weights * count, " elements, got ",
         describe(scales));
   check_same_device(op, name, scales, with_name, with);
-  return {dense(scales), size == weights ? Scales::tensor : Scales::row};
+  return {dense(scales), size == weights ? Granularity::tensor : Granularity::row};
 }
 
 FloatInput check_floats(const char* op, const Tensor& x, const std::optional<Tensor>& norm_weight,

@@ -12,7 +12,7 @@ namespace qcore::binding {
 // Contiguous scales or zero points, and how many there are. An absent tensor gives null.
 struct ScaleView {
   std::optional<Tensor> tensor;
-  Scales kind = Scales::row;
+  Granularity kind = Granularity::row;
 
   template <class T>
   const T* data() const {

@@ -31,13 +31,13 @@ struct Weight {
 ScaleView check_w_scale(const char* op, const Tensor& scale, const Tensor& weight) {
   const int64_t n = weight.size(0), k = weight.size(1);
   const int64_t rows = ceil_div(n, kScaleBlock), columns = ceil_div(k, kScaleBlock);
-  Scales kind = Scales::tensor;
+  Granularity kind = Granularity::tensor;
   bool fits = scale.scalar_type() == ScalarType::Float;
   if (scale.numel() != 1) {
     if (has_sizes(scale, {n}) || has_sizes(scale, {n, 1})) {
-      kind = Scales::row;
+      kind = Granularity::row;
     } else {
-      kind = Scales::block;
+      kind = Granularity::block;
       fits = fits && has_sizes(scale, {rows, columns});
     }
   }
@@ -75,13 +75,13 @@ Tensor gemm(const Tensor& x, const Tensor& weight, const Tensor& x_scale, const 
         "x must be float8_e4m3fn or float8_e5m2 [..., ", w.k, "], got ", describe(x));
   const int64_t m = x.numel() / w.k, columns = ceil_div(w.k, kScaleBlock);
   ScaleView scale;
-  if (w.scale.kind == Scales::block) {
+  if (w.scale.kind == Granularity::block) {
     check(x_scale.scalar_type() == ScalarType::Float && x_scale.dim() >= 1 &&
               x_scale.size(x_scale.dim() - 1) == columns && x_scale.numel() == m * columns,
           kGemm, "x_scale must be float32 [..., ", columns,
           "], because w_scale has blocks of 128 x 128, got ", describe(x_scale));
     check_same_device(kGemm, "x_scale", x_scale, "x", x);
-    scale = {dense(x_scale), Scales::block};
+    scale = {dense(x_scale), Granularity::block};
   } else {
     scale = check_scales(kGemm, "x_scale", x_scale, ScalarType::Float, m, "x", x);
   }
@@ -105,7 +105,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
   const FloatInput input = check_floats(kLinear, x, norm_weight, norm_eps);
   const Weight w = check_weight(kLinear, x, weight, w_scale, bias, x.scalar_type());
   check_x(kLinear, x, w.k);
-  check(!x_scale || w.scale.kind != Scales::block, kLinear,
+  check(!x_scale || w.scale.kind != Granularity::block, kLinear,
         "x_scale must be None, because w_scale has blocks of 128 x 128");
   ScaleView scale;
   if (x_scale) scale = check_scales(kLinear, "x_scale", *x_scale, ScalarType::Float, 1, "x", x);
@@ -115,7 +115,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
   args.m = input.rows.m;
   args.floats = input.rows;
   args.x_scale = scale.data<float>();
-  args.x_scales = w.scale.kind == Scales::block ? Scales::block : scale.kind;
+  args.x_scales = w.scale.kind == Granularity::block ? Granularity::block : scale.kind;
   w.set(args);
   return run(kLinear, args, place, x, x.scalar_type());
 }

@@ -55,7 +55,7 @@ std::tuple<Tensor, Tensor, Tensor> quantize_int8(const Tensor& x, bool symmetric
   QuantizeInt8Args args;
   args.x = input.rows;
   args.symmetric = symmetric;
-  args.granularity = per_token ? Scales::row : Scales::tensor;
+  args.granularity = per_token ? Granularity::row : Granularity::tensor;
   args.given_scale = given_scale ? given_scale->const_data_ptr<float>() : nullptr;
   args.given_zero = given_zero ? given_zero->const_data_ptr<int32_t>() : nullptr;
   args.q = static_cast<int8_t*>(q.mutable_data_ptr());
@@ -72,11 +72,11 @@ std::tuple<Tensor, Tensor, Tensor> quantize_int8(const Tensor& x, bool symmetric
   return {q, used, used_zero};
 }
 
-Scales parse_granularity(const std::string& text) {
-  if (text == "token") return Scales::row;
-  if (text == "tensor") return Scales::tensor;
+Granularity parse_granularity(const std::string& text) {
+  if (text == "token") return Granularity::row;
+  if (text == "tensor") return Granularity::tensor;
   check(text == "block", kFp8, "granularity must be token, tensor or block, got ", text);
-  return Scales::block;
+  return Granularity::block;
 }
 
 std::tuple<Tensor, Tensor> quantize_fp8(const Tensor& x, const std::optional<Tensor>& scale,
@@ -84,21 +84,21 @@ std::tuple<Tensor, Tensor> quantize_fp8(const Tensor& x, const std::optional<Ten
                                         std::optional<ScalarType> dtype,
                                         const std::optional<Tensor>& norm_weight, double norm_eps) {
   const FloatInput input = check_floats(kFp8, x, norm_weight, norm_eps);
-  const Scales kind = parse_granularity(granularity);
+  const Granularity kind = parse_granularity(granularity);
   const ScalarType type = dtype.value_or(ScalarType::Float8_e4m3fn);
   check(type == ScalarType::Float8_e4m3fn || type == ScalarType::Float8_e5m2, kFp8,
         "dtype must be float8_e4m3fn or float8_e5m2, got ", type_name(type));
-  check(!scale || kind != Scales::block, kFp8,
+  check(!scale || kind != Granularity::block, kFp8,
         "scale must be None, because scales of blocks come from x");
   std::optional<Tensor> given;
   if (scale) {
-    given = check_given(kFp8, "scale", *scale, ScalarType::Float, kind == Scales::row, x);
+    given = check_given(kFp8, "scale", *scale, ScalarType::Float, kind == Granularity::row, x);
   }
 
   const Place place(kFp8, x);
   const Tensor q = new_like_rows(x, input.rows.k, type);
-  const int64_t columns = kind == Scales::block ? ceil_div(input.rows.k, kScaleBlock) : 1;
-  const Tensor used = new_scales(x, kind == Scales::tensor, columns, ScalarType::Float);
+  const int64_t columns = kind == Granularity::block ? ceil_div(input.rows.k, kScaleBlock) : 1;
+  const Tensor used = new_scales(x, kind == Granularity::tensor, columns, ScalarType::Float);
   QuantizeFp8Args args;
   args.x = input.rows;
   args.type = to_float8(type);
@@ -106,7 +106,7 @@ std::tuple<Tensor, Tensor> quantize_fp8(const Tensor& x, const std::optional<Ten
   args.given_scale = given ? given->const_data_ptr<float>() : nullptr;
   args.q = static_cast<uint8_t*>(q.mutable_data_ptr());
   args.scale = static_cast<float*>(used.mutable_data_ptr());
-  if (args.empty() && kind == Scales::tensor) torch::stable::fill_(used, 1.0);
+  if (args.empty() && kind == Granularity::tensor) torch::stable::fill_(used, 1.0);
   if (args.empty()) return {q, used};
   const auto workspace = make_workspace(kFp8, args, place, x, &qcore::quantize_fp8_workspace_bytes);
   check(qcore::quantize_fp8(args, place.executor()), kFp8);

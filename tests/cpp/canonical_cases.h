@@ -62,7 +62,7 @@ inline int64_t random_m(Rng& rng) {
 struct Int8Case {
   int64_t m = 1, n = 1, k = 1;
   DType dtype = DType::f32, bias_dtype = DType::f32;
-  Scales x_scales = Scales::row, w_scales = Scales::row;
+  Granularity x_scales = Granularity::row, w_scales = Granularity::row;
   bool zeros = false, sums = false, bias = false;
   int64_t gap = 0;  // elements between rows of x
 };
@@ -82,8 +82,8 @@ inline Int8Case random_int8_case(Rng& rng) {
   Int8Case c{.m = random_m(rng), .n = random_n(rng), .k = random_k(rng)};
   c.dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   c.bias_dtype = pick(rng, {DType::f32, c.dtype});
-  c.x_scales = pick(rng, {Scales::row, Scales::tensor});
-  c.w_scales = pick(rng, {Scales::row, Scales::tensor});
+  c.x_scales = pick(rng, {Granularity::row, Granularity::tensor});
+  c.w_scales = pick(rng, {Granularity::row, Granularity::tensor});
   c.zeros = pick(rng, {false, true});
   c.sums = pick(rng, {false, true});
   c.bias = pick(rng, {false, true});
@@ -131,8 +131,8 @@ inline Int8Data random_data(const Int8Case& c, Rng& rng, bool extreme = false) {
   d.weight.resize(static_cast<size_t>(c.n * c.k));
   for (int8_t& v : d.x) v = code();
   for (int8_t& v : d.weight) v = code();
-  d.x_scale = random_scales(c.x_scales == Scales::tensor ? 1 : c.m, rng);
-  d.w_scale = random_scales(c.w_scales == Scales::tensor ? 1 : c.n, rng);
+  d.x_scale = random_scales(c.x_scales == Granularity::tensor ? 1 : c.m, rng);
+  d.w_scale = random_scales(c.w_scales == Granularity::tensor ? 1 : c.n, rng);
   d.zeros.resize(d.x_scale.size());
   for (int32_t& zero : d.zeros) zero = static_cast<int32_t>(uniform(rng, -128, 127));
   if (extreme) std::fill(d.zeros.begin(), d.zeros.end(), 127);
@@ -155,8 +155,8 @@ inline float exact_int8(const Int8Data& d, int64_t m, int64_t n) {
   const int8_t* w = d.weight.data() + n * c.k;
   int64_t sum = 0;
   for (int64_t k = 0; k < c.k; ++k) sum += x[k] * w[k];
-  const auto row = static_cast<size_t>(c.x_scales == Scales::tensor ? 0 : m);
-  const auto column = static_cast<size_t>(c.w_scales == Scales::tensor ? 0 : n);
+  const auto row = static_cast<size_t>(c.x_scales == Granularity::tensor ? 0 : m);
+  const auto column = static_cast<size_t>(c.w_scales == Granularity::tensor ? 0 : n);
   if (c.zeros) sum -= int64_t{d.zeros[row]} * d.sums[static_cast<size_t>(n)];
   const float scaled = static_cast<float>(sum) * d.x_scale[row];
   const float y =
@@ -172,7 +172,7 @@ inline float exact_int8(const Int8Data& d, int64_t m, int64_t n) {
 struct Fp8Case {
   int64_t m = 1, n = 1, k = 1;
   Float8 x_type = Float8::e4m3, w_type = Float8::e4m3;
-  Scales x_scales = Scales::row, w_scales = Scales::row;
+  Granularity x_scales = Granularity::row, w_scales = Granularity::row;
   DType dtype = DType::f32, bias_dtype = DType::f32;
   bool bias = false;
   int64_t gap = 0;
@@ -192,9 +192,9 @@ inline Fp8Case random_fp8_case(Rng& rng) {
   Fp8Case c{.m = random_m(rng), .n = random_n(rng), .k = random_k(rng)};
   c.x_type = pick(rng, {Float8::e4m3, Float8::e4m3, Float8::e5m2});
   c.w_type = pick(rng, {Float8::e4m3, Float8::e4m3, Float8::e5m2});
-  c.x_scales = pick(rng, {Scales::row, Scales::tensor, Scales::block});
-  c.w_scales = pick(rng, {Scales::row, Scales::tensor});
-  if (c.x_scales == Scales::block) c.w_scales = Scales::block;
+  c.x_scales = pick(rng, {Granularity::row, Granularity::tensor, Granularity::block});
+  c.w_scales = pick(rng, {Granularity::row, Granularity::tensor});
+  if (c.x_scales == Granularity::block) c.w_scales = Granularity::block;
   c.dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   c.bias_dtype = pick(rng, {DType::f32, c.dtype});
   c.bias = pick(rng, {false, true});
@@ -247,9 +247,9 @@ inline Fp8Data random_data(const Fp8Case& c, Rng& rng) {
   d.weight.resize(static_cast<size_t>(c.n * c.k));
   for (uint8_t& v : d.x) v = random_float8(c.x_type, rng);
   for (uint8_t& v : d.weight) v = random_float8(c.w_type, rng);
-  const auto count = [&](Scales scales, int64_t rows, int64_t block_rows) {
-    if (scales == Scales::tensor) return int64_t{1};
-    return scales == Scales::row ? rows : block_rows * d.blocks();
+  const auto count = [&](Granularity scales, int64_t rows, int64_t block_rows) {
+    if (scales == Granularity::tensor) return int64_t{1};
+    return scales == Granularity::row ? rows : block_rows * d.blocks();
   };
   d.x_scale = random_scales(count(c.x_scales, c.m, c.m), rng);
   d.w_scale = random_scales(count(c.w_scales, c.n, ceil_div(c.n, kScaleBlock)), rng);
@@ -262,15 +262,16 @@ inline Fp8Data random_data(const Fp8Case& c, Rng& rng) {
 // Value and sum of magnitudes of y[m, n].
 inline Exact exact_fp8(const Fp8Data& d, int64_t m, int64_t n) {
   const Fp8Case& c = d.shape;
-  const auto scale = [&](const std::vector<float>& scales, Scales kind, int64_t row, int64_t b) {
-    if (kind == Scales::tensor) return double{scales[0]};
-    if (kind == Scales::row) return double{scales[static_cast<size_t>(row)]};
+  const auto scale = [&](const std::vector<float>& scales, Granularity kind, int64_t row,
+                         int64_t b) {
+    if (kind == Granularity::tensor) return double{scales[0]};
+    if (kind == Granularity::row) return double{scales[static_cast<size_t>(row)]};
     return double{scales[static_cast<size_t>(row * d.blocks() + b)]};
   };
   double value = c.bias ? d.bias.get(n) : 0.0, magnitude = std::abs(value);
   for (int64_t k = 0; k < c.k; ++k) {
     const int64_t b = k / kScaleBlock;
-    const int64_t row = c.w_scales == Scales::block ? n / kScaleBlock : n;
+    const int64_t row = c.w_scales == Granularity::block ? n / kScaleBlock : n;
     const double x = f32_from_float8(c.x_type, d.x[static_cast<size_t>(m * d.stride() + k)]) *
                      scale(d.x_scale, c.x_scales, m, b);
     const double w = f32_from_float8(c.w_type, d.weight[static_cast<size_t>(n * c.k + k)]) *

@@ -197,7 +197,7 @@ struct Int8Experts {
     for (const int64_t m : rows) {
       shape.m = m;
       each.push_back(random_data(shape, rng));
-      if (shape.x_scales == Scales::tensor) {  // the same for all
+      if (shape.x_scales == Granularity::tensor) {  // the same for all
         each.back().x_scale = each.front().x_scale;
         each.back().zeros = each.front().zeros;
       }
@@ -210,7 +210,7 @@ struct Int8Experts {
       append(all_.w_scale, each[e].w_scale);
       append(all_.sums, each[e].sums);
       append(all_.bias.bytes, each[e].bias.bytes);
-      if (shape.x_scales == Scales::tensor) continue;
+      if (shape.x_scales == Granularity::tensor) continue;
       append(all_.x_scale, each[e].x_scale);
       append(all_.zeros, each[e].zeros);
     }

@@ -13,7 +13,7 @@ struct W8A8Case {
   int64_t m = 1, n = 1, k = 16, gap = 0;
   bool integer = true;
   Float8 x_type = Float8::e4m3, w_type = Float8::e4m3;
-  Scales x_scales = Scales::row, w_scales = Scales::row;
+  Granularity x_scales = Granularity::row, w_scales = Granularity::row;
   bool zero = false, w_sum = false, bias = false;
   DType bias_dtype = DType::f32, dtype = DType::f32;
   // x is floats first, quantized in the call.
@@ -53,17 +53,17 @@ inline W8A8Case random_case(Rng& rng, bool integer, bool any) {
   const auto type = [&] { return pick(rng, {Float8::e4m3, Float8::e4m3, Float8::e5m2}); };
   c.x_type = type();
   c.w_type = type();
-  c.x_scales = pick(rng, {Scales::tensor, Scales::row});
-  c.w_scales = pick(rng, {Scales::tensor, Scales::row});
-  if (!integer && uniform(rng, 0, 2) == 0) c.x_scales = c.w_scales = Scales::block;
+  c.x_scales = pick(rng, {Granularity::tensor, Granularity::row});
+  c.w_scales = pick(rng, {Granularity::tensor, Granularity::row});
+  if (!integer && uniform(rng, 0, 2) == 0) c.x_scales = c.w_scales = Granularity::block;
   c.zero = integer && pick(rng, {false, true});
   c.w_sum = pick(rng, {false, true});
   c.bias = pick(rng, {false, true});
   c.dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   c.bias_dtype = pick(rng, {DType::f32, c.dtype});
   c.floats = pick(rng, {false, true});
-  c.given = c.floats && c.x_scales != Scales::block && pick(rng, {false, false, true});
-  if (c.floats && !c.given && c.x_scales == Scales::tensor) c.x_scales = Scales::row;
+  c.given = c.floats && c.x_scales != Granularity::block && pick(rng, {false, false, true});
+  if (c.floats && !c.given && c.x_scales == Granularity::tensor) c.x_scales = Granularity::row;
   c.norm = c.floats && pick(rng, {false, false, true});
   c.x_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   return c;
@@ -80,9 +80,9 @@ struct W8A8Data {
   int64_t stride() const { return shape.k + shape.gap; }
 };
 
-inline int64_t scale_count(Scales scales, int64_t rows, int64_t k, bool weight) {
-  if (scales == Scales::tensor) return 1;
-  if (scales == Scales::row) return rows;
+inline int64_t scale_count(Granularity scales, int64_t rows, int64_t k, bool weight) {
+  if (scales == Granularity::tensor) return 1;
+  if (scales == Granularity::row) return rows;
   return (weight ? ceil_div(rows, kScaleBlock) : rows) * ceil_div(k, kScaleBlock);
 }
 
@@ -139,7 +139,7 @@ inline W8A8Data random_data(const W8A8Case& c, Rng& rng) {
 inline float int8_sum(const W8A8Data& d, int64_t m, int64_t n) {
   const W8A8Case& c = d.shape;
   int64_t sum = 0;
-  const size_t zero_at = c.x_scales == Scales::tensor ? 0 : static_cast<size_t>(m);
+  const size_t zero_at = c.x_scales == Granularity::tensor ? 0 : static_cast<size_t>(m);
   const int64_t zero = c.zero ? d.x_zero[zero_at] : 0;
   for (int64_t k = 0; k < c.k; ++k) {
     sum += (static_cast<int8_t>(d.x[static_cast<size_t>(m * d.stride() + k)]) - zero) *
@@ -155,8 +155,9 @@ inline std::vector<char> exact_int8(const W8A8Data& d) {
   for (int64_t m = 0; m < c.m; ++m) {
     for (int64_t n = 0; n < c.n; ++n) {
       const float scaled =
-          int8_sum(d, m, n) * d.x_scale[c.x_scales == Scales::tensor ? 0 : static_cast<size_t>(m)];
-      const float w = d.w_scale[c.w_scales == Scales::tensor ? 0 : static_cast<size_t>(n)];
+          int8_sum(d, m, n) *
+          d.x_scale[c.x_scales == Granularity::tensor ? 0 : static_cast<size_t>(m)];
+      const float w = d.w_scale[c.w_scales == Granularity::tensor ? 0 : static_cast<size_t>(n)];
       y.set(m * c.n + n, c.bias ? std::fma(scaled, w, d.bias.get(n)) : scaled * w);
     }
   }
@@ -168,16 +169,16 @@ inline std::vector<Exact> exact_fp8(const W8A8Data& d) {
   const auto& x_values = simt::float8_values(c.x_type == Float8::e4m3 ? simt::kE4m3 : simt::kE5m2);
   const auto& w_values = simt::float8_values(c.w_type == Float8::e4m3 ? simt::kE4m3 : simt::kE5m2);
   const int64_t blocks = ceil_div(c.k, kScaleBlock);
-  const auto at = [&](Scales scales, int64_t row, int64_t k) {
-    if (scales == Scales::tensor) return size_t{0};
-    return static_cast<size_t>(scales == Scales::row ? row : row * blocks + k / kScaleBlock);
+  const auto at = [&](Granularity scales, int64_t row, int64_t k) {
+    if (scales == Granularity::tensor) return size_t{0};
+    return static_cast<size_t>(scales == Granularity::row ? row : row * blocks + k / kScaleBlock);
   };
   std::vector<Exact> y;
   for (int64_t m = 0; m < c.m; ++m) {
     for (int64_t n = 0; n < c.n; ++n) {
       Exact e{c.bias ? d.bias.get(n) : 0.0, 0};
       e.magnitude = std::abs(e.value);
-      const int64_t w_row = c.w_scales == Scales::block ? n / kScaleBlock : n;
+      const int64_t w_row = c.w_scales == Granularity::block ? n / kScaleBlock : n;
       for (int64_t k = 0; k < c.k; ++k) {
         const double product = x_values[d.x[static_cast<size_t>(m * d.stride() + k)]] *
                                w_values[d.w[static_cast<size_t>(n * c.k + k)]] *

@@ -168,8 +168,8 @@ TEST(ExpertsInt8, GiveTheBitsOfProductsWithOneExpert) {
     };
     std::vector<int32_t> zero(static_cast<size_t>(m));
     for (int32_t& value : zero) value = static_cast<int32_t>(uniform(rng, -128, 127));
-    const Scales w_scales = pick(rng, {Scales::tensor, Scales::row});
-    const int64_t w_step = w_scales == Scales::row ? n : 1;
+    const Granularity w_scales = pick(rng, {Granularity::tensor, Granularity::row});
+    const int64_t w_step = w_scales == Granularity::row ? n : 1;
     const simt::Buffer x("x", bytes(m * k)), weight("weight", bytes(experts * n * k)),
         x_scale("x_scale", floats(m)), w_scale("w_scale", floats(experts * w_step)),
         x_zero("x_zero", zero), bias("bias", floats(experts * n)),

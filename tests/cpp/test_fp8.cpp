@@ -45,15 +45,18 @@ TEST_P(EveryRow, EveryHeight) {
   Rng rng(92);
   for (int64_t m = 1; m <= 40 && !HasFailure(); ++m) {
     compare(random_data(Fp8Case{.m = m, .n = 13, .k = 150}, rng));
-    compare(random_data(
-        Fp8Case{.m = m, .n = 13, .k = 150, .x_scales = Scales::block, .w_scales = Scales::block},
-        rng));
+    compare(random_data(Fp8Case{.m = m,
+                                .n = 13,
+                                .k = 150,
+                                .x_scales = Granularity::block,
+                                .w_scales = Granularity::block},
+                        rng));
   }
 }
 
 TEST_P(EveryRow, LongK) {
   Rng rng(93);
-  for (const Scales scales : {Scales::row, Scales::block}) {
+  for (const Granularity scales : {Granularity::row, Granularity::block}) {
     compare(random_data(
         Fp8Case{.m = 3, .n = 150, .k = 16384, .x_scales = scales, .w_scales = scales}, rng));
   }
@@ -65,7 +68,7 @@ TEST_P(EveryRow, DependsNeitherOnThreadsNorOnTheBatchNorOnTheFlushMode) {
   for (int i = 0; i < 12; ++i) {
     Fp8Case c = random_fp8_case(rng);
     c.n = uniform(rng, 100, 300);
-    if (c.x_scales == Scales::tensor) c.x_scales = Scales::row;
+    if (c.x_scales == Granularity::tensor) c.x_scales = Granularity::row;
     const Fp8Data d = random_data(c, rng);
     const Output one = run(d);
     EXPECT_TRUE(one == run(d, two.parallel())) << describe(c);
@@ -74,7 +77,7 @@ TEST_P(EveryRow, DependsNeitherOnThreadsNorOnTheBatchNorOnTheFlushMode) {
       const FlushSubnormals flush;
       EXPECT_TRUE(one == run(d)) << describe(c);
     }
-    const int64_t per_row = c.x_scales == Scales::block ? d.blocks() : 1;
+    const int64_t per_row = c.x_scales == Granularity::block ? d.blocks() : 1;
     for (const int64_t taken : {1, 3, 20}) {
       if (taken > c.m) break;
       Fp8Data part = d;
@@ -90,7 +93,7 @@ TEST_P(EveryRow, DependsNeitherOnThreadsNorOnTheBatchNorOnTheFlushMode) {
 TEST_P(EveryRow, WhatIsNotFiniteStaysInItsRowAndColumn) {
   Rng rng(95);
   for (const Float8 type : {Float8::e4m3, Float8::e5m2}) {
-    for (const Scales scales : {Scales::row, Scales::block}) {
+    for (const Granularity scales : {Granularity::row, Granularity::block}) {
       Fp8Data d = random_data(Fp8Case{.m = 9,
                                       .n = 20,
                                       .k = 300,
@@ -149,7 +152,7 @@ TEST(Fp8, BadArgumentsAreNamed) {
   EXPECT_EQ(named([](Fp8Args& a) { a.w_scale = nullptr; }), "w_scale");
   EXPECT_EQ(named([](Fp8Args& a) { a.y = nullptr; }), "y");
   EXPECT_EQ(named([](Fp8Args& a) { a.x_stride = -1; }), "x_stride");
-  EXPECT_EQ(named([](Fp8Args& a) { a.x_scales = Scales::block; }), "x_scales");
+  EXPECT_EQ(named([](Fp8Args& a) { a.x_scales = Granularity::block; }), "x_scales");
 }
 
 }  // namespace

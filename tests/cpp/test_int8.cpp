@@ -57,7 +57,7 @@ TEST_P(EveryRow, DependsNeitherOnThreadsNorOnTheBatch) {
   for (int i = 0; i < 12; ++i) {
     Int8Case c = random_int8_case(rng);
     c.n = uniform(rng, 100, 400);
-    c.x_scales = Scales::row;
+    c.x_scales = Granularity::row;
     const Int8Data d = random_data(c, rng);
     const Output one = run(d);
     EXPECT_TRUE(one == run(d, two.parallel())) << describe(c);
@@ -94,10 +94,10 @@ TEST_P(EveryRow, QuantizesFloatsToTheBitsOfTwoCalls) {
     rows.m = std::min<int64_t>(random_m(rng), 70);
     const RowsData x = random_data(rows, rng);
     Int8Case c = random_int8_case(rng);
-    c.m = rows.m, c.k = rows.k, c.x_scales = Scales::row;
+    c.m = rows.m, c.k = rows.k, c.x_scales = Granularity::row;
     Int8Data d = random_data(c, rng);
     const bool symmetric = rng() % 2, given = rng() % 2;
-    if (given) c.x_scales = Scales::tensor;
+    if (given) c.x_scales = Granularity::tensor;
     Output fused(c.dtype, c.m * c.n), two(c.dtype, c.m * c.n);
     Int8Args args = d.args(fused.data());
     args.x = nullptr;
@@ -163,8 +163,8 @@ TEST(Int8, BadArgumentsAreNamed) {
   EXPECT_EQ(named([](Int8Args& a) { a.w_scale = nullptr; }), "w_scale");
   EXPECT_EQ(named([](Int8Args& a) { a.y = nullptr; }), "y");
   EXPECT_EQ(named([](Int8Args& a) { a.dtype = DType{9}; }), "dtype");
-  EXPECT_EQ(named([](Int8Args& a) { a.x_scales = Scales::block; }), "x_scales");
-  EXPECT_EQ(named([](Int8Args& a) { a.w_scales = Scales::block; }), "w_scales");
+  EXPECT_EQ(named([](Int8Args& a) { a.x_scales = Granularity::block; }), "x_scales");
+  EXPECT_EQ(named([](Int8Args& a) { a.w_scales = Granularity::block; }), "w_scales");
   EXPECT_EQ(named([&](Int8Args& a) { a.x_zero = bad_zeros.data(); }), "x_zero");
   EXPECT_EQ(named([&](Int8Args& a) { a.floats.x = floats; }), "floats.k");
   EXPECT_EQ(named([&](Int8Args& a) { a.floats = {.m = 2, .k = 5, .x = floats, .stride = 5}; }),

@@ -24,7 +24,7 @@ struct Written<QuantizeInt8Args> {
 
 Written<QuantizeInt8Args> run(const Row<QuantizeInt8>& row, QuantizeInt8Args args,
                               const Parallel& parallel = {}) {
-  const bool whole = args.granularity == Scales::tensor;
+  const bool whole = args.granularity == Granularity::tensor;
   const auto scales = static_cast<size_t>(whole ? 1 : args.x.m);
   Written<QuantizeInt8Args> w{std::vector<int8_t>(static_cast<size_t>(args.x.m * args.x.k), 0x55),
                               std::vector<float>(scales, -7),
@@ -49,8 +49,8 @@ struct Written<QuantizeFp8Args> {
 
 Written<QuantizeFp8Args> run(const Row<QuantizeFp8>& row, QuantizeFp8Args args,
                              const Parallel& parallel = {}) {
-  int64_t scales = args.granularity == Scales::tensor ? 1 : args.x.m;
-  if (args.granularity == Scales::block) scales *= ceil_div(args.x.k, kScaleBlock);
+  int64_t scales = args.granularity == Granularity::tensor ? 1 : args.x.m;
+  if (args.granularity == Granularity::block) scales *= ceil_div(args.x.k, kScaleBlock);
   Written<QuantizeFp8Args> w{std::vector<uint8_t>(static_cast<size_t>(args.x.m * args.x.k), 0x55),
                              std::vector<float>(static_cast<size_t>(scales), -7)};
   args.q = w.q.data();
@@ -65,7 +65,7 @@ QuantizeInt8Args random_int8(const RowsData& d, Rng& rng, std::vector<float>& sc
   QuantizeInt8Args args;
   args.x = d.rows();
   args.symmetric = rng() % 2;
-  args.granularity = pick(rng, {Scales::row, Scales::tensor});
+  args.granularity = pick(rng, {Granularity::row, Granularity::tensor});
   if (rng() % 3) return args;
   scales = random_scales(d.shape.m, rng);
   zeros.resize(scales.size());
@@ -79,8 +79,8 @@ QuantizeFp8Args random_fp8(const RowsData& d, Rng& rng, std::vector<float>& scal
   QuantizeFp8Args args;
   args.x = d.rows();
   args.type = pick(rng, {Float8::e4m3, Float8::e5m2});
-  args.granularity = pick(rng, {Scales::row, Scales::tensor, Scales::block});
-  if (rng() % 3 || args.granularity == Scales::block) return args;
+  args.granularity = pick(rng, {Granularity::row, Granularity::tensor, Granularity::block});
+  if (rng() % 3 || args.granularity == Granularity::block) return args;
   scales = random_scales(d.shape.m, rng);
   args.given_scale = scales.data();
   return args;
@@ -154,7 +154,7 @@ TEST(QuantizeFp8, RoundsToTheNearestAndToEvenBetween) {
       QuantizeFp8Args args;
       args.x = {.m = 1, .k = static_cast<int64_t>(x.size()), .x = x.data()};
       args.type = type;
-      args.granularity = Scales::tensor;
+      args.granularity = Granularity::tensor;
       args.given_scale = &one;
       EXPECT_EQ(run(*row, args).q, expected) << row->name << " " << name(type);
     }
@@ -182,15 +182,15 @@ TEST(Quantize, BadArgumentsAreNamed) {
   EXPECT_EQ(named([](QuantizeInt8Args& a) { a.x.stride = -1; }), "x.stride");
   EXPECT_EQ(named([](QuantizeInt8Args& a) { a.x.dtype = DType{8}; }), "x.dtype");
   EXPECT_EQ(named([](QuantizeInt8Args& a) { a.q = nullptr; }), "q");
-  EXPECT_EQ(named([](QuantizeInt8Args& a) { a.granularity = Scales::block; }), "granularity");
+  EXPECT_EQ(named([](QuantizeInt8Args& a) { a.granularity = Granularity::block; }), "granularity");
   EXPECT_EQ(named([&](QuantizeInt8Args& a) { a.given_zero = &zero; }), "given_zero");
   EXPECT_EQ(named([&](QuantizeInt8Args& a) { a.zero = &out; }), "zero");
   EXPECT_EQ(named([&](QuantizeInt8Args& a) {
-              a.symmetric = false, a.given_scale = &scale, a.granularity = Scales::tensor;
+              a.symmetric = false, a.given_scale = &scale, a.granularity = Granularity::tensor;
             }),
             "given_zero");
   EXPECT_EQ(named([&](QuantizeInt8Args& a) {
-              a.symmetric = false, a.given_scale = &scale, a.granularity = Scales::tensor;
+              a.symmetric = false, a.given_scale = &scale, a.granularity = Granularity::tensor;
               a.given_zero = &zero;
             }),
             "given_zero");

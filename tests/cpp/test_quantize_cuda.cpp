@@ -17,7 +17,7 @@ struct Rows {
   int64_t m = 1, k = 1, gap = 0, misaligned = 0;  // elements
   DType dtype = DType::f32, norm_dtype = DType::f32;
   bool norm = false;
-  Scales granularity = Scales::row;
+  Granularity granularity = Granularity::row;
   bool given = false;
 };
 
@@ -37,9 +37,9 @@ Rows random_rows(Rng& rng, bool blocks) {
   r.dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   r.norm_dtype = pick(rng, {DType::f32, r.dtype});
   r.norm = pick(rng, {false, false, true});
-  r.granularity = blocks ? pick(rng, {Scales::tensor, Scales::row, Scales::block})
-                         : pick(rng, {Scales::tensor, Scales::row});
-  r.given = r.granularity != Scales::block && pick(rng, {false, false, true});
+  r.granularity = blocks ? pick(rng, {Granularity::tensor, Granularity::row, Granularity::block})
+                         : pick(rng, {Granularity::tensor, Granularity::row});
+  r.given = r.granularity != Granularity::block && pick(rng, {false, false, true});
   return r;
 }
 
@@ -84,7 +84,7 @@ Data random_data(const Rows& r, Rng& rng) {
     }
   }
   for (int64_t k = 0; k < r.k; ++k) d.norm_weight.set(k, normal(rng));
-  for (int64_t i = 0; i < (r.granularity == Scales::tensor ? 1 : r.m); ++i) {
+  for (int64_t i = 0; i < (r.granularity == Granularity::tensor ? 1 : r.m); ++i) {
     d.scale.push_back(std::ldexp(1.0f + 0.01f * static_cast<float>(uniform(rng, 0, 99)),
                                  static_cast<int>(uniform(rng, -12, 4))));
     d.zero.push_back(static_cast<int32_t>(uniform(rng, -128, 127)));
@@ -99,8 +99,9 @@ struct Result {
 };
 
 size_t scales_of(const Rows& r) {
-  if (r.granularity == Scales::tensor) return 1;
-  return static_cast<size_t>(r.granularity == Scales::row ? r.m : r.m * ceil_div(r.k, kScaleBlock));
+  if (r.granularity == Granularity::tensor) return 1;
+  return static_cast<size_t>(r.granularity == Granularity::row ? r.m
+                                                               : r.m * ceil_div(r.k, kScaleBlock));
 }
 
 void set_int8(QuantizeInt8Args& args, const Data& d, bool symmetric) {
@@ -204,7 +205,7 @@ void drop_signs_of_nan(std::vector<uint8_t>& q, Float8 type) {
 }
 
 void compare(const Data& d, Rng& rng) {
-  if (d.shape.granularity != Scales::block) {
+  if (d.shape.granularity != Granularity::block) {
     for (const bool symmetric : {true, false}) {
       expect_same(emulated(d, symmetric, rng), on_cpu(d, symmetric), !symmetric,
                   describe(d.shape) + (symmetric ? ", symmetric" : ", asymmetric"));
@@ -253,7 +254,7 @@ TEST(QuantizeCuda, RmsNormIsCloseToTheExactOne) {
     Rows r = random_rows(rng, false);
     r.norm = false;  // so that any numbers are made
     r.given = false;
-    r.granularity = Scales::row;
+    r.granularity = Granularity::row;
     Data d = random_data(r, rng);
     d.shape.norm = true;
     const Result got = emulated(d, true, rng), expected = on_cpu(d, true);
@@ -293,12 +294,13 @@ TEST(QuantizeCuda, DivisionIsThatOfIeee) {
 }
 
 TEST(QuantizeCuda, OneLaunchUnlessTheTensorHasOneScale) {
-  for (const Scales granularity : {Scales::tensor, Scales::row, Scales::block}) {
+  for (const Granularity granularity :
+       {Granularity::tensor, Granularity::row, Granularity::block}) {
     const float x = 0;
     uint8_t q = 0;
     const QuantizeFp8Args args{.x = {.m = 1, .k = 1, .x = &x}, .granularity = granularity, .q = &q};
     EXPECT_EQ(quantize::workspace_bytes_of(quantize::params_of(args)),
-              granularity == Scales::tensor ? 8 : 0);
+              granularity == Granularity::tensor ? 8 : 0);
   }
 }
 

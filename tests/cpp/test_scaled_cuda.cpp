@@ -103,9 +103,9 @@ TEST_P(Products, EveryVariant) {
           c.k = 16 * uniform(rng, 20, 70);
           c.floats = floats;
           c.norm = c.given = false;
-          if (c.x_scales == Scales::tensor) c.x_scales = Scales::row;
+          if (c.x_scales == Granularity::tensor) c.x_scales = Granularity::row;
           const int splits = static_cast<int>(uniform(rng, 1, 3));
-          if (!c.integer && splits == 2) c.x_scales = c.w_scales = Scales::block;
+          if (!c.integer && splits == 2) c.x_scales = c.w_scales = Granularity::block;
           compare(random_data(c, rng), rng, tokens, splits);
           if (HasFailure()) return;
         }
@@ -174,7 +174,7 @@ TEST_P(Products, LongSumsLoseNothing) {
 // is lost in its chunk of 128 columns, and in no other.
 TEST(W8A8, SumsOfTheMatrixUnitAreShort) {
   Rng rng = fresh_rng(70);
-  for (const Scales scales : {Scales::tensor, Scales::block}) {
+  for (const Granularity scales : {Granularity::tensor, Granularity::block}) {
     W8A8Case c;
     c.integer = false;
     c.m = 3, c.n = 9, c.k = 16384;
@@ -271,7 +271,7 @@ TEST(W8A8, OneLaunchWithFloats) {
     c.floats = true;
     c.m = 5, c.n = 130, c.k = 1024;
     c.given = false;
-    if (c.x_scales == Scales::tensor) c.x_scales = Scales::row;
+    if (c.x_scales == Granularity::tensor) c.x_scales = Granularity::row;
     c.x_type = c.w_type = Float8::e4m3;
     const W8A8Data d = random_data(c, rng);
     const Problem problem(d);

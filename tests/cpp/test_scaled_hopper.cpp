@@ -100,8 +100,8 @@ TEST_P(Products, EveryPairOfTypes) {
   Rng rng = fresh_rng(72);
   for (const Float8 x_type : {Float8::e4m3, Float8::e5m2}) {
     for (const Float8 w_type : {Float8::e4m3, Float8::e5m2}) {
-      for (const Scales scales : {Scales::row, Scales::block}) {
-        if (GetParam() && scales == Scales::block) continue;
+      for (const Granularity scales : {Granularity::row, Granularity::block}) {
+        if (GetParam() && scales == Granularity::block) continue;
         W8A8Case c = any_case(rng, GetParam());
         c.x_type = x_type;
         c.w_type = w_type;
@@ -148,7 +148,7 @@ TEST_P(Products, QuantizeFirst) {
     const HopperTileKey tile = tiles(GetParam())[static_cast<size_t>(i % (GetParam() ? 2 : 4))];
     W8A8Case c = random_case(rng, GetParam(), false);
     c.floats = true;
-    if (!c.given && c.x_scales == Scales::tensor) c.x_scales = Scales::row;
+    if (!c.given && c.x_scales == Granularity::tensor) c.x_scales = Granularity::row;
     c.m = uniform(rng, 1, 300);
     const W8A8Data d = random_data(c, rng);
     const W8A8Data q = quantized(d);

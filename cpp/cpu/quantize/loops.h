@@ -165,7 +165,7 @@ inline Status extremes_of(const char* op, const FloatRows& x, const Parallel& pa
 Status quantize_int8(const QuantizeInt8Args& args, const Executor& executor) {
   const char* const op = "quantize_int8";
   const FloatRows& x = args.x;
-  const bool whole = args.granularity == Scales::tensor;
+  const bool whole = args.granularity == Granularity::tensor;
   Int8Parameters shared;
   if (whole && !args.given_scale) {
     RowExtremes e;
@@ -192,8 +192,8 @@ Status quantize_int8(const QuantizeInt8Args& args, const Executor& executor) {
 Status quantize_fp8(const QuantizeFp8Args& args, const Executor& executor) {
   const char* const op = "quantize_fp8";
   const FloatRows& x = args.x;
-  const bool whole = args.granularity == Scales::tensor;
-  const int64_t block = args.granularity == Scales::block ? kScaleBlock : x.k;
+  const bool whole = args.granularity == Granularity::tensor;
+  const int64_t block = args.granularity == Granularity::block ? kScaleBlock : x.k;
   const int64_t blocks = ceil_div(x.k, block);
   float shared = 1;
   if (whole && !args.given_scale) {

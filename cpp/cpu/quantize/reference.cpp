@@ -81,7 +81,7 @@ Status quantize_int8(const QuantizeInt8Args& args, const Executor&) {
   const auto row = allocate(x.k);
   if (!row) return no_memory("quantize_int8");
   const ExactSubnormals mode;
-  const bool whole = args.granularity == Scales::tensor;
+  const bool whole = args.granularity == Granularity::tensor;
   Extremes extremes;
   for (int64_t m = 0; whole && !args.given_scale && m < x.m; ++m) {
     load_row(x, m, row.get());
@@ -112,8 +112,8 @@ Status quantize_fp8(const QuantizeFp8Args& args, const Executor&) {
   const auto row = allocate(x.k);
   if (!row) return no_memory("quantize_fp8");
   const ExactSubnormals mode;
-  const bool whole = args.granularity == Scales::tensor;
-  const int64_t block = args.granularity == Scales::block ? kScaleBlock : x.k;
+  const bool whole = args.granularity == Granularity::tensor;
+  const int64_t block = args.granularity == Granularity::block ? kScaleBlock : x.k;
   const int64_t blocks = ceil_div(x.k, block);
   Extremes extremes;
   for (int64_t m = 0; whole && !args.given_scale && m < x.m; ++m) {

@@ -50,9 +50,11 @@ Status from_floats(const ScaledArgs& args, const Executor& executor, const Quant
                    RunScaled gemm) {
   if (args.empty()) return {};
   if (!args.floats.x) return gemm(args, executor);
-  const bool given = args.x_scale != nullptr, blocks = args.w_scales == Scales::block;
+  const bool given = args.x_scale != nullptr, blocks = args.w_scales == Granularity::block;
   const bool finds_zeros = args.integers() && !args.symmetric && !given;
-  const Scales granularity = given ? args.x_scales : blocks ? Scales::block : Scales::row;
+  const Granularity granularity = given    ? args.x_scales
+                                  : blocks ? Granularity::block
+                                           : Granularity::row;
   const auto q = allocate<uint8_t>(args.m * args.k);
   const int64_t per_row = blocks ? ceil_div(args.k, kScaleBlock) : 1;
   const auto scales = allocate<float>(given ? 0 : args.m * per_row);
@@ -97,7 +99,8 @@ ScaledArgs args_of(const ScaledArgs& args, int64_t expert) {
   of_one.experts = 1;
   of_one.offsets = nullptr;
   of_one.weight = advance(args.weight, expert * args.n * args.k);
-  of_one.w_scale = advance(args.w_scale, expert * (args.w_scales == Scales::tensor ? 1 : args.n));
+  of_one.w_scale =
+      advance(args.w_scale, expert * (args.w_scales == Granularity::tensor ? 1 : args.n));
   of_one.w_sum = advance(args.w_sum, expert * args.n);
   of_one.bias = advance(args.bias, expert * args.n * size_of(args.bias_dtype));
   return of_one;

@@ -27,10 +27,10 @@ struct Fp8Args {
   const uint8_t* weight = nullptr;  // [N, K], contiguous
   Float8 w_type = Float8::e4m3;
   const float* x_scale = nullptr;  // [1], [M] or [M, ceil(K / 128)]
-  Scales x_scales = Scales::row;
-  const float* w_scale = nullptr;  // [1], [N] or [ceil(N / 128), ceil(K / 128)]
-  Scales w_scales = Scales::row;   // blocks if and only if x_scales are
-  const void* bias = nullptr;      // [N] or null
+  Granularity x_scales = Granularity::row;
+  const float* w_scale = nullptr;           // [1], [N] or [ceil(N / 128), ceil(K / 128)]
+  Granularity w_scales = Granularity::row;  // blocks if and only if x_scales are
+  const void* bias = nullptr;               // [N] or null
   DType bias_dtype = DType::f32;
   DType dtype = DType::f32;   // of y
   void* y = nullptr;          // [M, N], contiguous

@@ -35,11 +35,11 @@ struct Int8Args {
   int64_t x_stride = 0;
   FloatRows floats = {};  // instead of x, if floats.x is not null; its m and k are those above
   bool symmetric = true;  // how to quantize floats
-  const int8_t* weight = nullptr;  // [N, K] or [E, N, K], contiguous
-  const float* x_scale = nullptr;  // [1] or [M]
-  Scales x_scales = Scales::row;   // tensor or row; of x_zero as well
-  const float* w_scale = nullptr;  // [1] or [N]; of experts [E] or [E, N]
-  Scales w_scales = Scales::row;
+  const int8_t* weight = nullptr;           // [N, K] or [E, N, K], contiguous
+  const float* x_scale = nullptr;           // [1] or [M]
+  Granularity x_scales = Granularity::row;  // tensor or row; of x_zero as well
+  const float* w_scale = nullptr;           // [1] or [N]; of experts [E] or [E, N]
+  Granularity w_scales = Granularity::row;
   const int32_t* x_zero = nullptr;  // as many as x_scale, in [-128, 127]; null: zeros
   // [N] or [E, N], sums over K of the weight; null: found in the call
   const int32_t* w_sum = nullptr;

@@ -10,15 +10,15 @@
 
 namespace qcore {
 
-// How many scales a matrix of rows of K elements has.
-enum class Scales : uint8_t {
+// Which elements of a matrix of rows of K elements share a scale (rows of activations are tokens).
+enum class Granularity : uint8_t {
   tensor,  // one
   row,     // one for each row
   block    // of activations [rows, ceil(K / 128)], of weights [ceil(rows / 128), ceil(K / 128)]
 };
 inline constexpr int64_t kScaleBlock = 128;
 
-const char* name(Scales scales);
+const char* name(Granularity scales);
 
 // Rows of floats. With norm_weight, RMSNorm comes first, in float32 and not rounded to the dtype in
 // between:
@@ -46,13 +46,13 @@ struct FloatRows {
 struct QuantizeInt8Args {
   FloatRows x;
   bool symmetric = true;
-  Scales granularity = Scales::row;     // tensor or row
-  const float* given_scale = nullptr;   // null: from x; else [1] or [M], by granularity
-  const int32_t* given_zero = nullptr;  // with given_scale, if asymmetric; in [-128, 127]
-  int8_t* q = nullptr;                  // [M, K], contiguous
-  float* scale = nullptr;               // [1] or [M], that used; null: not wanted
-  int32_t* zero = nullptr;              // the same; null if symmetric
-  void* workspace = nullptr;            // see quantize_int8_workspace_bytes(); CPU rows need none
+  Granularity granularity = Granularity::row;  // tensor or row
+  const float* given_scale = nullptr;          // null: from x; else [1] or [M], by granularity
+  const int32_t* given_zero = nullptr;         // with given_scale, if asymmetric; in [-128, 127]
+  int8_t* q = nullptr;                         // [M, K], contiguous
+  float* scale = nullptr;                      // [1] or [M], that used; null: not wanted
+  int32_t* zero = nullptr;                     // the same; null if symmetric
+  void* workspace = nullptr;  // see quantize_int8_workspace_bytes(); CPU rows need none
 
   constexpr bool empty() const { return x.m == 0; }
 };
@@ -63,7 +63,7 @@ struct QuantizeInt8Args {
 struct QuantizeFp8Args {
   FloatRows x;
   Float8 type = Float8::e4m3;
-  Scales granularity = Scales::row;
+  Granularity granularity = Granularity::row;
   const float* given_scale = nullptr;  // null: from x; else [1] or [M], by granularity
   uint8_t* q = nullptr;                // [M, K], contiguous
   float* scale = nullptr;              // [1], [M] or [M, ceil(K / 128)]; null: not wanted
@@ -78,7 +78,7 @@ struct QuantizeProblem {
   int sm = 0;  // compute capability of the GPU; 0: not known yet
   int64_t m = 0, k = 0;
   DType dtype = DType::f32;
-  Scales granularity = Scales::row;
+  Granularity granularity = Granularity::row;
   bool given_scale = false;
   bool norm = false;
   bool aligned = true;  // x, norm_weight and q and all their rows start at multiples of 16 bytes

@@ -26,9 +26,9 @@ struct ScaledArgs {
   bool symmetric = true;  // how to quantize floats to integers
   const void* weight = nullptr;  // [N, K] or [E, N, K], contiguous
   const float* x_scale = nullptr;
-  Scales x_scales = Scales::row;
+  Granularity x_scales = Granularity::row;
   const float* w_scale = nullptr;
-  Scales w_scales = Scales::row;
+  Granularity w_scales = Granularity::row;
   const int32_t* x_zero = nullptr;  // of integers
   const int32_t* w_sum = nullptr;   // of integers
   const void* bias = nullptr;       // [N] or [E, N], or null
@@ -56,7 +56,7 @@ struct ScaledProblem {
   int sm = 0;  // compute capability of the GPU; 0: not known yet
   int64_t m = 0, n = 0, k = 0;
   Elements x_type = Elements::s8, w_type = Elements::s8;
-  Scales x_scales = Scales::row, w_scales = Scales::row;
+  Granularity x_scales = Granularity::row, w_scales = Granularity::row;
   DType dtype = DType::f32;  // of y
   bool floats = false;
   // x, unless it is floats, the weight and all their rows start at multiples of 16 bytes.

@@ -144,8 +144,8 @@ inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
     for (int64_t c = 0; c < count; ++c) {
       float y = sums[c];
       if (!call.in_blocks) {
-        y *= args.x_scale[args.x_scales == Scales::tensor ? 0 : m];
-        y *= args.w_scale[args.w_scales == Scales::tensor ? 0 : n + c];
+        y *= args.x_scale[args.x_scales == Granularity::tensor ? 0 : m];
+        y *= args.w_scale[args.w_scales == Granularity::tensor ? 0 : n + c];
       }
       if (args.bias) y += load_scalar(args.bias_dtype, args.bias, n + c);
       store_scalar(args.dtype, args.y, m * args.n + n + c, y);
@@ -218,7 +218,7 @@ inline Status gemm(const ScaledArgs& args, const Executor& executor) {
                     pitch,
                     ceil_div(args.k, kScaleBlock),
                     copy.data(),
-                    args.x_scales == Scales::block};
+                    args.x_scales == Granularity::block};
     // A range of four rows of the weight each needs memory for its sums.
     const int64_t columns = ceil_div(args.n, int64_t{kColumns});
     const int64_t grain = ceil_div(kGrainProducts, kColumns * args.k * rows);

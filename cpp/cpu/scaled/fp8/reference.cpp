@@ -28,17 +28,17 @@ struct Call {
 
   float x_scale(int64_t m, int64_t b) const {
     switch (args.x_scales) {
-      case Scales::tensor: return args.x_scale[0];
-      case Scales::row: return args.x_scale[m];
-      case Scales::block: break;
+      case Granularity::tensor: return args.x_scale[0];
+      case Granularity::row: return args.x_scale[m];
+      case Granularity::block: break;
     }
     return args.x_scale[m * blocks + b];
   }
   float w_scale(int64_t n, int64_t b) const {
     switch (args.w_scales) {
-      case Scales::tensor: return args.w_scale[0];
-      case Scales::row: return args.w_scale[n];
-      case Scales::block: break;
+      case Granularity::tensor: return args.w_scale[0];
+      case Granularity::row: return args.w_scale[n];
+      case Granularity::block: break;
     }
     return args.w_scale[n / kScaleBlock * blocks + b];
   }
@@ -63,7 +63,7 @@ struct Call {
 };
 
 Status gemm(const ScaledArgs& args, const Executor& executor) {
-  const int64_t blocks = args.x_scales == Scales::block ? ceil_div(args.k, kScaleBlock) : 1;
+  const int64_t blocks = args.x_scales == Granularity::block ? ceil_div(args.k, kScaleBlock) : 1;
   const Call call{args, values_of(float8_of(args.x_type)), values_of(float8_of(args.w_type)),
                   blocks};
   executor.parallel.for_range(args.n, 16, [&](int64_t begin, int64_t end) {

@@ -32,7 +32,7 @@ inline void sum_rows(const int8_t* const* w, int64_t k, int32_t* sums) {
 inline void open_strip(const ScaledArgs& args, int64_t index, Strip& s) {
   s.first = index * kStrip;
   s.count = std::min(kStrip, args.n - s.first);
-  const bool one_scale = args.w_scales == Scales::tensor;
+  const bool one_scale = args.w_scales == Granularity::tensor;
   for (int64_t c = 0; c < kStrip; ++c) {
     const int64_t n = s.first + std::min(c, s.count - 1);
     s.w[c] = args.weight_as<int8_t>() + n * args.k;
@@ -51,7 +51,7 @@ QCORE_INLINE void finish(const ScaledArgs& args, const Strip& s, int64_t m, int6
   if (count <= 0) return;
   const Ints w_sum = load_ints(s.sum + c);
   if constexpr (kOffset == 128) sums = sub(sums, shift_left<7>(w_sum));
-  const int64_t at = args.x_scales == Scales::tensor ? 0 : m;
+  const int64_t at = args.x_scales == Granularity::tensor ? 0 : m;
   const Floats value = args.x_zero ? less_products(sums, args.x_zero[at], w_sum) : to_floats(sums);
   const Floats y = fma(multiply(value, splat(args.x_scale[at])), load_floats(s.scale + c),
                        load_floats(s.bias + c));

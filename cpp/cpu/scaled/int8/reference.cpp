@@ -26,11 +26,11 @@ constexpr int64_t kGrain = 1 << 12;  // of multiply-adds
 // Column n of y.
 void run(const ScaledArgs& args, const RowBlock& rows, int64_t n) {
   const int8_t* w = args.weight_as<int8_t>() + n * args.k;
-  const float w_scale = args.w_scale[args.w_scales == Scales::tensor ? 0 : n];
+  const float w_scale = args.w_scale[args.w_scales == Granularity::tensor ? 0 : n];
   int64_t w_sum = 0;
   if (args.x_zero) w_sum = args.w_sum ? args.w_sum[n] : sum_of(w, args.k);
   for (int64_t m = rows.first; m < rows.first + rows.rows; ++m) {
-    const int64_t at = args.x_scales == Scales::tensor ? 0 : m;
+    const int64_t at = args.x_scales == Granularity::tensor ? 0 : m;
     const int64_t zero = args.x_zero ? args.x_zero[at] : 0;
     const int64_t sum = dot(args.x_as<int8_t>() + m * args.x_stride, w, args.k) - zero * w_sum;
     const float scaled = static_cast<float>(sum) * args.x_scale[at];

@@ -39,6 +39,9 @@ def config_of(
     values = _Values(metadata, f"{name}.")
     config = _sizes(architecture, values) | {"vocab_size": vocabulary}
     layers, context = config["num_hidden_layers"], config["max_position_embeddings"]
+    # Before anything as long as the claimed number of layers is made.
+    if not has(last := f"blk.{layers - 1}.attn_q.weight"):
+        raise ValueError(f"lacks the tensor {last}")
     config |= _window(architecture, values, layers, context)
     config["rope_parameters"] = _rope(architecture, values, context)
     if architecture.window_period:

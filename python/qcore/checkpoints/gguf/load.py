@@ -116,7 +116,6 @@ class _Loader:
         self._check_shape("blk.0.attn_q.weight", (sizes["num_attention_heads"] * head, hidden))
         self._check_shape("blk.0.attn_k.weight", (sizes["num_key_value_heads"] * head, hidden))
         self._check_shape("blk.0.ffn_up.weight", (sizes["intermediate_size"], hidden))
-        self._tensor(f"blk.{sizes['num_hidden_layers'] - 1}.attn_q.weight")
 
     def _place_linear(self, model: nn.Module, name: str, stored: str, order: Tensor | None) -> None:
         tensor = self._tensor(stored)
