@@ -52,9 +52,7 @@ using FamilyOf = decltype(family_of<Block>());
 
 // Tokens of a block in eights, and warps along K; of equal tokens the widest first. All but those
 // of 8 warps along K and of 64 tokens fit the 99 KB of a small card.
-#define QCORE_KQUANT_FEW_TOKENS(X) X(1, 2) X(1, 8) X(2, 2)
-#define QCORE_KQUANT_MORE_TOKENS(X) X(4, 1) X(8, 1)
-#define QCORE_KQUANT_VARIANTS(X) QCORE_KQUANT_FEW_TOKENS(X) QCORE_KQUANT_MORE_TOKENS(X)
+#define QCORE_KQUANT_VARIANTS(X) X(1, 2) X(1, 8) X(2, 2) X(4, 1) X(8, 1)
 inline constexpr tile::VariantKey kVariants[] = {
 #define QCORE_KQUANT_VARIANT(token_tiles, warps_k) {token_tiles, warps_k},
     QCORE_KQUANT_VARIANTS(QCORE_KQUANT_VARIANT)

@@ -2,5 +2,5 @@
 #include "kquant/gemm_instances.cuh"
 
 namespace qcore {
-QCORE_KQUANT_FEW_TOKENS(QCORE_KQUANT_INSTANCES)
+QCORE_KQUANT_VARIANTS(QCORE_KQUANT_INSTANCES)
 }  // namespace qcore

@@ -1,6 +1,0 @@
-#define QCORE_KQUANT_T ptx::Half
-#include "kquant/gemm_instances.cuh"
-
-namespace qcore {
-QCORE_KQUANT_MORE_TOKENS(QCORE_KQUANT_INSTANCES)
-}  // namespace qcore
