@@ -14,8 +14,8 @@
 
 namespace qcore::tile {
 
-// The tiles of a product, as a parameter of its kernel. 32 bytes: parameters are loaded 16 bytes at
-// a time where they lie so, and a loop that needs four of them cannot afford otherwise.
+// The tiles of a product, as a parameter of its kernel. They take 32 bytes, so that what follows
+// keeps its alignment: loops load up to 16 bytes of parameters at once where they lie so.
 struct Tiles {
   int m;              // rows of x
   int across, along;  // tiles along M, of several experts at most, and along N
