@@ -19,13 +19,13 @@ struct GemmParams : tile::TileParams {
   // In pieces of 16 bytes: a chunk of 32 rows, a superblock of them, what a warp copies, and where
   // in a superblock what it copies ends.
   uint32_t chunk_pieces, super_pieces, staged_pieces, staged_end;
-  int super_shift;         // log2 of the chunks of a superblock
-  int supers;              // along K
-  uint32_t expert_pieces;  // from one expert to the next
-  bool has_scales;         // groups have integers
+  int super_shift;  // log2 of the chunks of a superblock
+  int supers;       // along K
+  bool has_scales;  // groups have integers
   DType d_dtype;
   uint32_t halves, halves_step;  // bytes: where they lie in what is copied, and one group further
   uint32_t table[8];             // for codes that name a value: low bytes of 16, then high bytes
+  uint32_t expert_pieces;        // from one expert to the next
 };
 
 template <class T, class V>

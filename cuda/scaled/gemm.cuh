@@ -29,10 +29,9 @@ struct GemmParams {
   const uint8_t* x;  // [m, k], rows x_stride bytes apart, all of them 16-byte aligned
   int64_t x_stride;
   const uint8_t* weight;  // [n, k], likewise
-  int n, k;               // of one expert
-  int chunks;             // along K
+  int n, split_chunks;    // rows of one expert's weight; chunks of a split
+  int k, chunks;          // chunks: along K
   tile::Tiles tiles;
-  int splits, split_chunks;
   const float* x_blocks;  // [m, chunks], scales of blocks, or null
   const float* w_blocks;  // [tiles.along, chunks]
   void* partial;          // [splits, m, tiles.along * kRows] if splits > 1
@@ -57,15 +56,15 @@ class Gemm {
       quantize(p);
       ptx::sync_grid();
     }
-    const int works = p.tiles.count() * p.splits;
+    const int works = p.tiles.works();
     for (int work = ptx::block_index(); work < works; work += ptx::block_count()) {
       Gemm(p, work).run_tile();
     }
-    if (p.floats.x && p.splits > 1) {
+    if (p.floats.x && p.tiles.splits > 1) {
       ptx::sync_grid();
-      reduce<Sum>(
-          {p.partial, p.splits, p.tiles.m, static_cast<int64_t>(p.tiles.along) * kRows, p.finish},
-          kThreads);
+      reduce<Sum>({p.partial, p.tiles.splits, p.tiles.m,
+                   static_cast<int64_t>(p.tiles.along) * kRows, p.finish},
+                  kThreads);
     }
   }
 
@@ -308,7 +307,7 @@ class Gemm {
       QCORE_UNROLL
       for (int v = 0; v < 2; ++v)
         four[v] = ptx::load_shared<ptx::Vec16>(sum_at(token, row + v * 4));
-      if (p.splits > 1) {
+      if (p.tiles.splits > 1) {
         const int64_t line = static_cast<int64_t>(split) * p.tiles.m + place.token + token;
         const int64_t to_vector = (line * p.tiles.along * kRows + row0 + row) / 4;
         QCORE_UNROLL

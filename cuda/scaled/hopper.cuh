@@ -27,9 +27,8 @@ namespace qcore::scaled {
 
 struct HopperParams {
   TensorMap x, weight;  // boxes of Tile::kRows, kColumns rows of one chunk
-  int n, chunks;
-  tile::Tiles tiles;  // kRows rows of x, kColumns of the weight
-  int splits, split_chunks;
+  tile::Tiles tiles;    // kRows rows of x, kColumns of the weight
+  int n, chunks, split_chunks;
   const float* x_blocks;  // scales [m, chunks] and [ceil(n / 128), chunks], or null
   const float* w_blocks;
   void* partial;  // [splits, m, tiles.along * kColumns] if splits > 1
@@ -116,7 +115,7 @@ class HopperGemm {
     return {at.token, at.along * kColumns, split, split * p.split_chunks,
             min((split + 1) * p.split_chunks, p.chunks)};
   }
-  QCORE_DEVICE int works() const { return p.tiles.count() * p.splits; }
+  QCORE_DEVICE int works() const { return p.tiles.works(); }
 
   // ---- Copies
 
@@ -314,7 +313,7 @@ class HopperGemm {
   }
 
   QCORE_DEVICE void put(const Place& at, int row, int column, const Sum (&eight)[8]) const {
-    if (p.splits == 1) {
+    if (p.tiles.splits == 1) {
       finish(p.finish, row, column, min(8, p.n - column), eight);
       return;
     }

@@ -97,12 +97,14 @@ GemmParams gemm_params(const Args& args, const Plan& plan, const int32_t* found)
   p.n = static_cast<int>(args.n);
   p.k = static_cast<int>(args.k);
   p.chunks = static_cast<int>(ceil_div(args.k, kChunk));
-  p.tiles = {.m = static_cast<int>(args.m), .across = plan.token_blocks, .along = plan.slices};
+  p.tiles = {.m = static_cast<int>(args.m),
+             .across = plan.token_blocks,
+             .along = plan.slices,
+             .splits = plan.splits};
   if constexpr (requires { args.experts; }) {
     p.tiles.experts = static_cast<int>(args.experts);
     p.tiles.offsets = args.offsets;
   }
-  p.splits = plan.splits;
   p.split_chunks = plan.split_chunks;
   if (args.x_scales == Granularity::block) {
     p.x_blocks = args.x_scale;
@@ -174,7 +176,7 @@ Status run_gemm(const Args& original, const Plan& plan, const Launch& launch) {
     });
   });
   if (!status.ok() || fused || plan.splits == 1) return status;
-  const ReduceParams reduce{p.partial, p.splits, p.tiles.m, int64_t{p.tiles.along} * kRows,
+  const ReduceParams reduce{p.partial, p.tiles.splits, p.tiles.m, int64_t{p.tiles.along} * kRows,
                             p.finish};
   using Sum = std::conditional_t<std::is_same_v<Args, Int8Args>, int32_t, float>;
   return launch.template operator()<Reduce<Sum>>(Reduce<Sum>::blocks(reduce), 0, reduce);

@@ -54,7 +54,8 @@ inline Tiles tiles_of(const Product& pass, const Plan& plan) {
       .along = plan.slices,
       .experts = static_cast<int>(pass.experts),
       .offsets = pass.offsets,
-      .first = static_cast<int>(pass.first)};
+      .first = static_cast<int>(pass.first),
+      .splits = plan.splits};
 }
 
 // With plan.gather the activations have been brought to the start of the workspace.
@@ -63,22 +64,21 @@ inline TileParams tile_params(const Product& pass, const Plan& plan) {
   return {
       .x = plan.gather ? pass.workspace : pass.x,
       .x_stride = (plan.gather ? columns : pass.x_stride) / 8,
-      .n = static_cast<int>(pass.n),
       .x_columns = columns,
+      .n = static_cast<int>(pass.n),
+      .split_chunks = plan.split_chunks,
       .stage_bytes = 0,  // the variant's
       .chunks = static_cast<int>(pass.chunks),
+      .vector_store = stores_vectors(pass),
       .tiles = tiles_of(pass, plan),
-      .splits = plan.splits,
-      .split_chunks = plan.split_chunks,
       .bias = pass.bias,
       .y = pass.y,
       .partial = pass.partial(plan),
-      .vector_store = stores_vectors(pass),
   };
 }
 
 inline int blocks_of(const TileParams& params) {
-  return params.tiles.count() * params.splits;
+  return params.tiles.works();
 }
 
 // launch.template operator()<Kernel>(blocks, shared_bytes, params) -> Status

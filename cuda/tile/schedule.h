@@ -14,15 +14,18 @@
 
 namespace qcore::tile {
 
-// The tiles of a product, as a parameter of its kernel.
+// The tiles of a product, as a parameter of its kernel. They take 32 bytes, so that what follows
+// keeps its alignment: loops load up to 16 bytes of parameters at once where they lie so.
 struct Tiles {
   int m;              // rows of x
   int across, along;  // tiles along M, of several experts at most, and along N
   int experts = 1;
   const int32_t* offsets = nullptr;  // [experts + 1] in global memory; null: one expert
   int first = 0;                     // row of x, as offsets count, that is row 0 here
+  int splits = 1;                    // parts of K, for each of which a block does the tile
 
   constexpr int count() const { return across * along; }
+  constexpr int works() const { return count() * splits; }
 };
 
 // Tiles along M, at most: each expert that has rows may waste all but one row of one tile.

@@ -26,16 +26,16 @@ inline constexpr int kWarpTiles = kWarpRows / kTileRows;
 struct TileParams {
   const void* x;      // [m, x_columns], 16-byte aligned rows
   int64_t x_stride;   // in pieces of 16 bytes
-  int n;              // rows of one expert's weight
   int64_t x_columns;  // a multiple of 8; columns of the padded K from here on meet zeros
+  int n;              // rows of one expert's weight
+  int split_chunks;   // chunks of a split
   uint32_t stage_bytes;
-  int chunks;  // along the padded K
-  Tiles tiles;
-  int splits, split_chunks;
-  const void* bias;   // [n] or null
-  void* y;            // [m, n]
-  float* partial;     // [splits, m, tiles.along * kRows] if splits > 1
+  int chunks;         // along the padded K
   bool vector_store;  // y may be written, and bias read, 16 bytes at a time
+  Tiles tiles;
+  const void* bias;  // [n] or null
+  void* y;           // [m, n]
+  float* partial;    // [splits, m, tiles.along * kRows] if splits > 1
 };
 
 // Self has place_weights(), load_weights(stage): one chunk, and compute(stage): adds its products
@@ -236,7 +236,7 @@ class Tile {
       for (int part = 0; part < V::kWarpsK; ++part) {
         add_8_floats(sum_at(part, token, row), sum);
       }
-      if (p.splits > 1) {
+      if (p.tiles.splits > 1) {
         const int64_t width = static_cast<int64_t>(p.tiles.along) * V::kRows;
         store_8_floats(p.partial +
                            (static_cast<int64_t>(split) * p.tiles.m + place.token + token) * width +

@@ -30,17 +30,17 @@ struct HopperParams {
   TensorMap weight;  // words [panels, tiles along K, 256]; boxes of kPanels and kPanelTiles
   TensorMap scales;  // [panels, groups, kPanelRows]; boxes of kPanels and one group
   TensorMap zeros;   // likewise, if has_zeros
-  tile::Split split;
   tile::Tiles tiles;
+  tile::Split split;
+  int center;  // the zero point of a symmetric weight
+  bool has_zeros;
   int flush_shift;  // log2 of the halves of K between two scales
   int group_halves;
   int stages;
   uint32_t stage_bytes, copied_bytes;
   DType scale_dtype;
-  int scale_size;  // of one, in bytes
-  bool has_zeros;
-  int center;  // the zero point of a symmetric weight
-  dequant::FloatCodes floats;
+  int scale_size;                          // of one, in bytes
+  alignas(16) dequant::FloatCodes floats;  // so that the loop reads them at once
   SharedSums shared_sums;
   HopperOutput out;
 };
