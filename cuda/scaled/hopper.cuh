@@ -27,14 +27,20 @@ namespace qcore::scaled {
 
 struct HopperParams {
   TensorMap x, weight;  // boxes of Tile::kRows, kColumns rows of one chunk
-  tile::Tiles tiles;    // kRows rows of x, kColumns of the weight
-  int n, chunks, split_chunks;
+  int m, n, chunks;
+  int row_tiles, column_tiles, splits, split_chunks;
   const float* x_blocks;  // scales [m, chunks] and [ceil(n / 128), chunks], or null
   const float* w_blocks;
-  void* partial;  // [splits, m, tiles.along * kColumns] if splits > 1
+  void* partial;  // [splits, m, column_tiles * kColumns] if splits > 1
   FinishParams finish;
   quantize::RowsParams floats;  // what is quantized to x first, if floats.x is not null
   SumRowsParams w_sums;         // to be found before that as well, if w_sums.sums is not null
+
+  // Of kRows rows of x, kColumns of the weight. Made here, and not a parameter, so that the
+  // parameters lie side by side as the loop reads them.
+  QCORE_DEVICE tile::Tiles tiles() const {
+    return {.m = m, .across = row_tiles, .along = column_tiles, .splits = splits};
+  }
 };
 
 // kBlockScales: both operands have a scale for each chunk.
@@ -110,12 +116,12 @@ class HopperGemm {
     int first, end;  // chunks
   };
   QCORE_DEVICE Place place(int work) const {
-    const int tiles = p.tiles.count(), split = work / tiles;
-    const auto at = tile::place_of<false>(p.tiles, work % tiles, Tile::kRows, GlobalLoad{});
+    const int tiles = p.tiles().count(), split = work / tiles;
+    const auto at = tile::place_of<false>(p.tiles(), work % tiles, Tile::kRows, GlobalLoad{});
     return {at.token, at.along * kColumns, split, split * p.split_chunks,
             min((split + 1) * p.split_chunks, p.chunks)};
   }
-  QCORE_DEVICE int works() const { return p.tiles.works(); }
+  QCORE_DEVICE int works() const { return p.tiles().works(); }
 
   // ---- Copies
 
@@ -239,9 +245,8 @@ class HopperGemm {
       for (int half = 0; half < 2; ++half) {
         const int row = row_of(at, b, half);
         const float x =
-            row < p.tiles.m
-                ? ptx::load_global(p.x_blocks + static_cast<int64_t>(row) * p.chunks + chunk)
-                : 0.0f;
+            row < p.m ? ptx::load_global(p.x_blocks + static_cast<int64_t>(row) * p.chunks + chunk)
+                      : 0.0f;
         scale[b][half] = ptx::multiply(x, w);
       }
     }
@@ -262,7 +267,7 @@ class HopperGemm {
     QCORE_NO_UNROLL
     for (int b = 0; b < kBlocks; ++b) {
       // Whole warps go or stay: they exchange.
-      if (at.row + group_row + b * 64 + warp_row >= p.tiles.m) break;
+      if (at.row + group_row + b * 64 + warp_row >= p.m) break;
       QCORE_NO_UNROLL
       for (int part = 0; part < kColumns / 32; ++part) {
         const int column = at.column + part * 32 + lane % 4 * 8;
@@ -271,7 +276,7 @@ class HopperGemm {
           const int row = row_of(at, b, half);
           Sum eight[8];
           exchange(sums[0], eight);
-          if (row < p.tiles.m && column < p.n) put(at, row, column, eight);
+          if (row < p.m && column < p.n) put(at, row, column, eight);
           QCORE_UNROLL
           for (int i = 0; i < 16; i += 4) {
             sums[0][i] = sums[0][i + 2];
@@ -313,14 +318,13 @@ class HopperGemm {
   }
 
   QCORE_DEVICE void put(const Place& at, int row, int column, const Sum (&eight)[8]) const {
-    if (p.tiles.splits == 1) {
+    if (p.splits == 1) {
       finish(p.finish, row, column, min(8, p.n - column), eight);
       return;
     }
-    const int64_t width = static_cast<int64_t>(p.tiles.along) * kColumns;
-    ptx::Vec16* const to =
-        static_cast<ptx::Vec16*>(p.partial) +
-        ((static_cast<int64_t>(at.split) * p.tiles.m + row) * width + column) / 4;
+    const int64_t width = static_cast<int64_t>(p.column_tiles) * kColumns;
+    ptx::Vec16* const to = static_cast<ptx::Vec16*>(p.partial) +
+                           ((static_cast<int64_t>(at.split) * p.m + row) * width + column) / 4;
     QCORE_UNROLL
     for (int v = 0; v < 2; ++v) {
       ptx::Vec16 four;

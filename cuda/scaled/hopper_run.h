@@ -49,10 +49,10 @@ Status run_hopper(const Args& original, const HopperPlan& plan, const Launch& la
   }
   p.n = static_cast<int>(args.n);
   p.chunks = static_cast<int>(ceil_div(args.k, kHopperChunk));
-  p.tiles = {.m = static_cast<int>(args.m),
-             .across = plan.row_tiles,
-             .along = plan.column_tiles,
-             .splits = plan.splits};
+  p.m = static_cast<int>(args.m);
+  p.row_tiles = plan.row_tiles;
+  p.column_tiles = plan.column_tiles;
+  p.splits = plan.splits;
   p.split_chunks = plan.split_chunks;
   const bool block_scales = args.x_scales == Granularity::block;
   if (block_scales) {
@@ -80,7 +80,7 @@ Status run_hopper(const Args& original, const HopperPlan& plan, const Launch& la
     });
   });
   if (!status.ok() || plan.splits == 1) return status;
-  const ReduceParams reduce{p.partial, p.tiles.splits, p.tiles.m,
+  const ReduceParams reduce{p.partial, p.splits, p.m,
                             int64_t{plan.column_tiles} * plan.tile.columns, p.finish};
   return launch.template operator()<Reduce<Sum>>(Reduce<Sum>::blocks(reduce), 0, reduce);
 }
