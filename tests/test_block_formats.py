@@ -97,7 +97,7 @@ def test_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> No
 
     grid, w = random_grid("Q3_K"), gaussian("Q3_K")
     whole = grid.round(w)
-    monkeypatch.setattr(qcore.formats.block, "_CHUNK", 1000)
+    monkeypatch.setattr(qcore.formats.gguf, "_CHUNK", 1000)
     assert torch.equal(grid.round(w), whole)
 
 

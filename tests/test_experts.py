@@ -204,7 +204,8 @@ def test_gradient_through_a_norm() -> None:
             assert torch.equal(one, y[mine])
         one.square().sum().backward()
     for got, expected in zip(grads, (x.grad, norm.grad), strict=True):
-        torch.testing.assert_close(got, expected)
+        # The rows' parts of a float32 sum come in another order.
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
 # -- errors ------------------------------------------------------------------------------------------
