@@ -65,7 +65,7 @@ def test_bad_gemm_arguments_under_compile(name: str) -> None:
 WORDS_OF_FAKES = {
     "type": r"type must be a block format, got F16",
     "k": r"k: expected 1 .. \d+ and a multiple of 256",
-    "rank": r"qcore.kquant_pack: the sizes of the result are unknown: blocks have the sizes \[1, 1, 20, 288\]",
+    "rank": r"qcore.kquant_pack: the sizes of the result are unknown: blocks have the sizes \[1, 1, ",
     "layout": r"qcore.kquant_pack: the sizes of the result are unknown: there is no layout 1",
 }
 
