@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,10 @@ def resolve_source(source: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"{text}: no such folder")
 
 
+# Dtype, in the words of safetensors, and shape of each tensor of a shard.
+_Header = dict[str, tuple[str, tuple[int, ...]]]
+
+
 class Checkpoint:
     """The tensors of a folder, by name. Every shard's header is checked on opening.
 
@@ -75,8 +79,8 @@ class Checkpoint:
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.path = resolve_source(source)
         self.config = self._config()
+        self._headers: dict[Path, _Header] = {}
         self.files = self._index()
-        self._headers: dict[Path, dict[str, tuple[str, tuple[int, ...]]]] = {}
 
     def _config(self) -> dict[str, Any]:
         return _read_json(self.path / "config.json")
@@ -88,7 +92,7 @@ class Checkpoint:
                 raise ValueError(f"{self.path / _INDEX}: expected a weight_map, found none")
             files = {name: self.path / shard for name, shard in weight_map.items()}
         elif (self.path / _SINGLE).exists():
-            files = dict.fromkeys(_names(self.path / _SINGLE), self.path / _SINGLE)
+            files = dict.fromkeys(self._shard(self.path / _SINGLE), self.path / _SINGLE)
         else:
             raise FileNotFoundError(
                 f"{self.path}: expected {_SINGLE} or {_INDEX}, found neither "
@@ -97,7 +101,7 @@ class Checkpoint:
         for shard in sorted(set(files.values())):
             if not shard.exists():
                 raise FileNotFoundError(f"{shard}: named by {_INDEX}, but missing")
-            absent = {n for n, f in files.items() if f == shard} - set(_names(shard))
+            absent = {n for n, f in files.items() if f == shard} - self._shard(shard).keys()
             if absent:
                 raise ValueError(f"{shard}: {_INDEX} promises {sorted(absent)[0]}, which it lacks")
         return files
@@ -131,15 +135,14 @@ class Checkpoint:
         return self._header(name)[0]
 
     def _header(self, name: str) -> tuple[str, tuple[int, ...]]:
-        """Dtype and shape. A shard is opened once for all of its tensors."""
-        shard = self.files[name]
+        """Dtype and shape."""
+        return self._shard(self.files[name])[name]
+
+    def _shard(self, shard: Path) -> _Header:
+        """The header of a shard, which is opened once for all of its tensors."""
         if shard not in self._headers:
-            with safe_open(shard, framework="pt") as file:
-                slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - no mapping
-                self._headers[shard] = {
-                    key: (str(part.get_dtype()), tuple(part.get_shape())) for key, part in slices.items()
-                }
-        return self._headers[shard][name]
+            self._headers[shard] = _header_of(shard)
+        return self._headers[shard]
 
 
 class ShardWriter:
@@ -253,9 +256,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _names(shard: Path) -> Iterable[str]:
+def _header_of(shard: Path) -> _Header:
     try:
         with safe_open(shard, framework="pt") as file:
-            return list(file.keys())
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+            return {name: (str(t.get_dtype()), tuple(t.get_shape())) for name, t in slices.items()}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{shard}: no readable safetensors file (truncated?): {error}") from error

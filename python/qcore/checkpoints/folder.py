@@ -197,12 +197,9 @@ class FolderStore(Store):
     def writes(self, path: Path) -> bool:
         return True  # any name may be a folder's
 
-    def holds(self, format: Format) -> bool:
-        return WRITTEN.why_not(format) is None
-
     @property
     def schemes(self) -> list[str]:
-        return [name for name, format in SCHEMES.items() if self.holds(format)]
+        return [name for name, format in SCHEMES.items() if WRITTEN.why_not(format) is None]
 
     def is_static(self, scheme: str) -> bool:
         return is_static(SCHEMES[scheme])

@@ -85,10 +85,6 @@ class Store(ABC):
     def writes(self, path: Path) -> bool:
         """Whether that is the name of a destination of this kind."""
 
-    @abstractmethod
-    def holds(self, format: Format) -> bool:
-        """Whether weights of this format can be stored."""
-
     @property
     @abstractmethod
     def schemes(self) -> list[str]:

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from qcore import ops
+from qcore.formats.importance import relative
 
 __all__ = ["BLOCK_FORMATS", "BlockFormat", "BlockGrid"]
 
 _INFO = {info["name"]: info for info in ops.block_formats()}
 # Rows are rounded in chunks of about this many elements, so that temporaries stay in the cache.
 _CHUNK = 1 << 17
-# What a column without any importance still counts, relative to the mean (as GPTQ's usual damping does).
-_LEAST_IMPORTANCE = 0.01
 # Codes that no encoder writes and that other runtimes need not handle: a fourth value of ternary weights, and
 # -128, whose absolute value is no int8.
 _UNUSED = {"TQ2_0": (2,), "Q8_0": (-128,)}
@@ -129,8 +128,7 @@ class BlockFormat:
         self.row_bytes(w.shape[1])
         weight_of = None
         if search and importance is not None:
-            weight_of = importance / importance.mean().clamp_min(1e-30) + _LEAST_IMPORTANCE
-            weight_of = weight_of.float().cpu()
+            weight_of = relative(importance).float().cpu()
         # The encoder, like split and join, works on the CPU.
         return BlockGrid(self, ops.kquant_quantize(w.cpu(), self.name, weight_of).to(w.device))
 

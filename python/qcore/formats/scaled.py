@@ -12,6 +12,7 @@ from torch import Tensor
 from qcore.formats.activations import TOKEN_BLOCK, Activations
 from qcore.formats.elements import ELEMENTS, Elements, Floats
 from qcore.formats.granularity import BLOCK, ROW, TENSOR, Granularity, group
+from qcore.formats.importance import relative
 from qcore.formats.scales import Scales, StoredScale
 
 __all__ = ["ScaledFormat", "ScaledGrid"]
@@ -21,8 +22,6 @@ _PLAIN = Scales()
 
 # A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
 _CHUNK = 1 << 17
-# What a column without any importance still counts, relative to the mean (as GPTQ's usual damping does).
-_LEAST_IMPORTANCE = 0.01
 # How the search moves one end of a range with a zero point: factors of its lower and upper end.
 _ENDS = ((0.9, 1.0), (0.8, 1.0), (0.65, 1.0), (1.0, 0.9), (1.0, 0.8), (1.0, 0.65))
 
@@ -169,7 +168,8 @@ class ScaledFormat:
         shape = (bands, groups)
         scales = w.new_empty(shape, dtype=stored.dtype)
         zeros = w.new_empty(shape, dtype=torch.uint8) if self.zero_points else None
-        search_for = _Search(self, stored, _weights(importance, k, w.device)) if search else None
+        counts = torch.ones(k, device=w.device) if importance is None else importance.float()
+        search_for = _Search(self, stored, relative(counts)) if search else None
         for part, rows in _bands(bands, height, n, k):
             tiles = granularity.tiles(w[rows].float())
             scale, zero = self._cover(tiles, 1.0, stored)
@@ -192,16 +192,11 @@ class ScaledFormat:
             return stored.storable(scale), self.elements.zero
         bottom = tiles.amin((1, 3), keepdim=True).clamp_max(0) * shrink
         top = tiles.amax((1, 3), keepdim=True).clamp_min(0) * shrink
-        scale = stored.storable((top - bottom) / self._most)
+        scale = stored.storable((top - bottom) / (self.elements.count - 1))
         return scale, self._nearest_zero(bottom, scale)
 
-    @property
-    def _most(self) -> int:
-        """The greatest code of integers."""
-        return (1 << self.bits) - 1
-
     def _nearest_zero(self, bottom: Tensor, scale: Tensor) -> Tensor:
-        return (-bottom / scale).round().clamp(0, self._most)
+        return (-bottom / scale).round().clamp(0, self.elements.count - 1)
 
     # -- values ---------------------------------------------------------------------------------
 
@@ -242,8 +237,8 @@ class _Search:
             consider(*format._cover(tiles, shrink, stored))
         if isinstance(zero, Tensor):
             for low, high in _ENDS:
-                bottom, top = -zero * scale, (format._most - zero) * scale
-                s = stored.storable((top * high - bottom * low) / format._most)
+                bottom, top = -zero * scale, (elements.count - 1 - zero) * scale
+                s = stored.storable((top * high - bottom * low) / (elements.count - 1))
                 consider(s, format._nearest_zero(bottom * low, s))
         for _ in range(elements.refits):
             # Least squares: the scale that fits the codes best, then codes that fit the scale.
@@ -343,19 +338,10 @@ def _rows(spread: _Spread, rows: slice) -> _Spread:
     return spread[rows] if isinstance(spread, Tensor) and spread.dim() > 1 else spread
 
 
-def _weights(importance: Tensor | None, k: int, device: torch.device) -> Tensor:
-    """How much an error in each column counts: relative, and never nothing: channels that calibration saw
-    idle may wake up on other data."""
-    weights = torch.ones(k, device=device) if importance is None else importance.float()
-    return weights / weights.mean().clamp_min(1e-30) + _LEAST_IMPORTANCE
-
-
 def _bands(bands: int, height: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
     """Bands of tiles in chunks of about `_CHUNK` elements, and the rows that they are made of."""
-    step = max(1, _CHUNK // max(height * k, 1))
-    for begin in range(0, bands, step):
-        end = min(begin + step, bands)
-        yield slice(begin, end), slice(begin * height, min(end * height, n))
+    for part in _chunks(bands, height * k):
+        yield part, slice(part.start * height, min(part.stop * height, n))
 
 
 def _pieces(tiles: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES
 from qcore.checkpoints.gguf.reader import GgufFile, is_gguf
 from qcore.checkpoints.store import Destination, Row, Store
 from qcore.checkpoints.streamed import FolderSource
-from qcore.formats import BLOCK_FORMATS, Format
+from qcore.formats import Format
 from qcore.methods import Method
 from qcore.schemes import Scheme
 
@@ -32,9 +32,6 @@ class GgufStore(Store):
 
     def writes(self, path: Path) -> bool:
         return path.suffix.lower() == ".gguf"
-
-    def holds(self, format: Format) -> bool:
-        return format in BLOCK_FORMATS.values()
 
     @property
     def schemes(self) -> list[str]:
