@@ -6,7 +6,8 @@ transformers takes seconds to import, and is where it is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ __all__ = [
     "set_tensor",
     "stored_names",
     "tie_weights",
+    "trusting",
 ]
 
 
@@ -80,17 +82,36 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> d
     return chosen
 
 
-def config_of(folder: Path) -> Any:
-    """The transformers configuration, without its quantization: qcore itself reads the weights."""
+@contextmanager
+def trusting(folder: Path, trust_remote_code: bool) -> Iterator[None]:
+    """While it lasts, a refusal of transformers to run a folder's own code says how to allow it."""
+    try:
+        yield
+    except ValueError as error:
+        if trust_remote_code or "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{folder}: needs Python code of its own (auto_map), which runs only if it is trusted: read it, "
+            f"then pass trust_remote_code=True (--trust-remote-code on the command line)"
+        ) from error
+
+
+def config_of(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The transformers configuration, without its quantization: qcore itself reads the weights.
+
+    Args:
+        trust_remote_code: run the code that the folder brings, where transformers has none for it.
+    """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(folder)
+    with trusting(folder, trust_remote_code):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
     return config
 
 
-def empty_model(config: Any) -> nn.Module:
+def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
     """The model of a configuration in evaluation mode: parameters on the meta device, buffers real.
 
     The model is built in float32, because tables in its buffers (rotary frequencies) are computed in the
@@ -102,16 +123,32 @@ def empty_model(config: Any) -> nn.Module:
     stored_dtype = getattr(config, "dtype", None)
 
     architecture = (getattr(config, "architectures", None) or [None])[0]
-    model_class = getattr(transformers, architecture or "", None)
-    with init_empty_weights(include_buffers=False):
-        if model_class is not None and hasattr(model_class, "_from_config"):
+    model_class: Any = getattr(transformers, architecture or "", None)
+    auto = getattr(transformers, _auto_class(config, architecture))
+    folder = Path(getattr(config, "name_or_path", "") or "")
+    own_code = trust_remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
+    with init_empty_weights(include_buffers=False), trusting(folder, trust_remote_code):
+        if not own_code and hasattr(model_class, "_from_config"):
             model = model_class._from_config(config, dtype=torch.float32)
-        elif type(config) in transformers.AutoModelForCausalLM._model_mapping:
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         else:
-            model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
     model.config.dtype = stored_dtype
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _auto_class(config: Any, architecture: str | None) -> str:
+    """Which of transformers' automatic classes makes the model: that under which the folder lists its own
+    class, else that for language models if there is one, else the plain one."""
+    import transformers
+
+    own: Mapping[str, str] = getattr(config, "auto_map", None) or {}
+    models = [name for name in own if name.startswith("AutoModel") and hasattr(transformers, name)]
+    for name in models:
+        if str(own[name]).rpartition(".")[2] == architecture:
+            return name
+    language_model = "AutoModelForCausalLM"
+    known = type(config) in transformers.AutoModelForCausalLM._model_mapping
+    return language_model if known or language_model in models else (models or ["AutoModel"])[0]
 
 
 def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:

@@ -75,6 +75,7 @@ def quantize_checkpoint(
     sequential: bool = True,
     overwrite: bool = False,
     device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
     **options: Any,
 ) -> None:
     """Quantizes a Hugging Face folder into what the destination's name says: a GGUF file if it ends in .gguf,
@@ -85,6 +86,7 @@ def quantize_checkpoint(
     destination's name before it is complete.
 
     Args:
+        trust_remote_code: run Python code that the source brings; see `qcore.load`.
         options: of the store: `ignore`, `group_size` and `shard_bytes` for a folder (see `quantize_folder`),
             `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are those of
             `qcore.quantize`.
@@ -94,7 +96,7 @@ def quantize_checkpoint(
         if name not in store.options:
             known = any(name in other.options for other in STORES)
             raise ValueError(f"{name}: " + (f"is not for {store.noun}" if known else "is no option"))
-    origin = FolderSource(Checkpoint(source))
+    origin = FolderSource(Checkpoint(source), trust_remote_code)
     plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
     _run(origin, plan, calibration, sequential, device)
 
@@ -111,6 +113,7 @@ def quantize_folder(
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
     device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Quantizes a Hugging Face folder into another one, in compressed-tensors.
 
@@ -125,6 +128,7 @@ def quantize_folder(
         sequential,
         overwrite,
         device,
+        trust_remote_code,
         ignore=ignore,
         group_size=group_size,
         shard_bytes=shard_bytes,
@@ -141,6 +145,7 @@ def quantize_gguf(
     sequential: bool = True,
     overwrite: bool = False,
     device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
 ) -> None:
     """Quantizes a Hugging Face folder into a GGUF file, with its tokenizer; see `quantize_checkpoint`.
 
@@ -155,7 +160,16 @@ def quantize_gguf(
             fit, with the reason. Nothing is left behind.
     """
     quantize_checkpoint(
-        source, destination, scheme, method, calibration, sequential, overwrite, device, overrides=overrides
+        source,
+        destination,
+        scheme,
+        method,
+        calibration,
+        sequential,
+        overwrite,
+        device,
+        trust_remote_code,
+        overrides=overrides,
     )
 
 

@@ -39,6 +39,7 @@ from qcore.models import (
     set_tensor,
     stored_names,
     tie_weights,
+    trusting,
 )
 from qcore.nn import QLinear
 from qcore.progress import track
@@ -204,10 +205,12 @@ class FolderStore(Store):
     def is_static(self, scheme: str) -> bool:
         return is_static(SCHEMES[scheme])
 
-    def tokenizer(self, path: str | os.PathLike[str]) -> Any:
+    def tokenizer(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(resolve_source(path))
+        folder = resolve_source(path)
+        with trusting(folder, trust_remote_code):
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
     def bytes(self, path: Path) -> int:
         return sum(file.stat().st_size for file in path.glob("*.safetensors"))
@@ -228,19 +231,23 @@ class FolderStore(Store):
         return sorted(rows, key=lambda row: _natural(row.tensor))
 
     def load(
-        self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | None,
+        device: str | torch.device,
+        trust_remote_code: bool,
     ) -> nn.Module:
         checkpoint = Checkpoint(path)
         stored = checkpoint.config.get("quantization_config")
         if not stored:
-            return _load_plain(checkpoint, dtype).to(device)
+            return _load_plain(checkpoint, dtype, trust_remote_code).to(device)
         container = container_of(stored, checkpoint.files)
         layers = container.layers(stored, checkpoint)
         if not layers:
             raise ValueError(
                 f"{checkpoint.path}: quantization_config says {container.method}, but no layer is quantized"
             )
-        model = empty_model(config_of(checkpoint.path))
+        model = empty_model(config_of(checkpoint.path, trust_remote_code), trust_remote_code)
         linears, rename = set(linear_names(model)), renamer(model)
         for layer in track(layers, "loading layers"):
             name = rename(f"{layer.name}.weight").removesuffix(".weight")
@@ -273,10 +280,13 @@ class FolderStore(Store):
         return _FolderDestination(source, path, formats, method, overwrite, shard_bytes)
 
 
-def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None) -> nn.Module:
+def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_code: bool) -> nn.Module:
     """An unquantized model, by transformers' own loader."""
-    model_class = type(empty_model(config_of(checkpoint.path)))
-    model = model_class.from_pretrained(checkpoint.path, dtype=dtype or "auto")  # type: ignore[attr-defined]
+    config = config_of(checkpoint.path, trust_remote_code)
+    model_class: Any = type(empty_model(config, trust_remote_code))
+    model = model_class.from_pretrained(
+        checkpoint.path, config=config, dtype=dtype or "auto", trust_remote_code=trust_remote_code
+    )
     return model.eval()  # type: ignore[no-any-return]
 
 

@@ -96,7 +96,11 @@ class Store(ABC):
 
     @abstractmethod
     def load(
-        self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | None,
+        device: str | torch.device,
+        trust_remote_code: bool,
     ) -> nn.Module: ...
 
     @abstractmethod
@@ -104,7 +108,7 @@ class Store(ABC):
         """One row per weight."""
 
     @abstractmethod
-    def tokenizer(self, path: str | os.PathLike[str]) -> Any: ...
+    def tokenizer(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Any: ...
 
     @abstractmethod
     def bytes(self, path: Path) -> int:

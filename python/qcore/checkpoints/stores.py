@@ -32,6 +32,7 @@ def load(
     path: str | os.PathLike[str],
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    trust_remote_code: bool = False,
 ) -> nn.Module:
     """Loads a folder or a GGUF file for inference, quantized or not.
 
@@ -40,12 +41,14 @@ def load(
             one of the containers `compressed-tensors`, `gptq` and `awq`.
         dtype: of everything that is not quantized, and so of the activations; by default as stored.
         device: where to put the model.
+        trust_remote_code: run Python code that the folder brings (`auto_map`), where transformers has no
+            class of its own for it. Nothing is ever asked.
 
     Raises:
         FileNotFoundError: a missing folder or shard, by name.
         ValueError: a file or tensor that is not what it should be, by name.
     """
-    return store_at(path).load(path, dtype, device)
+    return store_at(path).load(path, dtype, device, trust_remote_code)
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:

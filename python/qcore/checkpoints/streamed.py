@@ -23,16 +23,18 @@ class FolderSource:
 
     Attributes:
         config: of transformers.
+        trust_remote_code: whether code that the folder brings is run.
         model: empty: its parameters are on the meta device.
         stored: the checkpoint's key for each parameter and buffer of the model.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, trust_remote_code: bool = False) -> None:
         if checkpoint.config.get("quantization_config"):
             raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
         self.checkpoint = checkpoint
-        self.config = config_of(checkpoint.path)
-        self.model: nn.Module = empty_model(self.config)
+        self.trust_remote_code = trust_remote_code
+        self.config = config_of(checkpoint.path, trust_remote_code)
+        self.model: nn.Module = empty_model(self.config, trust_remote_code)
         self.stored = stored_names(self.model, checkpoint)
 
     def key_of(self, linear: str) -> str:

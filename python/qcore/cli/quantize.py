@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -110,7 +110,7 @@ def quantize(
             "overrides": override,
             "shard_bytes": None if shard_gb is None else int(shard_gb * (1 << 30)),
         }
-        options = {option: value for option, value in given.items() if value is not None}
+        options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
         _refuse(options, store)
         chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
         folder = resolve_source(source)

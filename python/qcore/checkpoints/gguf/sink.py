@@ -78,7 +78,7 @@ class GgufDestination(Destination):
         self.path, self.overwrite, self.scheme = path, overwrite, scheme.upper()
         self.method = method.without_divisors()  # a file has no place for one that no norm can absorb
         self.checkpoint, self.model, self.stored = source.checkpoint, source.model, source.stored
-        self.config = source.config
+        self.config, self.trust_remote_code = source.config, source.trust_remote_code
         self.architecture: Architecture = architecture_of(self.config)
         self.factors = rope_factors(self.config)
         parameters = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
@@ -153,7 +153,7 @@ class GgufDestination(Destination):
             "general.file_type": int(GGUF_SCHEMES[self.scheme].file_type),
             "general.quantization_version": gguf.GGML_QUANT_VERSION,
             **metadata_of(self.architecture, self.config),
-            **tokenizer_metadata(self.checkpoint.path, self.config.vocab_size),
+            **tokenizer_metadata(self.checkpoint.path, self.config.vocab_size, self.trust_remote_code),
         }
 
     def bytes_of(self, name: str, key: str, w: Tensor) -> Tensor:

@@ -41,7 +41,11 @@ class GgufStore(Store):
         return False  # inputs are rounded, if at all, as the kernel does
 
     def load(
-        self, path: str | os.PathLike[str], dtype: torch.dtype | None, device: str | torch.device
+        self,
+        path: str | os.PathLike[str],
+        dtype: torch.dtype | None,
+        device: str | torch.device,
+        trust_remote_code: bool,
     ) -> nn.Module:
         from qcore.checkpoints.gguf.load import load_gguf
 
@@ -50,7 +54,7 @@ class GgufStore(Store):
     def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
         return [Row.of(t.name, t.type.name, t.shape, t.nbytes) for t in GgufFile(path).tensors.values()]
 
-    def tokenizer(self, path: str | os.PathLike[str]) -> Any:
+    def tokenizer(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Any:
         from qcore.checkpoints.gguf.tokenizer_read import read_tokenizer
 
         file = GgufFile(path)

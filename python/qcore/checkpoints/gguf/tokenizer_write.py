@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 
 from qcore.checkpoints.gguf.pre_tokenizers import PRE_TOKENIZERS, PROBE, name_of
 from qcore.checkpoints.gguf.tokenizer_read import HUGGING_FACE, read_tokenizer
+from qcore.models import trusting
 
 __all__ = ["tokenizer_metadata"]
 
@@ -31,11 +32,12 @@ _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _LOOKS_SPECIAL = re.compile(r"<[|\uff5c].*[|\uff5c]>|<unused\d*>|<pad>|<mask>")
 
 
-def tokenizer_metadata(folder: Path, vocabulary: int) -> dict[str, Any]:
+def tokenizer_metadata(folder: Path, vocabulary: int, trust_remote_code: bool = False) -> dict[str, Any]:
     """The metadata for the tokenizer of a folder.
 
     Args:
         vocabulary: rows of the embedding; the list of tokens is filled up to as many.
+        trust_remote_code: run a tokenizer's code that the folder brings.
 
     Returns:
         {"tokenizer.ggml.model": "none"} if the folder has no tokenizer.
@@ -46,7 +48,8 @@ def tokenizer_metadata(folder: Path, vocabulary: int) -> dict[str, Any]:
     if not any((folder / name).exists() for name in _FILES):
         return {"tokenizer.ggml.model": "none"}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        with trusting(folder, trust_remote_code):
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:  # transformers raises what the file's own parser raises
         raise ValueError(
             f"{folder}: cannot read its tokenizer: {str(error).partition(chr(10))[0]}"
