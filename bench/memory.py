@@ -18,7 +18,7 @@ import torch
 from transformers import LlamaConfig
 
 from qcore.checkpoints.files import ShardWriter, copy_companions
-from qcore.checkpoints.folder import SHARD_BYTES
+from qcore.checkpoints.saving import SHARD_BYTES
 from qcore.models import empty_model
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models" / "pydoc-llama-7m"

@@ -20,7 +20,7 @@ from qcore.qweight import Inputs, QWeight
 from qcore.requires import models_for
 
 if TYPE_CHECKING:
-    from qcore.checkpoints.folder import save
+    from qcore.checkpoints.saving import save
     from qcore.checkpoints.stores import load
     from qcore.evaluation import Evaluation, evaluate
     from qcore.methods import Awq, Gptq, Imatrix, Rtn
@@ -77,7 +77,7 @@ _LAZY = {
     "quantize_checkpoint": "qcore.quantization",
     "quantize_folder": "qcore.quantization",
     "quantize_gguf": "qcore.quantization",
-    "save": "qcore.checkpoints.folder",
+    "save": "qcore.checkpoints.saving",
 }
 
 

@@ -14,7 +14,7 @@ from qcore.calibration.chain import Batch, Weights
 from qcore.calibration.layers import calibrate, needs_calibration
 from qcore.calibration.one_layer import check_finite
 from qcore.checkpoints.files import Checkpoint
-from qcore.checkpoints.folder import SHARD_BYTES
+from qcore.checkpoints.saving import SHARD_BYTES
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
 from qcore.checkpoints.stores import STORES, store_for

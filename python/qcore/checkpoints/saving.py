@@ -1,0 +1,127 @@
+"""Writing a quantized model into a Hugging Face folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qcore.checkpoints.container import Container, QWeightInfo
+from qcore.checkpoints.containers import WRITTEN
+from qcore.checkpoints.files import ShardWriter, atomic_folder, copy_companions, write_json
+from qcore.checkpoints.sink import Sink
+from qcore.formats import Format
+from qcore.models import head_name, renamer
+from qcore.nn import QLinear
+from qcore.progress import track
+from qcore.qweight import QWeight
+
+__all__ = ["SHARD_BYTES", "FolderSink", "expect_storable", "save"]
+
+SHARD_BYTES = 1 << 30
+
+
+def save(
+    model: nn.Module,
+    path: str | os.PathLike[str],
+    tokenizer: Any = None,
+    overwrite: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Saves a quantized transformers model as a Hugging Face folder in compressed-tensors.
+
+    The folder loads with `qcore.load`, and in transformers, vLLM and SGLang. It appears under its name
+    only once it is complete.
+
+    Args:
+        tokenizer: saved along; by default the tokenizer's files are copied from the folder from which
+            transformers loaded the model, if it is a local one.
+        overwrite: replace an existing folder.
+        shard_bytes: the most bytes per safetensors file, about.
+    """
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
+    if not layers:
+        raise ValueError("model: has no quantized layer; call qcore.quantize first")
+    config = getattr(model, "config", None)
+    if config is None:
+        raise ValueError("model: expected a transformers model, which has a config; got none")
+    for name, layer in layers.items():
+        expect_storable(WRITTEN, name, layer.format, layer.in_features)
+    tensors = _plain_tensors(model, layers)
+    with atomic_folder(path, overwrite) as folder:
+        sink = FolderSink(folder, model, shard_bytes)
+        for name, tensor in tensors.items():
+            sink.keep(name, tensor)
+        for name, layer in track(list(layers.items()), "saving layers"):
+            sink.emit(name, layer.to_qweight())
+            if layer.bias is not None:  # a copy: it may be shared, which safetensors does not take
+                sink.keep(f"{name}.bias", layer.bias.clone())
+        source = Path(getattr(model, "name_or_path", "") or "")
+        if tokenizer is None and source.is_dir() and (source / "config.json").exists():
+            copy_companions(source, folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        if getattr(model, "generation_config", None) is not None and model.can_generate():  # type: ignore[operator]
+            model.generation_config.save_pretrained(folder)  # type: ignore[union-attr,operator]
+        sink.config = {**config.to_dict(), "architectures": [type(model).__name__]}
+        sink.finish()
+
+
+def expect_storable(container: Container, name: str, format: Format, k: int) -> None:
+    """Raises, with the reason, if a container cannot store a layer of K columns in a format."""
+    if reason := container.why_not(format, k):
+        raise ValueError(f"{name}.weight: {reason}")
+
+
+def _plain_tensors(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
+    """The state dict without quantized layers and without second names of tied weights."""
+    tensors: dict[str, Tensor] = {}
+    seen: set[tuple[torch.device, int, int]] = set()
+    inside = tuple(f"{name}." for name in layers)
+    for name, tensor in model.state_dict().items():
+        if name.startswith(inside):
+            continue
+        key = (tensor.device, tensor.data_ptr(), tensor.numel())
+        if tensor.numel() and key in seen:
+            continue
+        seen.add(key)
+        tensors[name] = tensor
+    return tensors
+
+
+class FolderSink(Sink):
+    """Shards in a folder that is being written, and at the end its config.json.
+
+    Attributes:
+        config: of the model that is stored; its quantization is added.
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, shard_bytes: int) -> None:
+        self.folder, self.model, self.container = folder, model, WRITTEN
+        self.writer = ShardWriter(folder, shard_bytes)
+        self.rename = renamer(model)
+        self.written: dict[str, QWeightInfo] = {}
+        self.config: dict[str, Any] = {}
+
+    def emit(self, layer: str, weight: QWeight) -> None:
+        for key, tensor in self.container.write(layer, weight).items():
+            self.writer.add(key, tensor)
+        # Configurations speak of the model's layers, whatever the checkpoint calls them.
+        self.written[self.rename(f"{layer}.weight").removesuffix(".weight")] = QWeightInfo.of(weight)
+
+    def keep(self, key: str, tensor: Tensor) -> None:
+        self.writer.add(key, tensor)
+
+    def finish(self) -> None:
+        self.writer.finish()
+        config = {key: value for key, value in self.config.items() if key != "quantization_config"}
+        if head_name(self.model) in self.written:
+            config["tie_word_embeddings"] = False  # the quantized head no longer is the embedding
+        linears = [n for n, m in self.model.named_modules() if type(m) in (nn.Linear, QLinear)]
+        written = {name: self.written[name] for name in linears if name in self.written}
+        config["quantization_config"] = self.container.config(written, linears)
+        write_json(self.folder / "config.json", config)
