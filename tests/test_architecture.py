@@ -16,7 +16,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # A module may import what stands before it, or its own folder. Entries of one line are siblings
 # that do not know each other.
 LAYERS = (
-    {"_C", "progress", "requires"},
+    {"_C", "progress", "report", "requires"},
     {"ops"},
     {"formats"},
     {"qweight", "schemes"},

@@ -23,6 +23,7 @@ from qcore.formats import Format
 from qcore.methods import Method, resolve_method
 from qcore.models import choose_formats, head_name, replace_linear
 from qcore.qweight import QWeight
+from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, resolve_scheme
 
 __all__ = ["calibration_batches", "quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
@@ -56,13 +57,17 @@ def quantize(
         sequential: calibrate each layer behind the already quantized layers of its own block too.
         device: where blocks are calibrated and quantized, one at a time; by default where the model is.
 
+    Returns:
+        The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was left out on the way.
+
     Raises:
         ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
             The model is unchanged, unless the calibration data itself is at fault.
     """
     formats = choose_formats(model, resolve_scheme(scheme, group_size), ignore)
     destination = _ModelDestination(model, formats, resolve_method(method))
-    _run(_ModelSource(model), destination, calibration, sequential, device)
+    report = _run(_ModelSource(model), destination, calibration, sequential, device)
+    model.qcore_report = report  # type: ignore[assignment]
     return model
 
 
@@ -77,7 +82,7 @@ def quantize_checkpoint(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     **options: Any,
-) -> None:
+) -> QuantizationReport:
     """Quantizes a Hugging Face folder into what the destination's name says: a GGUF file if it ends in .gguf,
     else another folder.
 
@@ -90,6 +95,9 @@ def quantize_checkpoint(
         options: of the store: `ignore`, `group_size` and `shard_bytes` for a folder (see `quantize_folder`),
             `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are those of
             `qcore.quantize`.
+
+    Returns:
+        What was left out on the way.
     """
     store = store_for(destination)
     for name in options:
@@ -98,7 +106,7 @@ def quantize_checkpoint(
             raise ValueError(f"{name}: " + (f"is not for {store.noun}" if known else "is no option"))
     origin = FolderSource(Checkpoint(source), trust_remote_code)
     plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
-    _run(origin, plan, calibration, sequential, device)
+    return _run(origin, plan, calibration, sequential, device)
 
 
 def quantize_folder(
@@ -114,12 +122,12 @@ def quantize_folder(
     shard_bytes: int = SHARD_BYTES,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
-) -> None:
+) -> QuantizationReport:
     """Quantizes a Hugging Face folder into another one, in compressed-tensors.
 
     See `quantize_checkpoint`. The arguments are those of `qcore.quantize` and `qcore.save`.
     """
-    quantize_checkpoint(
+    return quantize_checkpoint(
         source,
         destination,
         scheme,
@@ -146,7 +154,7 @@ def quantize_gguf(
     overwrite: bool = False,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
-) -> None:
+) -> QuantizationReport:
     """Quantizes a Hugging Face folder into a GGUF file, with its tokenizer; see `quantize_checkpoint`.
 
     Args:
@@ -159,7 +167,7 @@ def quantize_gguf(
         ValueError: a model or tokenizer that cannot be stored in a GGUF file, or an argument that does not
             fit, with the reason. Nothing is left behind.
     """
-    quantize_checkpoint(
+    return quantize_checkpoint(
         source,
         destination,
         scheme,
@@ -179,8 +187,9 @@ def _run(
     calibration: Calibration,
     sequential: bool,
     device: str | torch.device | None,
-) -> None:
+) -> QuantizationReport:
     """The pipeline: the source's weights, part by part, through the method, into the destination."""
+    report = QuantizationReport()
     model, formats, method = source.model, destination.formats, destination.method
     needed = bool(formats) and needs_calibration(method, formats.values())
     batches = calibration_batches(calibration, model) if needed else []
@@ -191,6 +200,7 @@ def _run(
             calibrate(model, formats, batches, method, weights.emit, weights, sequential)
         weights.finish()
         sink.finish()
+    return report
 
 
 class _ModelSource:
