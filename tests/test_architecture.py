@@ -21,7 +21,7 @@ LAYERS = (
     {"formats"},
     {"qweight", "schemes"},
     {"methods", "nn"},
-    {"calibration"},
+    {"calibration", "tensors"},
     {"models"},
     {"checkpoints"},
     {"quantization", "repack", "text"},

@@ -6,13 +6,13 @@ transformers takes seconds to import, and is where it is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qcore.calibration.chain import find_blocks
 from qcore.formats import Format
@@ -27,11 +27,7 @@ __all__ = [
     "head_name",
     "is_ignored",
     "linear_names",
-    "renamer",
     "replace_linear",
-    "set_tensor",
-    "stored_names",
-    "tie_weights",
     "trusting",
 ]
 
@@ -152,31 +148,26 @@ def _auto_class(config: Any, architecture: str | None) -> str:
 
 
 def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
-    """Puts a QLinear in the place of the named `nn.Linear`, where it was."""
-    owner_name, _, leaf = name.rpartition(".")
+    """Puts a QLinear in the place of the named `nn.Linear`, where it was, under all names that it has.
+
+    Raises:
+        ValueError: a weight of another shape.
+    """
     linear = model.get_submodule(name)
     assert isinstance(linear, nn.Linear)
+    expected = (linear.out_features, linear.in_features)
+    if tuple(weight.shape) != expected:
+        raise ValueError(
+            f"{name}: expected a weight of shape {list(expected)}, as the model has it, got "
+            f"{list(weight.shape)}"
+        )
     if not linear.weight.is_meta:
         weight = weight.to(linear.weight.device)
-    setattr(model.get_submodule(owner_name), leaf, QLinear(weight, linear.bias))
-
-
-def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:
-    """Replaces a parameter or buffer by a tensor; None leaves a parameter on the meta device."""
-    owner_name, _, leaf = name.rpartition(".")
-    owner = model.get_submodule(owner_name)
-    if leaf in owner._buffers:
-        if tensor is not None:
-            owner._buffers[leaf] = tensor
-        return
-    parameter = owner._parameters[leaf]
-    if parameter is None:
-        raise ValueError(f"{name}: the model has no such parameter")
-    if tensor is None:
-        tensor = torch.empty_like(parameter, device="meta")
-    elif tensor.shape != parameter.shape:
-        raise ValueError(f"{name}: expected shape {tuple(parameter.shape)}, got {tuple(tensor.shape)}")
-    owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    new = QLinear(weight, linear.bias)
+    for module in list(model.modules()):
+        for leaf, child in module._modules.items():
+            if child is linear:
+                module._modules[leaf] = new
 
 
 def head_name(model: nn.Module) -> str | None:
@@ -184,34 +175,3 @@ def head_name(model: nn.Module) -> str | None:
     get = getattr(model, "get_output_embeddings", None)
     head = get() if get is not None else None
     return next((name for name, module in model.named_modules() if module is head), None)
-
-
-def renamer(model: nn.Module) -> Callable[[str], str]:
-    """The model's name for each tensor of a checkpoint: some were renamed since they were saved."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
-    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
-
-
-def tie_weights(model: nn.Module) -> None:
-    """Makes tied weights one again after they were set one by one."""
-    tie: Any = getattr(model, "tie_weights", None)
-    if tie is not None:
-        tie()
-
-
-def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:
-    """Where a checkpoint stores each of the model's parameters and buffers: its name there, which for
-    tied weights is that of their twin. What is not stored is absent."""
-    ours = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    ours |= {name for name, _ in model.named_buffers(remove_duplicate=False)}
-    rename = renamer(model)
-    stored = {name: key for key in checkpoint if (name := rename(key)) in ours}
-    ties: Mapping[str, str] = getattr(model, "_tied_weights_keys", None) or {}
-    if getattr(getattr(model, "config", None), "tie_word_embeddings", False):
-        for name, twin in ties.items():
-            if name in ours and name not in stored and twin in stored:
-                stored[name] = stored[twin]
-    return stored

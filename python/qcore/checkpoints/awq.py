@@ -35,6 +35,7 @@ class Awq(Container):
     """4 bits with zero points, in the order of the version "gemm"."""
 
     method = "awq"
+    marks = frozenset(("qweight", "qzeros"))
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         # transformers writes the version in small letters, AutoAWQ in capitals.

@@ -52,6 +52,9 @@ class Container(ABC):
     method: str
     """The `quant_method` of its configurations."""
 
+    marks: frozenset[str]
+    """Last parts of keys by which a quantized layer is known: no model has a parameter of such a name."""
+
     def recognises(self, config: Mapping[str, Any], names: Collection[str]) -> bool:
         """Whether a checkpoint with this `quantization_config` and these tensors is one of its own."""
         return config.get("quant_method") == self.method

@@ -7,10 +7,10 @@ from typing import Any
 
 from qcore.checkpoints.awq import Awq
 from qcore.checkpoints.compressed_tensors import CompressedTensors
-from qcore.checkpoints.container import Container
+from qcore.checkpoints.container import Container, Header
 from qcore.checkpoints.gptq import Gptq
 
-__all__ = ["CONTAINERS", "WRITTEN", "container_of"]
+__all__ = ["CONTAINERS", "WRITTEN", "container_of", "expect_plain"]
 
 CONTAINERS: tuple[Container, ...] = (CompressedTensors(), Gptq(), Awq())
 
@@ -27,3 +27,15 @@ def container_of(config: Mapping[str, Any], names: Collection[str]) -> Container
     raise ValueError(
         f"quantization_config.quant_method: expected one of {known}, got {config.get('quant_method')!r}"
     )
+
+
+def expect_plain(checkpoint: Header) -> None:
+    """Raises if a checkpoint without a `quantization_config` holds quantized layers all the same, as one does
+    that transformers saved of an older qcore's model."""
+    marks = frozenset().union(*(container.marks for container in CONTAINERS))
+    for key in checkpoint:
+        if key.rpartition(".")[2] in marks:
+            raise ValueError(
+                f"{key}: belongs to a quantized layer, but config.json has no quantization_config that says "
+                f"how it is stored (saved by save_pretrained of an older qcore? quantize the original again)"
+            )

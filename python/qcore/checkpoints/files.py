@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,12 +73,14 @@ class Checkpoint:
     Attributes:
         path: the folder.
         config: config.json.
+        quantization: what it says of quantized layers; empty if it says nothing.
         files: the shard that holds each tensor.
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.path = resolve_source(source)
         self.config = self._config()
+        self.quantization = _quantization(self.config)
         self._headers: dict[Path, _Header] = {}
         self.files = self._index()
 
@@ -151,15 +153,28 @@ class ShardWriter:
     def __init__(self, folder: Path, shard_bytes: int) -> None:
         self.folder, self.shard_bytes = folder, shard_bytes
         self._pending: dict[str, Tensor] = {}
+        self._storages: set[int] = set()
         self._pending_bytes = 0
         self._shards: list[list[str]] = []
         self.total_bytes = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
+        """Takes a tensor, which may be a view of one that was given before.
+
+        Raises:
+            ValueError: a tensor without values, of the meta device.
+        """
+        if tensor.is_meta:
+            raise ValueError(f"{name}: has no values to write (it is on the meta device)")
         size = tensor.numel() * tensor.itemsize
         if self._pending and self._pending_bytes + size > self.shard_bytes:
             self._flush()
-        self._pending[name] = tensor.detach().cpu().contiguous()
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in self._storages:  # safetensors takes no two tensors of one storage
+            tensor = tensor.clone()
+        self._storages.add(storage)
+        self._pending[name] = tensor
         self._pending_bytes += size
         self.total_bytes += size
 
@@ -170,7 +185,7 @@ class ShardWriter:
         except SafetensorError as error:  # how safetensors reports a full disk
             raise OSError(f"{path}: cannot write: {error}") from error
         self._shards.append(list(self._pending))
-        self._pending, self._pending_bytes = {}, 0
+        self._pending, self._storages, self._pending_bytes = {}, set(), 0
 
     def finish(self) -> None:
         """Writes what is left, gives the shards their final names, and writes the index if several."""
@@ -238,6 +253,19 @@ def copy_companions(source: Path, destination: Path) -> None:
         for file in sorted(source.glob(pattern)):
             if file.is_file():
                 shutil.copyfile(file, destination / file.name)
+
+
+def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Early versions of compressed-tensors had another key for it, and no quant_method."""
+    if config.get("quantization_config"):
+        stored = config["quantization_config"]
+    else:
+        stored = config.get("compression_config") or {}
+        if isinstance(stored, dict) and stored:
+            stored = {"quant_method": "compressed-tensors", **stored}
+    if not isinstance(stored, dict):
+        raise ValueError(f"quantization_config: expected an object, got {type(stored).__name__}")
+    return stored
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -21,8 +21,9 @@ from qcore.checkpoints.store import Destination, Row, Store
 from qcore.checkpoints.streamed import FolderSource
 from qcore.formats import Format
 from qcore.methods import Method
-from qcore.models import choose_formats, trusting
+from qcore.models import choose_formats, head_name, trusting
 from qcore.schemes import SCHEMES, Scheme, is_static, resolve_scheme
+from qcore.tensors import tied_names
 
 __all__ = ["FolderStore"]
 
@@ -51,10 +52,19 @@ class _FolderDestination(Destination):
     def opened(self) -> Iterator[Sink]:
         checkpoint = self.source.checkpoint
         with atomic_folder(self.path, self.overwrite) as folder:
-            sink = FolderSink(folder, self.source.model, self.shard_bytes)
+            sink = FolderSink(folder, self.source.model, self.shard_bytes, self._copies())
             sink.config = checkpoint.config
             yield sink
             copy_companions(checkpoint.path, folder)
+
+    def _copies(self) -> dict[str, list[str]]:
+        """By key: the names that are tied to it in the source, and are not once the head is quantized."""
+        model, stored = self.source.model, self.source.stored
+        copies: dict[str, list[str]] = {}
+        for target, source in tied_names(model).items() if head_name(model) in self.formats else ():
+            if target.removesuffix(".weight") not in self.formats and stored[target] == stored[source]:
+                copies.setdefault(stored[source], []).append(target)
+        return copies
 
 
 class FolderStore(Store):
@@ -91,7 +101,7 @@ class FolderStore(Store):
         checkpoint = Checkpoint(path)
         rows: list[Row] = []
         parts: set[str] = set()
-        stored = checkpoint.config.get("quantization_config")
+        stored = checkpoint.quantization
         for layer in container_of(stored, checkpoint.files).layers(stored, checkpoint) if stored else ():
             parts.update(layer.parts)
             size = sum(_bytes(checkpoint, key) for key in layer.parts)

@@ -42,6 +42,7 @@ class Gptq(Container):
     """2, 3, 4 and 8 bits, both versions, in activation order or not, symmetric or not."""
 
     method = "gptq"
+    marks = frozenset(("qweight", "qzeros"))
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         _version(config)

@@ -1,4 +1,4 @@
-"""A model of transformers from a Hugging Face folder, quantized or not."""
+"""A model of transformers from a Hugging Face folder, quantized or not: every tensor comes from its files."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from qcore.checkpoints.containers import container_of
+from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
-from qcore.models import (
-    config_of,
-    empty_model,
-    linear_names,
+from qcore.models import config_of, empty_model, linear_names, replace_linear
+from qcore.nn import QLinear
+from qcore.progress import track
+from qcore.tensors import (
+    persistent_tensors,
     renamer,
-    replace_linear,
     set_tensor,
+    shared_names,
     stored_names,
     tie_weights,
+    unmatched,
 )
-from qcore.progress import track
 
 __all__ = ["FLOATS", "load_folder"]
 
@@ -31,7 +32,7 @@ FLOATS = ("F32", "F16", "BF16")
 
 def load_folder(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_code: bool) -> nn.Module:
     """The model of a checkpoint on the CPU; see `qcore.load`."""
-    stored = checkpoint.config.get("quantization_config")
+    stored = checkpoint.quantization
     if not stored:
         return _load_plain(checkpoint, dtype, trust_remote_code)
     return _load_quantized(checkpoint, stored, dtype, trust_remote_code)
@@ -39,11 +40,27 @@ def load_folder(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_
 
 def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_code: bool) -> nn.Module:
     """An unquantized model, by transformers' own loader."""
+    expect_plain(checkpoint)
     config = config_of(checkpoint.path, trust_remote_code)
-    model_class: Any = type(empty_model(config, trust_remote_code))
-    model = model_class.from_pretrained(
-        checkpoint.path, config=config, dtype=dtype or "auto", trust_remote_code=trust_remote_code
-    )
+    empty: Any = empty_model(config, trust_remote_code)
+    for key in checkpoint:
+        _expect_floats(checkpoint, key, key)
+    try:
+        model, info = type(empty).from_pretrained(
+            checkpoint.path,
+            config=config,
+            dtype=dtype or "auto",
+            trust_remote_code=trust_remote_code,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # to name them
+        )
+    except RuntimeError as error:  # of its conversions
+        raise ValueError(f"{checkpoint.path}: transformers cannot load it: {error}") from error
+    for name, got, expected in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{checkpoint.path}: {name}: expected shape {tuple(expected)}, got {tuple(got)}")
+    _expect_all(checkpoint, sorted(info["missing_keys"]))
+    _report_unused(checkpoint, sorted(info["unexpected_keys"]))
     return model.eval()  # type: ignore[no-any-return]
 
 
@@ -73,30 +90,60 @@ def _load_quantized(
 
 def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
     """Everything besides the quantized layers: what these keys hold."""
-    stored = stored_names(model, keys)
+    groups, stored, rename = shared_names(model), stored_names(model, keys), renamer(model)
+    unused = {rename(key): key for key in set(keys) - set(stored.values())}
+    missing, unknown = unmatched(model, persistent_tensors(model).keys() - stored.keys(), unused)
+    _expect_all(checkpoint, missing)
+    unknown = [name for name in unknown if not _is_idle(model, checkpoint, unused[name], name)]
+    _report_unused(checkpoint, sorted(unused[name] for name in unknown))
+    read: set[str] = set()
     for name, key in stored.items():
+        if key in read:  # tied below
+            continue
+        read.add(key)
+        _expect_floats(checkpoint, name, key)
         tensor = checkpoint.tensor(key)
-        if name.endswith("weight") and checkpoint.dtype(key) not in (*FLOATS, "F64"):
-            raise ValueError(
-                f"{key}: holds codes ({checkpoint.dtype(key)}), but nothing says what they stand for"
-            )
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         set_tensor(model, name, tensor)
-    tie_weights(model)
-    if unused := sorted(set(keys) - set(stored.values())):
-        warnings.warn(
-            f"{checkpoint.path}: {len(unused)} of its tensors are not used, the first is {unused[0]}",
-            stacklevel=4,
-        )
-    missing = [n for n, p in model.named_parameters() if p.is_meta]
-    if missing:
-        raise ValueError(
-            f"{checkpoint.path}: {len(missing)} of the model's tensors are not in the checkpoint, "
-            f"the first is {missing[0]}"
-        )
+    tie_weights(model, stored, groups)
+    _expect_all(checkpoint, [name for name, p in model.named_parameters() if p.is_meta])
     if (checkpoint.path / "generation_config.json").exists() and model.can_generate():  # type: ignore[operator]
         from transformers import GenerationConfig
 
         model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
     model.name_or_path = str(checkpoint.path)  # type: ignore[assignment]
+
+
+def _expect_floats(checkpoint: Checkpoint, name: str, key: str) -> None:
+    if name.endswith("weight") and checkpoint.dtype(key) not in (*FLOATS, "F64"):
+        raise ValueError(
+            f"{key}: holds codes ({checkpoint.dtype(key)}), but nothing says what they stand for"
+        )
+
+
+def _is_idle(model: nn.Module, checkpoint: Checkpoint, key: str, name: str) -> bool:
+    """Whether a tensor is the bias, of zeros, that AutoGPTQ writes for layers without one. Any other bias of
+    a quantized layer that has none is an error."""
+    owner, _, leaf = name.rpartition(".")
+    if leaf != "bias" or not isinstance(dict(model.named_modules()).get(owner), QLinear):
+        return False
+    if bool((checkpoint.tensor(key) != 0).any()):
+        raise ValueError(f"{checkpoint.path}: {key}: is not zero, but the model has no bias there")
+    return True
+
+
+def _expect_all(checkpoint: Checkpoint, missing: Sequence[str]) -> None:
+    if missing:
+        raise ValueError(
+            f"{checkpoint.path}: {len(missing)} of the model's tensors are not in the checkpoint, "
+            f"the first is {missing[0]}"
+        )
+
+
+def _report_unused(checkpoint: Checkpoint, unused: Sequence[str]) -> None:
+    if unused:
+        warnings.warn(
+            f"{checkpoint.path}: {len(unused)} of its tensors are not used, the first is {unused[0]}",
+            stacklevel=6,
+        )

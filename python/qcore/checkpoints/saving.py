@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from qcore.checkpoints.container import Container, QWeightInfo
@@ -15,14 +14,18 @@ from qcore.checkpoints.containers import WRITTEN
 from qcore.checkpoints.files import ShardWriter, atomic_folder, copy_companions, write_json
 from qcore.checkpoints.sink import Sink
 from qcore.formats import Format
-from qcore.models import head_name, renamer
+from qcore.models import head_name
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.qweight import QWeight
+from qcore.tensors import persistent_tensors, renamer, tied_names
 
 __all__ = ["SHARD_BYTES", "FolderSink", "expect_storable", "save"]
 
 SHARD_BYTES = 1 << 30
+
+# What a configuration says of the files that it came with.
+_OF_THE_SOURCE = ("quantization_config", "compression_config", "transformers_weights")
 
 
 def save(
@@ -43,7 +46,7 @@ def save(
         overwrite: replace an existing folder.
         shard_bytes: the most bytes per safetensors file, about.
     """
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
+    layers = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, QLinear)}
     if not layers:
         raise ValueError("model: has no quantized layer; call qcore.quantize first")
     config = getattr(model, "config", None)
@@ -51,15 +54,12 @@ def save(
         raise ValueError("model: expected a transformers model, which has a config; got none")
     for name, layer in layers.items():
         expect_storable(WRITTEN, name, layer.format, layer.in_features)
-    tensors = _plain_tensors(model, layers)
     with atomic_folder(path, overwrite) as folder:
         sink = FolderSink(folder, model, shard_bytes)
-        for name, tensor in tensors.items():
+        for name, tensor in _plain_tensors(model).items():
             sink.keep(name, tensor)
         for name, layer in track(list(layers.items()), "saving layers"):
             sink.emit(name, layer.to_qweight())
-            if layer.bias is not None:  # a copy: it may be shared, which safetensors does not take
-                sink.keep(f"{name}.bias", layer.bias.clone())
         source = Path(getattr(model, "name_or_path", "") or "")
         if tokenizer is None and source.is_dir() and (source / "config.json").exists():
             copy_companions(source, folder)
@@ -77,20 +77,20 @@ def expect_storable(container: Container, name: str, format: Format, k: int) -> 
         raise ValueError(f"{name}.weight: {reason}")
 
 
-def _plain_tensors(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
-    """The state dict without quantized layers and without second names of tied weights."""
-    tensors: dict[str, Tensor] = {}
-    seen: set[tuple[torch.device, int, int]] = set()
-    inside = tuple(f"{name}." for name in layers)
-    for name, tensor in model.state_dict().items():
-        if name.startswith(inside):
-            continue
-        key = (tensor.device, tensor.data_ptr(), tensor.numel())
-        if tensor.numel() and key in seen:
-            continue
-        seen.add(key)
-        tensors[name] = tensor
+def _plain_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All tensors but those of quantized weights. Left out are those that the configuration ties, and so will
+    be there again on loading; what was tied by hand alone is written under each of its names."""
+    tensors = persistent_tensors(model)
+    for target, source in tied_names(model).items():
+        one, other = tensors.get(target), tensors.get(source)
+        if one is not None and other is not None and _is_same(one, other):
+            del tensors[target]
     return tensors
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    where = [(t.device, t.data_ptr(), t.shape, t.stride(), t.dtype) for t in (one, other)]
+    return one is other or (where[0] == where[1] and not one.is_meta)
 
 
 class FolderSink(Sink):
@@ -98,9 +98,17 @@ class FolderSink(Sink):
 
     Attributes:
         config: of the model that is stored; its quantization is added.
+        copies: names under which a tensor is written too, by its key: those that are no longer tied to it.
     """
 
-    def __init__(self, folder: Path, model: nn.Module, shard_bytes: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: nn.Module,
+        shard_bytes: int,
+        copies: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.copies = copies or {}
         self.folder, self.model, self.container = folder, model, WRITTEN
         self.writer = ShardWriter(folder, shard_bytes)
         self.rename = renamer(model)
@@ -114,14 +122,16 @@ class FolderSink(Sink):
         self.written[self.rename(f"{layer}.weight").removesuffix(".weight")] = QWeightInfo.of(weight)
 
     def keep(self, key: str, tensor: Tensor) -> None:
-        self.writer.add(key, tensor)
+        for name in (key, *self.copies.get(key, ())):
+            self.writer.add(name, tensor)
 
     def finish(self) -> None:
         self.writer.finish()
-        config = {key: value for key, value in self.config.items() if key != "quantization_config"}
+        config = {key: value for key, value in self.config.items() if key not in _OF_THE_SOURCE}
         if head_name(self.model) in self.written:
             config["tie_word_embeddings"] = False  # the quantized head no longer is the embedding
-        linears = [n for n, m in self.model.named_modules() if type(m) in (nn.Linear, QLinear)]
+        modules = self.model.named_modules(remove_duplicate=False)
+        linears = [name for name, module in modules if type(module) in (nn.Linear, QLinear)]
         written = {name: self.written[name] for name in linears if name in self.written}
         config["quantization_config"] = self.container.config(written, linears)
         write_json(self.folder / "config.json", config)

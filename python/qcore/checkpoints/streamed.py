@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from qcore.calibration.chain import Weights
+from qcore.checkpoints.containers import expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.sink import Sink
 from qcore.formats import Format
-from qcore.models import config_of, empty_model, renamer, set_tensor, stored_names, tie_weights
+from qcore.models import config_of, empty_model
 from qcore.qweight import QWeight
+from qcore.tensors import renamer, set_tensor, stored_names, tie_weights
 
 __all__ = ["FolderSource", "StreamedWeights"]
 
@@ -29,8 +31,9 @@ class FolderSource:
     """
 
     def __init__(self, checkpoint: Checkpoint, trust_remote_code: bool = False) -> None:
-        if checkpoint.config.get("quantization_config"):
+        if checkpoint.quantization:
             raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
+        expect_plain(checkpoint)
         self.checkpoint = checkpoint
         self.trust_remote_code = trust_remote_code
         self.config = config_of(checkpoint.path, trust_remote_code)
@@ -83,7 +86,7 @@ class StreamedWeights(Weights):
         for name in self.stored:
             if name in buffers or not name.startswith(inside):
                 self._fill(name)
-        tie_weights(self.model)
+        tie_weights(self.model, self.stored)
 
     def _fill(self, name: str) -> None:
         set_tensor(self.model, name, self.checkpoint.tensor(self.stored[name]))

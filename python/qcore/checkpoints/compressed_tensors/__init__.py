@@ -29,6 +29,7 @@ class CompressedTensors(Container):
     """Read and written."""
 
     method = METHOD
+    marks = frozenset(("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"))
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         formats = read_formats(config, header)

@@ -14,10 +14,11 @@ from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
 from qcore.checkpoints.gguf.config_read import config_of
 from qcore.checkpoints.gguf.reader import GgufFile, GgufTensor
 from qcore.formats import BLOCK_FORMATS
-from qcore.models import empty_model, head_name, linear_names, replace_linear, set_tensor, tie_weights
+from qcore.models import empty_model, head_name, linear_names, replace_linear
 from qcore.nn import QEmbedding
 from qcore.progress import track
 from qcore.qweight import QWeight
+from qcore.tensors import set_tensor, tie_weights
 
 __all__ = ["load_gguf"]
 
@@ -94,7 +95,7 @@ class _Loader:
                 self._place_embedding(model, module)
             elif name != tied:
                 set_tensor(model, name, self._values(architecture, stored, order))
-        tie_weights(model)
+        tie_weights(model, {})
         self._divide_frequencies(model)
         model.config.dtype = self.dtype
         model.name_or_path = str(self.file.path)  # type: ignore[assignment]

@@ -1,0 +1,138 @@
+"""Which tensors a model has, which of them are one, and where a checkpoint stores them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qcore.nn import QEmbedding, QLinear
+
+__all__ = [
+    "persistent_tensors",
+    "renamer",
+    "set_tensor",
+    "shared_names",
+    "stored_names",
+    "tie_weights",
+    "tied_names",
+    "unmatched",
+]
+
+
+def persistent_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters and buffers that a checkpoint holds, shared ones under each of their names; but nothing
+    of what quantized layers packed."""
+    found: dict[str, Tensor] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        packed = isinstance(module, (QLinear, QEmbedding))
+        buffers = {} if packed else module._buffers
+        kept = {n: b for n, b in buffers.items() if n not in module._non_persistent_buffers_set}
+        for name, tensor in {**module._parameters, **kept}.items():
+            if tensor is not None:
+                found[f"{prefix}.{name}" if prefix else name] = tensor
+    return found
+
+
+def renamer(model: nn.Module) -> Callable[[str], str]:
+    """The model's name for each tensor of a checkpoint: some were renamed since they were saved."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
+    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
+
+
+def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:
+    """Replaces a parameter or buffer by a tensor; None leaves a parameter on the meta device."""
+    owner, leaf = _place(model, name)
+    is_buffer = leaf in owner._buffers
+    old = owner._buffers[leaf] if is_buffer else owner._parameters[leaf]
+    if old is None:
+        raise ValueError(f"{name}: the model has no such tensor")
+    if tensor is not None and tensor.shape != old.shape:
+        raise ValueError(f"{name}: expected shape {tuple(old.shape)}, got {tuple(tensor.shape)}")
+    if not is_buffer:
+        tensor = torch.empty_like(old, device="meta") if tensor is None else tensor
+        owner._parameters[leaf] = nn.Parameter(tensor, requires_grad=False)
+    elif tensor is not None:
+        owner._buffers[leaf] = tensor
+
+
+def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:
+    """Where a checkpoint stores each of the model's parameters and persistent buffers: its name there, which
+    for tied weights may be that of their twin. What is not stored is absent."""
+    ours, rename = persistent_tensors(model).keys(), renamer(model)
+    stored = {name: key for key in checkpoint if (name := rename(key)) in ours}
+    for group in shared_names(model):
+        key = next((stored[name] for name in group if name in stored), None)
+        if key is not None:
+            stored = {**dict.fromkeys(group, key), **stored}
+    return stored
+
+
+def tied_names(model: nn.Module) -> dict[str, str]:
+    """Names of the parameters that the model's configuration ties, each with the one that it is tied to."""
+    expand: Any = getattr(model, "get_expanded_tied_weights_keys", None)
+    return {} if expand is None else dict(expand(all_submodels=True))
+
+
+def shared_names(model: nn.Module) -> list[list[str]]:
+    """Groups of names that stand for one tensor, the first of each is what the others are tied to: the
+    configuration ties them, or the model itself holds one tensor under several names."""
+    first: dict[str, str] = {}
+    seen: dict[int, str] = {}
+    for name, tensor in persistent_tensors(model).items():
+        storage = tensor.untyped_storage()._cdata
+        first[name] = seen.setdefault(storage, name) if tensor.is_meta else name
+    for target, source in tied_names(model).items():
+        if target in first and source in first:
+            old, new = first[target], first[source]
+            first.update({name: new for name, twin in first.items() if twin == old})
+    groups: dict[str, list[str]] = {}
+    for name, twin in first.items():
+        groups.setdefault(twin, [twin]).extend([name] if name != twin else [])
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def tie_weights(
+    model: nn.Module, stored: Mapping[str, str], groups: Iterable[Sequence[str]] | None = None
+) -> None:
+    """Makes tied weights one again after they were set one by one; see `shared_names` for the groups. Those
+    that are stored each for itself, with values of their own, stay two, as in transformers."""
+    for first, *others in shared_names(model) if groups is None else groups:
+        for name in others:
+            (owner, leaf), ours, theirs = _place(model, name), _tensor(model, name), _tensor(model, first)
+            same = stored.get(name) == stored.get(first) or (
+                not ours.is_meta
+                and not theirs.is_meta
+                and ours.shape == theirs.shape
+                and torch.equal(ours.float(), theirs.float())
+            )
+            if same:
+                (owner._buffers if leaf in owner._buffers else owner._parameters)[leaf] = theirs  # type: ignore[assignment]
+
+
+def unmatched(model: nn.Module, missing: Iterable[str], unused: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Of the tensors that a checkpoint lacks, and of those that the model has no place for, by the model's
+    names: those that transformers has no rule to pass over."""
+    info = SimpleNamespace(missing_keys=set(missing), unexpected_keys=set(unused))
+    adjust: Any = getattr(model, "_adjust_missing_and_unexpected_keys", None)
+    if adjust is not None:
+        adjust(info)
+    return sorted(info.missing_keys), sorted(info.unexpected_keys)
+
+
+def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    owner, _, leaf = name.rpartition(".")
+    return model.get_submodule(owner), leaf
+
+
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    owner, leaf = _place(model, name)
+    tensor = owner._buffers[leaf] if leaf in owner._buffers else owner._parameters[leaf]
+    assert tensor is not None, name
+    return tensor
