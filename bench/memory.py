@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig
 
-from qcore.checkpoints.files import ShardWriter, copy_companions
+from qcore.checkpoints.companions import companions, copy_companions
+from qcore.checkpoints.files import ShardWriter
 from qcore.checkpoints.saving import SHARD_BYTES
 from qcore.models import empty_model
 
@@ -44,7 +45,7 @@ def write_model(folder: Path, layers: int) -> int:
         writer.add(name, (torch.randn(parameter.shape) * 0.02).to(torch.bfloat16))
         count += parameter.numel()
     writer.finish()
-    copy_companions(BUNDLED, folder)
+    copy_companions(BUNDLED, companions(BUNDLED), folder)
     return count
 
 

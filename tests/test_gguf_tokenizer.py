@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf import GGUFReader
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
@@ -166,3 +167,44 @@ def test_malformed_metadata(changes: dict[str, Any], message: str) -> None:
     assert read_tokenizer(TOKENS)("ab")["input_ids"] == [2]
     with pytest.raises(ValueError, match=message):
         read_tokenizer({k: v for k, v in {**TOKENS, **changes}.items() if v is not None})
+
+
+def with_templates(templates: dict[str, str]) -> Any:
+    tokenizer = wrap(byte_level(None, 600), **BEGIN_END)
+    tokenizer.chat_template = templates
+    return tokenizer
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_named_chat_templates(default: bool, tmp_path: Path) -> None:
+    templates = {"tool_use": "{{ tools }}", "rag": "{{ documents }}"}
+    templates |= {"default": "{{ messages[0]['content'] }}"} if default else {}
+    theirs, path = convert(with_templates(templates), tmp_path)
+    assert theirs.chat_template == templates
+    reader = GGUFReader(path)
+    fields = {name: field.contents() for name, field in reader.fields.items() if "chat_template" in name}
+    assert sorted(fields.pop("tokenizer.chat_templates")) == ["rag", "tool_use"]
+    assert fields == {
+        "tokenizer.chat_template" + ("" if name == "default" else f".{name}"): text
+        for name, text in templates.items()
+    }
+    ours = qcore.load_tokenizer(path)
+    assert ours.chat_template == templates
+    if default:
+        assert ours.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False) == "Hi"
+
+
+def test_names_of_chat_templates(tmp_path: Path) -> None:
+    """As in gguf, letters, digits and _ alone; two of one name are refused."""
+    _, path = convert(with_templates({"default": "a", "tool-use": "b"}), tmp_path / "a")
+    assert qcore.load_tokenizer(path).chat_template == {"default": "a", "tool_use": "b"}
+    with pytest.raises(ValueError, match=r"chat_template: 'tool_use' has the name of another one"):
+        convert(with_templates({"default": "a", "tool-use": "b", "tool_use": "c"}), tmp_path / "b")
+
+
+def test_chat_templates_that_are_listed_and_missing() -> None:
+    vocabulary = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"], "tokenizer.ggml.merges": []}
+    with pytest.raises(ValueError, match=r"chat_templates: lists 'rag', but there is no"):
+        read_tokenizer({**vocabulary, "tokenizer.chat_templates": ["rag"]})
+    with pytest.raises(ValueError, match=r"chat_template: expected a text for 'rag', got 7"):
+        read_tokenizer({**vocabulary, "tokenizer.chat_template.rag": 7})

@@ -15,34 +15,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "copy_companions", "resolve_source"]
+from qcore.checkpoints.companions import expect_plain_files, inside
+
+__all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "read_json", "resolve_source", "write_json"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-
-# What goes along with the weights: tokenizers, generation settings, templates, custom model code.
-_COMPANIONS = (
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "chat_template*",
-    "*processor_config.json",
-    "*.py",
-)
-# Scripts that lie beside a model but are no part of it stay behind: code is copied only for models whose
-# config names some of it.
-_CODE = "*.py"
 
 
 def resolve_source(source: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint: a local one, or a Hugging Face id, downloaded to the local cache."""
     path = Path(source)
     if path.is_dir():
+        expect_plain_files(path)
         return path
     if path.exists():
         raise ValueError(f"{path}: expected a folder with config.json and safetensors, got a file")
@@ -85,27 +70,32 @@ class Checkpoint:
         self.files = self._index()
 
     def _config(self) -> dict[str, Any]:
-        return _read_json(self.path / "config.json")
+        return read_json(self.path / "config.json")
 
     def _index(self) -> dict[str, Path]:
-        if (self.path / _INDEX).exists():
-            weight_map = _read_json(self.path / _INDEX).get("weight_map")
-            if not isinstance(weight_map, dict):
-                raise ValueError(f"{self.path / _INDEX}: expected a weight_map, found none")
-            files = {name: self.path / shard for name, shard in weight_map.items()}
-        elif (self.path / _SINGLE).exists():
-            files = dict.fromkeys(self._shard(self.path / _SINGLE), self.path / _SINGLE)
-        else:
+        """Which file holds each tensor, by the same rule as in transformers: what the configuration names, or
+        a single file before the index of several, which is then stale."""
+        explicit = self.config.get("transformers_weights")
+        names = (_SINGLE, _INDEX) if explicit is None else (explicit,)
+        paths = [inside(self.path, name, "config.json: transformers_weights") for name in names]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is None:
             raise FileNotFoundError(
-                f"{self.path}: expected {_SINGLE} or {_INDEX}, found neither "
+                f"{self.path}: expected {' or '.join(names)}, found {'neither' if names[1:] else 'none'} "
                 f"(pickle checkpoints are not read; save them as safetensors first)"
             )
+        if path.suffix != ".json":
+            return dict.fromkeys(self._shard(path), path)
+        weight_map = read_json(path).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"{path}: expected a weight_map, found none")
+        files = {name: inside(self.path, shard, path.name) for name, shard in weight_map.items()}
         for shard in sorted(set(files.values())):
-            if not shard.exists():
-                raise FileNotFoundError(f"{shard}: named by {_INDEX}, but missing")
+            if not shard.is_file():
+                raise FileNotFoundError(f"{shard}: named by {path.name}, but missing")
             absent = {n for n, f in files.items() if f == shard} - self._shard(shard).keys()
             if absent:
-                raise ValueError(f"{shard}: {_INDEX} promises {sorted(absent)[0]}, which it lacks")
+                raise ValueError(f"{shard}: {path.name} promises {sorted(absent)[0]}, which it lacks")
         return files
 
     def __contains__(self, name: object) -> bool:
@@ -242,19 +232,6 @@ def _replace(target: Path, work: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def copy_companions(source: Path, destination: Path) -> None:
-    """Copies tokenizer, generation config and the like."""
-    has_code = (
-        "auto_map" in _read_json(source / "config.json") if (source / "config.json").exists() else False
-    )
-    for pattern in _COMPANIONS:
-        if pattern == _CODE and not has_code:
-            continue
-        for file in sorted(source.glob(pattern)):
-            if file.is_file():
-                shutil.copyfile(file, destination / file.name)
-
-
 def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Early versions of compressed-tensors had another key for it, and no quant_method."""
     if config.get("quantization_config"):
@@ -272,7 +249,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from qcore.checkpoints.companions import companions, copy_companions
 from qcore.checkpoints.containers import WRITTEN, container_of
-from qcore.checkpoints.files import Checkpoint, atomic_folder, copy_companions, resolve_source
+from qcore.checkpoints.files import Checkpoint, atomic_folder, resolve_source
 from qcore.checkpoints.loading import FLOATS, load_folder
 from qcore.checkpoints.saving import SHARD_BYTES, FolderSink, expect_storable
 from qcore.checkpoints.sink import Sink
@@ -47,6 +48,7 @@ class _FolderDestination(Destination):
     ) -> None:
         self.source, self.path, self.formats, self.method = source, path, formats, method
         self.overwrite, self.shard_bytes = overwrite, shard_bytes
+        self.companions = companions(source.checkpoint.path)
 
     @contextmanager
     def opened(self) -> Iterator[Sink]:
@@ -55,7 +57,7 @@ class _FolderDestination(Destination):
             sink = FolderSink(folder, self.source.model, self.shard_bytes, self._copies())
             sink.config = checkpoint.config
             yield sink
-            copy_companions(checkpoint.path, folder)
+            copy_companions(checkpoint.path, self.companions, folder)
 
     def _copies(self) -> dict[str, list[str]]:
         """By key: the names that are tied to it in the source, and are not once the head is quantized."""

@@ -55,8 +55,10 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # to name them
         )
-    except RuntimeError as error:  # of its conversions
-        raise ValueError(f"{checkpoint.path}: transformers cannot load it: {error}") from error
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:  # how it meets what is damaged
+        if "alloc" in str(error):  # no memory
+            raise
+        raise ValueError(f"{checkpoint.path}: transformers cannot load it: {error!r}") from error
     for name, got, expected in sorted(info["mismatched_keys"]):
         raise ValueError(f"{checkpoint.path}: {name}: expected shape {tuple(expected)}, got {tuple(got)}")
     _expect_all(checkpoint, sorted(info["missing_keys"]))

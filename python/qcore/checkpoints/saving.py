@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from qcore.checkpoints.companions import companions, copy_companions
 from qcore.checkpoints.container import Container, QWeightInfo
 from qcore.checkpoints.containers import WRITTEN
-from qcore.checkpoints.files import ShardWriter, atomic_folder, copy_companions, write_json
+from qcore.checkpoints.files import ShardWriter, atomic_folder, write_json
 from qcore.checkpoints.sink import Sink
 from qcore.formats import Format
 from qcore.models import head_name
@@ -41,8 +42,8 @@ def save(
     only once it is complete.
 
     Args:
-        tokenizer: saved along; by default the tokenizer's files are copied from the folder from which
-            transformers loaded the model, if it is a local one.
+        tokenizer: saved along; by default that of the folder from which the model was loaded, if it is a
+            local one. What else lies beside its weights is copied.
         overwrite: replace an existing folder.
         shard_bytes: the most bytes per safetensors file, about.
     """
@@ -54,15 +55,16 @@ def save(
         raise ValueError("model: expected a transformers model, which has a config; got none")
     for name, layer in layers.items():
         expect_storable(WRITTEN, name, layer.format, layer.in_features)
+    source = Path(getattr(model, "name_or_path", "") or "")
+    is_folder = source.is_dir() and (source / "config.json").exists()
+    beside = companions(source, tokenizer is None) if is_folder else []
     with atomic_folder(path, overwrite) as folder:
         sink = FolderSink(folder, model, shard_bytes)
         for name, tensor in _plain_tensors(model).items():
             sink.keep(name, tensor)
         for name, layer in track(list(layers.items()), "saving layers"):
             sink.emit(name, layer.to_qweight())
-        source = Path(getattr(model, "name_or_path", "") or "")
-        if tokenizer is None and source.is_dir() and (source / "config.json").exists():
-            copy_companions(source, folder)
+        copy_companions(source, beside, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         if getattr(model, "generation_config", None) is not None and model.can_generate():  # type: ignore[operator]

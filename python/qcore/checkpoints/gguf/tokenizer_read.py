@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from gguf import TokenType
+from gguf import Keys, TokenType
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -51,13 +51,31 @@ def read_tokenizer(metadata: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     names = _special_names(metadata, backend)
     if HUGGING_FACE not in metadata:
         _surround(backend, metadata, names, kind)
-    template = metadata.get("tokenizer.chat_template")
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        chat_template=template if isinstance(template, str) else None,
+        chat_template=_chat_templates(metadata),
         clean_up_tokenization_spaces=False,
         **names,
     )
+
+
+def _chat_templates(metadata: Mapping[str, Any]) -> str | dict[str, str] | None:
+    """The chat template; if there are several, by their names."""
+    prefix = Keys.Tokenizer.CHAT_TEMPLATE_N.format(name="")
+    templates = {key.removeprefix(prefix): text for key, text in metadata.items() if key.startswith(prefix)}
+    listed = metadata.get(Keys.Tokenizer.CHAT_TEMPLATES, [])
+    for name in listed if isinstance(listed, list) else [listed]:
+        if name not in templates:
+            raise ValueError(
+                f"{Keys.Tokenizer.CHAT_TEMPLATES}: lists {name!r}, but there is no {prefix}{name}"
+            )
+    default = metadata.get(Keys.Tokenizer.CHAT_TEMPLATE)
+    if default is not None:
+        templates = {"default": default, **templates}
+    for name, text in templates.items():
+        if not isinstance(text, str):
+            raise ValueError(f"{Keys.Tokenizer.CHAT_TEMPLATE}: expected a text for {name!r}, got {text!r}")
+    return default if templates.keys() <= {"default"} else templates
 
 
 def _parsed(text: Any) -> Tokenizer:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gguf import TokenType
+from gguf import Keys, TokenType
 from transformers import AutoTokenizer
 
 from qcore.checkpoints.gguf.pre_tokenizers import PRE_TOKENIZERS, PROBE, name_of
@@ -74,11 +75,7 @@ def tokenizer_metadata(folder: Path, vocabulary: int, trust_remote_code: bool = 
         if token is not None and token < vocabulary:
             found[f"tokenizer.ggml.{name}_token_id"] = int(token)
     found |= _added_around(tokenizer)
-    template = getattr(tokenizer, "chat_template", None)
-    if isinstance(template, dict):
-        template = template.get("default")
-    if template:
-        found["tokenizer.chat_template"] = template
+    found |= _chat_templates(getattr(tokenizer, "chat_template", None))
     if not _same(read_tokenizer(found), tokenizer, vocabulary):
         # What the names of the format cannot say, the whole tokenizer does; llama.cpp does not read it.
         found[HUGGING_FACE] = backend.to_str()
@@ -211,6 +208,27 @@ def _added_around(tokenizer: Any) -> dict[str, Any]:
         "tokenizer.ggml.add_bos_token": start > 0 and ids[0] == tokenizer.bos_token_id,
         "tokenizer.ggml.add_eos_token": len(ids) > start + len(plain) and ids[-1] == tokenizer.eos_token_id,
     }
+
+
+def _chat_templates(given: str | Mapping[str, str] | None) -> dict[str, Any]:
+    """The default one, and others under their names, in which llama.cpp has letters, digits and _ alone."""
+    templates = {"default": given} if isinstance(given, str) else dict(given or {})
+    default = templates.pop("default", None)
+    found: dict[str, Any] = {Keys.Tokenizer.CHAT_TEMPLATE: default} if default else {}
+    for name, template in templates.items():
+        key = Keys.Tokenizer.CHAT_TEMPLATE_N.format(name=_file_name(name))
+        if key in found:
+            raise ValueError(
+                f"chat_template: {name!r} has the name of another one in a GGUF file, {_file_name(name)}"
+            )
+        found[key] = template
+    if templates:
+        found[Keys.Tokenizer.CHAT_TEMPLATES] = [_file_name(name) for name in templates]
+    return found
+
+
+def _file_name(template: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]", "_", template)
 
 
 def _same(ours: Any, theirs: Any, vocabulary: int) -> bool:
