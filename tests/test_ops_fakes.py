@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from itertools import product
 
 import pytest
 import torch
@@ -102,13 +103,14 @@ CALLS: dict[str, list[tuple[object, ...]]] = {
 
 def test_every_op_is_here() -> None:
     names = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("qcore::")}
-    assert names == {f"qcore::{name}" for name in CALLS}
+    assert {name.partition(".")[0] for name in names} == {f"qcore::{name}" for name in CALLS}
+    assert {name.partition(".")[2] for name in names} == {"", "no_grad"}
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta", "cuda"])
 @pytest.mark.parametrize("name", CALLS)
 def test_gives_what_the_kernel_gives(name: str, device: str) -> None:
-    op: Callable[..., object] = getattr(torch.ops.qcore, name)
+    packet = getattr(torch.ops.qcore, name)
 
     def there(value: object) -> object:
         """Without data, on a device that need not exist."""
@@ -116,7 +118,8 @@ def test_gives_what_the_kernel_gives(name: str, device: str) -> None:
             return torch.empty_strided(value.size(), value.stride(), dtype=value.dtype, device=device)
         return value
 
-    for arguments in CALLS[name]:
+    overloads: list[Callable[..., object]] = [getattr(packet, overload) for overload in packet.overloads()]
+    for op, arguments in product(overloads, CALLS[name]):
         real = tree_leaves(op(*arguments))
         with nullcontext() if device == "meta" else FakeTensorMode():
             fake = tree_leaves(op(*tree_map(there, arguments)))

@@ -48,7 +48,7 @@ Bias check_bias_for(const char* op, const std::optional<Tensor>& bias, const Exp
   check_same_device(op, "bias", *bias, "weight", weight);
   const ScalarType type = bias->scalar_type();
   if (type == y || type == ScalarType::Float) return {dense(*bias), to_dtype(type)};
-  return {dense(torch::stable::to(*bias, ScalarType::Float)), DType::f32};
+  return {dense(converted(*bias, ScalarType::Float)), DType::f32};
 }
 
 ScalarType check_out_dtype(const char* op, std::optional<ScalarType> dtype) {
@@ -65,12 +65,6 @@ bool is_float8(const Tensor& tensor) {
 
 Float8 to_float8(ScalarType type) {
   return type == ScalarType::Float8_e4m3fn ? Float8::e4m3 : Float8::e5m2;
-}
-
-Tensor new_like_rows(const Tensor& like, int64_t columns, ScalarType dtype) {
-  std::vector<int64_t> of(sizes(like).begin(), sizes(like).end());
-  of.back() = columns;
-  return torch::stable::new_empty(like, of, dtype);
 }
 
 }  // namespace qcore::binding

@@ -49,9 +49,6 @@ ScalarType check_out_dtype(const char* op, std::optional<ScalarType> dtype);
 bool is_float8(const Tensor& tensor);
 Float8 to_float8(ScalarType type);
 
-// An uninitialised tensor like `like` [..., x], of [..., columns].
-Tensor new_like_rows(const Tensor& like, int64_t columns, ScalarType dtype);
-
 // Memory on the device of `like` for a call; null if it needs none. torch gives freed memory only
 // to later work of the same stream, so the tensor need not outlive the call.
 template <class Args>

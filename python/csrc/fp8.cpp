@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "canonical.h"
+#include "registration.h"
 
 namespace qcore::binding {
 namespace {
@@ -58,7 +59,7 @@ Weight check_weight(const char* op, const Tensor& x, const Tensor& weight, const
 }
 
 Tensor run(const char* op, Fp8Args& args, const Place& place, const Tensor& x, ScalarType dtype) {
-  Tensor y = new_like_rows(x, args.n, dtype);
+  Tensor y = new_rows(x, args.n, dtype);
   args.dtype = to_dtype(dtype);
   args.y = y.mutable_data_ptr();
   if (args.empty()) return y;
@@ -120,26 +121,15 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
   return run(kLinear, args, place, x, x.scalar_type());
 }
 
+const Registration registration{
+    {"fp8_gemm(Tensor x, Tensor weight, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
+     "ScalarType? out_dtype=None) -> Tensor",
+     TORCH_BOX(&gemm), kAutograd},
+    {"fp8_linear(Tensor x, Tensor weight, Tensor w_scale, Tensor? bias=None, "
+     "Tensor? x_scale=None, Tensor? norm_weight=None, float norm_eps=1e-6) -> Tensor",
+     TORCH_BOX(&linear), kAutograd},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def(
-      "fp8_gemm(Tensor x, Tensor weight, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
-      "ScalarType? out_dtype=None) -> Tensor");
-  m.def(
-      "fp8_linear(Tensor x, Tensor weight, Tensor w_scale, Tensor? bias=None, "
-      "Tensor? x_scale=None, Tensor? norm_weight=None, float norm_eps=1e-6) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("fp8_gemm", TORCH_BOX(&gemm));
-  m.impl("fp8_linear", TORCH_BOX(&linear));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("fp8_gemm", TORCH_BOX(&gemm));
-  m.impl("fp8_linear", TORCH_BOX(&linear));
-}
 
 }  // namespace qcore::binding

@@ -2,6 +2,7 @@
 #include <optional>
 
 #include "canonical.h"
+#include "registration.h"
 
 namespace qcore::binding {
 namespace {
@@ -61,7 +62,7 @@ Weight check_weight(const char* op, const Tensor& x, const Tensor& weight, const
 }
 
 Tensor run(const char* op, Int8Args& args, const Place& place, const Tensor& x, ScalarType dtype) {
-  Tensor y = new_like_rows(x, args.n, dtype);
+  Tensor y = new_rows(x, args.n, dtype);
   args.dtype = to_dtype(dtype);
   args.y = y.mutable_data_ptr();
   if (args.empty() && !args.offsets) return y;
@@ -128,28 +129,17 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
   return run(kLinear, args, place, x, x.scalar_type());
 }
 
+const Registration registration{
+    {"int8_gemm(Tensor x, Tensor weight, Tensor x_scale, Tensor w_scale, Tensor? x_zero=None, "
+     "Tensor? bias=None, ScalarType? out_dtype=None, Tensor? w_sum=None, Tensor? offsets=None) "
+     "-> Tensor",
+     TORCH_BOX(&gemm), kAutograd},
+    {"int8_linear(Tensor x, Tensor weight, Tensor w_scale, Tensor? w_sum=None, "
+     "Tensor? bias=None, bool symmetric=True, Tensor? x_scale=None, Tensor? x_zero=None, "
+     "Tensor? norm_weight=None, float norm_eps=1e-6, Tensor? offsets=None) -> Tensor",
+     TORCH_BOX(&linear), kAutograd},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def(
-      "int8_gemm(Tensor x, Tensor weight, Tensor x_scale, Tensor w_scale, Tensor? x_zero=None, "
-      "Tensor? bias=None, ScalarType? out_dtype=None, Tensor? w_sum=None, Tensor? offsets=None) "
-      "-> Tensor");
-  m.def(
-      "int8_linear(Tensor x, Tensor weight, Tensor w_scale, Tensor? w_sum=None, "
-      "Tensor? bias=None, bool symmetric=True, Tensor? x_scale=None, Tensor? x_zero=None, "
-      "Tensor? norm_weight=None, float norm_eps=1e-6, Tensor? offsets=None) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("int8_gemm", TORCH_BOX(&gemm));
-  m.impl("int8_linear", TORCH_BOX(&linear));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("int8_gemm", TORCH_BOX(&gemm));
-  m.impl("int8_linear", TORCH_BOX(&linear));
-}
 
 }  // namespace qcore::binding

@@ -10,6 +10,7 @@
 
 #include "executor.h"
 #include "kquant_blocks.h"
+#include "registration.h"
 
 namespace qcore::binding {
 namespace {
@@ -98,25 +99,17 @@ Tensor join(const Tensor& blocks, const std::string& type, int64_t k, const Tens
   return out;
 }
 
+const Registration registration{
+    {"kquant_quantize(Tensor w, str type, Tensor? importance=None) -> Tensor", TORCH_BOX(&quantize),
+     kCpuOnly},
+    {"kquant_dequantize(Tensor blocks, str type, SymInt k, ScalarType dtype) -> Tensor",
+     TORCH_BOX(&dequantize)},
+    {"kquant_split(Tensor blocks, str type, SymInt k) -> (Tensor, Tensor, Tensor)",
+     TORCH_BOX(&split), kCpuOnly},
+    {"kquant_join(Tensor blocks, str type, SymInt k, Tensor codes) -> Tensor", TORCH_BOX(&join),
+     kCpuOnly},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def("kquant_quantize(Tensor w, str type, Tensor? importance=None) -> Tensor");
-  m.def("kquant_dequantize(Tensor blocks, str type, int k, ScalarType dtype) -> Tensor");
-  m.def("kquant_split(Tensor blocks, str type, int k) -> (Tensor, Tensor, Tensor)");
-  m.def("kquant_join(Tensor blocks, str type, int k, Tensor codes) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("kquant_quantize", TORCH_BOX(&quantize));
-  m.impl("kquant_dequantize", TORCH_BOX(&dequantize));
-  m.impl("kquant_split", TORCH_BOX(&split));
-  m.impl("kquant_join", TORCH_BOX(&join));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("kquant_dequantize", TORCH_BOX(&dequantize));
-}
 
 }  // namespace qcore::binding

@@ -1,7 +1,5 @@
 #include "kquant_blocks.h"
 
-#include <vector>
-
 namespace qcore::binding {
 namespace {
 
@@ -34,12 +32,6 @@ void check_blocks(const char* op, const BlockFormat& format, int64_t k, const Te
             blocks.size(-1) / format.bytes == k / format.elements,
         op, "blocks must be uint8 [..., k / ", format.elements, " * ", format.bytes,
         "] for type=", format.name, " k=", k, ", got ", describe(blocks));
-}
-
-Tensor new_rows(const Tensor& rows, int64_t columns, ScalarType dtype) {
-  std::vector<int64_t> out(sizes(rows).begin(), sizes(rows).end());
-  out.back() = columns;
-  return torch::stable::new_empty(rows, out, dtype);
 }
 
 int64_t packed_elements(const BlockLayout& layout, const BlockShape& shape) {

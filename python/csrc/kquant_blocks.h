@@ -12,9 +12,6 @@ const BlockFormat& find_format(const char* op, const std::string& type, int64_t 
 
 void check_blocks(const char* op, const BlockFormat& format, int64_t k, const Tensor& blocks);
 
-// An uninitialised tensor like `rows` [..., x], of [..., columns].
-Tensor new_rows(const Tensor& rows, int64_t columns, ScalarType dtype);
-
 // A packed weight is uint8 [bytes + the number of the layout]. Packed bytes are a multiple of 16,
 // so that the size says the layout, and with it the device whose kernels can read it. That of
 // experts is uint8 [E, expert_bytes()], which say it too.

@@ -6,6 +6,7 @@
 
 #include "executor.h"
 #include "kquant_blocks.h"
+#include "registration.h"
 
 namespace qcore::binding {
 namespace {
@@ -146,27 +147,14 @@ Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int6
   return y;
 }
 
+const Registration registration{
+    {"kquant_pack(Tensor blocks, str type, SymInt k, int layout=0) -> Tensor", TORCH_BOX(&pack)},
+    {"kquant_unpack(Tensor packed, str type, SymInt n, SymInt k) -> Tensor", TORCH_BOX(&unpack)},
+    {"kquant_gemm(Tensor x, Tensor packed, str type, SymInt n, SymInt k, Tensor? bias=None, "
+     "bool float_activations=False, Tensor? offsets=None) -> Tensor",
+     TORCH_BOX(&gemm), kAutograd},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def("kquant_pack(Tensor blocks, str type, int k, int layout=0) -> Tensor");
-  m.def("kquant_unpack(Tensor packed, str type, int n, int k) -> Tensor");
-  m.def(
-      "kquant_gemm(Tensor x, Tensor packed, str type, int n, int k, Tensor? bias=None, "
-      "bool float_activations=False, Tensor? offsets=None) -> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("kquant_pack", TORCH_BOX(&pack));
-  m.impl("kquant_unpack", TORCH_BOX(&unpack));
-  m.impl("kquant_gemm", TORCH_BOX(&gemm));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("kquant_pack", TORCH_BOX(&pack));
-  m.impl("kquant_unpack", TORCH_BOX(&unpack));
-  m.impl("kquant_gemm", TORCH_BOX(&gemm));
-}
 
 }  // namespace qcore::binding

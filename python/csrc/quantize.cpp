@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "canonical.h"
+#include "registration.h"
 
 namespace qcore::binding {
 namespace {
@@ -30,7 +31,7 @@ Tensor check_given(const char* op, const char* name, const Tensor& given, Scalar
 }
 
 Tensor new_scales(const Tensor& x, bool per_tensor, int64_t columns, ScalarType type) {
-  return per_tensor ? new_tensor(x, {1}, type) : new_like_rows(x, columns, type);
+  return per_tensor ? new_tensor(x, {1}, type) : new_rows(x, columns, type);
 }
 
 std::tuple<Tensor, Tensor, Tensor> quantize_int8(const Tensor& x, bool symmetric, bool per_token,
@@ -48,7 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> quantize_int8(const Tensor& x, bool symmetric
   if (zero) given_zero = check_given(kInt8, "zero", *zero, ScalarType::Int, per_token, x);
 
   const Place place(kInt8, x);
-  const Tensor q = new_like_rows(x, input.rows.k, ScalarType::Char);
+  const Tensor q = new_rows(x, input.rows.k, ScalarType::Char);
   const Tensor used = new_scales(x, !per_token, 1, ScalarType::Float);
   const Tensor used_zero = symmetric ? new_tensor(x, {0}, ScalarType::Int)
                                      : new_scales(x, !per_token, 1, ScalarType::Int);
@@ -96,7 +97,7 @@ std::tuple<Tensor, Tensor> quantize_fp8(const Tensor& x, const std::optional<Ten
   }
 
   const Place place(kFp8, x);
-  const Tensor q = new_like_rows(x, input.rows.k, type);
+  const Tensor q = new_rows(x, input.rows.k, type);
   const int64_t columns = kind == Granularity::block ? ceil_div(input.rows.k, kScaleBlock) : 1;
   const Tensor used = new_scales(x, kind == Granularity::tensor, columns, ScalarType::Float);
   QuantizeFp8Args args;
@@ -113,28 +114,17 @@ std::tuple<Tensor, Tensor> quantize_fp8(const Tensor& x, const std::optional<Ten
   return {q, used};
 }
 
+const Registration registration{
+    {"quantize_int8(Tensor x, bool symmetric=True, bool per_token=True, Tensor? scale=None, "
+     "Tensor? zero=None, Tensor? norm_weight=None, float norm_eps=1e-6) "
+     "-> (Tensor q, Tensor scale, Tensor zero)",
+     TORCH_BOX(&quantize_int8), kAutograd},
+    {"quantize_fp8(Tensor x, Tensor? scale=None, str granularity=\"token\", "
+     "ScalarType? dtype=None, Tensor? norm_weight=None, float norm_eps=1e-6) "
+     "-> (Tensor q, Tensor scale)",
+     TORCH_BOX(&quantize_fp8), kAutograd},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def(
-      "quantize_int8(Tensor x, bool symmetric=True, bool per_token=True, Tensor? scale=None, "
-      "Tensor? zero=None, Tensor? norm_weight=None, float norm_eps=1e-6) "
-      "-> (Tensor q, Tensor scale, Tensor zero)");
-  m.def(
-      "quantize_fp8(Tensor x, Tensor? scale=None, str granularity=\"token\", "
-      "ScalarType? dtype=None, Tensor? norm_weight=None, float norm_eps=1e-6) "
-      "-> (Tensor q, Tensor scale)");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("quantize_int8", TORCH_BOX(&quantize_int8));
-  m.impl("quantize_fp8", TORCH_BOX(&quantize_fp8));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("quantize_int8", TORCH_BOX(&quantize_int8));
-  m.impl("quantize_fp8", TORCH_BOX(&quantize_fp8));
-}
 
 }  // namespace qcore::binding

@@ -24,6 +24,10 @@ const char* type_name(ScalarType type) {
 }
 
 void check(const Status& status, const char* op) {
+  if (status.code() == StatusCode::out_of_memory) {
+    throw_out_of_memory(std::string("qcore.") + op +
+                        ": can't allocate memory: " + status.message());
+  }
   check(status.ok(), op, status.message());
 }
 
@@ -91,13 +95,20 @@ void check_same_device(const char* op, const char* name, const Tensor& tensor,
 }
 
 Tensor dense(const Tensor& tensor) {
-  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+  if (tensor.is_contiguous()) return tensor;
+  return copied(tensor, [](const Tensor& of) { return torch::stable::contiguous(of); });
 }
 
 Tensor dense_aligned(const Tensor& tensor) {
   Tensor result = dense(tensor);
   const bool aligned = reinterpret_cast<uintptr_t>(result.const_data_ptr()) % 16 == 0;
-  return aligned || result.is_cpu() ? result : torch::stable::clone(result);
+  if (aligned || result.is_cpu()) return result;
+  return copied(result, [](const Tensor& of) { return torch::stable::clone(of); });
+}
+
+Tensor converted(const Tensor& tensor, ScalarType type) {
+  if (tensor.scalar_type() == type) return tensor;
+  return copied(tensor, [type](const Tensor& of) { return torch::stable::to(of, type); });
 }
 
 void check_x(const char* op, const Tensor& x, int64_t k) {
@@ -113,8 +124,7 @@ std::optional<Tensor> check_bias(const char* op, const std::optional<Tensor>& bi
         "bias must be float32, float16 or bfloat16 [", in_front(experts), n, "], got ",
         describe(*bias));
   check_same_device(op, "bias", *bias, "x", x);
-  return dense(bias->scalar_type() == x.scalar_type() ? *bias
-                                                      : torch::stable::to(*bias, x.scalar_type()));
+  return dense(converted(*bias, x.scalar_type()));
 }
 
 std::optional<Tensor> check_offsets(const char* op, const std::optional<Tensor>& offsets,
@@ -142,7 +152,7 @@ Rows as_rows(const Tensor& x, int64_t k) {
 }
 
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::new_empty(like, {sizes.begin(), sizes.size()}, type);
+  return allocate(like, {sizes.begin(), sizes.size()}, type);
 }
 
 Tensor new_tensor(const Tensor& like, const Experts& experts, std::initializer_list<int64_t> sizes,
@@ -150,7 +160,13 @@ Tensor new_tensor(const Tensor& like, const Experts& experts, std::initializer_l
   if (!experts) return new_tensor(like, sizes, type);
   std::vector<int64_t> all(sizes);
   all.insert(all.begin(), *experts);
-  return torch::stable::new_empty(like, all, type);
+  return allocate(like, all, type);
+}
+
+Tensor new_rows(const Tensor& like, int64_t columns, ScalarType type) {
+  std::vector<int64_t> all(sizes(like).begin(), sizes(like).end());
+  all.back() = columns;
+  return allocate(like, all, type);
 }
 
 }  // namespace qcore::binding

@@ -14,12 +14,10 @@
 #include <stdexcept>
 #include <string>
 
+#include "memory.h"
 #include "qcore/qcore.h"
 
 namespace qcore::binding {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Throws "<op>: <parts>" unless `ok`. The dispatcher turns it into Python's RuntimeError.
 template <class... Parts>
@@ -72,6 +70,8 @@ Tensor dense(const Tensor& tensor);
 // The same, and on a GPU, whose kernels load 16 bytes at once, it starts at a multiple of 16 bytes.
 // torch's own allocations do; a view may not.
 Tensor dense_aligned(const Tensor& tensor);
+// The tensor itself if it is of that type, else a copy.
+Tensor converted(const Tensor& tensor, ScalarType type);
 
 // Activations [..., k] of a gemm.
 void check_x(const char* op, const Tensor& x, int64_t k);
@@ -93,5 +93,7 @@ Rows as_rows(const Tensor& x, int64_t k);
 Tensor new_tensor(const Tensor& like, std::initializer_list<int64_t> sizes, ScalarType type);
 Tensor new_tensor(const Tensor& like, const Experts& experts, std::initializer_list<int64_t> sizes,
                   ScalarType type);
+// Of the sizes of `like` [..., x], with `columns` in place of the last one.
+Tensor new_rows(const Tensor& like, int64_t columns, ScalarType type);
 
 }  // namespace qcore::binding

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "executor.h"
+#include "registration.h"
 #include "w4a16_packed.h"
 
 namespace qcore::binding {
@@ -37,9 +38,7 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
   const std::optional<Tensor> rows_of = check_offsets(kGemm, offsets, packed.experts, x);
 
   const Place place(kGemm, x);
-  std::vector<int64_t> y_sizes(sizes(x).begin(), sizes(x).end());
-  y_sizes.back() = n;
-  const Tensor y = torch::stable::new_empty(x, y_sizes, x.scalar_type());
+  const Tensor y = new_rows(x, n, x.scalar_type());
   const Rows rows = as_rows(x, k);
   if (rows.count == 0 && !offsets) return y;
 
@@ -60,22 +59,13 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
   return y;
 }
 
+const Registration registration{
+    {"w4a16_gemm(Tensor x, Tensor qweight, Tensor scales, Tensor zeros, Tensor shape, "
+     "Tensor? perm=None, Tensor? bias=None, bool batch_invariant=False, Tensor? offsets=None) "
+     "-> Tensor",
+     TORCH_BOX(&gemm), kAutograd},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def(
-      "w4a16_gemm(Tensor x, Tensor qweight, Tensor scales, Tensor zeros, Tensor shape, "
-      "Tensor? perm=None, Tensor? bias=None, bool batch_invariant=False, Tensor? offsets=None) "
-      "-> Tensor");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("w4a16_gemm", TORCH_BOX(&gemm));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("w4a16_gemm", TORCH_BOX(&gemm));
-}
 
 }  // namespace qcore::binding

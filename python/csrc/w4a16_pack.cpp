@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "executor.h"
+#include "registration.h"
 #include "w4a16_packed.h"
 
 namespace qcore::binding {
@@ -180,32 +181,19 @@ std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qweight, const Tensor& s
   return {out_codes, out_scales, out_zeros};
 }
 
+const Registration registration{
+    {"w4a16_pack(Tensor codes, Tensor scales, Tensor? zeros, SymInt group_size, int bits=4, "
+     "int layout=0) -> (Tensor qweight, Tensor scales, Tensor zeros, Tensor shape)",
+     TORCH_BOX(&pack)},
+    {"w4a16_repack(Tensor qweight, Tensor scales, Tensor? zeros, str order, SymInt n, SymInt k, "
+     "SymInt group_size, int bits=4, Tensor? perm=None, int layout=0) -> "
+     "(Tensor qweight, Tensor scales, Tensor zeros, Tensor shape)",
+     TORCH_BOX(&repack)},
+    {"w4a16_unpack(Tensor qweight, Tensor scales, Tensor zeros, Tensor shape) -> "
+     "(Tensor codes, Tensor scales, Tensor zeros)",
+     TORCH_BOX(&unpack)},
+};
+
 }  // namespace
-
-STABLE_TORCH_LIBRARY_FRAGMENT(qcore, m) {
-  m.def(
-      "w4a16_pack(Tensor codes, Tensor scales, Tensor? zeros, int group_size, int bits=4, "
-      "int layout=0) -> (Tensor qweight, Tensor scales, Tensor zeros, Tensor shape)");
-  m.def(
-      "w4a16_repack(Tensor qweight, Tensor scales, Tensor? zeros, str order, int n, int k, "
-      "int group_size, int bits=4, Tensor? perm=None, int layout=0) -> "
-      "(Tensor qweight, Tensor scales, Tensor zeros, Tensor shape)");
-  m.def(
-      "w4a16_unpack(Tensor qweight, Tensor scales, Tensor zeros, Tensor shape) -> "
-      "(Tensor codes, Tensor scales, Tensor zeros)");
-}
-
-STABLE_TORCH_LIBRARY_IMPL(qcore, CPU, m) {
-  m.impl("w4a16_pack", TORCH_BOX(&pack));
-  m.impl("w4a16_repack", TORCH_BOX(&repack));
-  m.impl("w4a16_unpack", TORCH_BOX(&unpack));
-}
-
-// In every build: one without CUDA kernels says so.
-STABLE_TORCH_LIBRARY_IMPL(qcore, CUDA, m) {
-  m.impl("w4a16_pack", TORCH_BOX(&pack));
-  m.impl("w4a16_repack", TORCH_BOX(&repack));
-  m.impl("w4a16_unpack", TORCH_BOX(&unpack));
-}
 
 }  // namespace qcore::binding

@@ -74,7 +74,7 @@ Tensor check_perm(const char* op, const Tensor& perm, const Experts& experts, in
   check_same_device(op, "perm", perm, with_name, with);
   const Tensor source = dense(perm);
   if (!wide) return source;
-  if (!perm.is_cpu()) return torch::stable::to(source, ScalarType::Int);
+  if (!perm.is_cpu()) return converted(source, ScalarType::Int);
   const Tensor narrow = new_tensor(perm, experts, {k}, ScalarType::Int);
   const int64_t* from = source.const_data_ptr<int64_t>();
   int32_t* to = narrow.mutable_data_ptr<int32_t>();

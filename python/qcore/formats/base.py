@@ -80,6 +80,12 @@ class Format(Protocol):
         """What stores rows of K columns: the format itself, or one near to it; None if there is none."""
         ...
 
+    def zeros(
+        self, n: int, k: int, scale_dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """The tensors that store a weight [N, K], all of their bits 0."""
+        ...
+
     def fit(
         self,
         w: Tensor,

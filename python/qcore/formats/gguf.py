@@ -110,6 +110,12 @@ class BlockFormat:
                 f"blocks: expected shape {expected} for {self.name} {shape}, got {tuple(blocks.shape)}"
             )
 
+    def zeros(
+        self, n: int, k: int, scale_dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """The blocks that store a weight [N, K], all of their bits 0."""
+        return {"blocks": torch.zeros(n, self.row_bytes(k), dtype=torch.uint8, device=device)}
+
     def fit(
         self,
         w: Tensor,

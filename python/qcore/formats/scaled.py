@@ -142,6 +142,21 @@ class ScaledFormat:
         if zeros is not None and zeros.dtype != torch.uint8:
             raise TypeError(f"zeros: expected uint8, got {zeros.dtype}")
 
+    def zeros(
+        self, n: int, k: int, scale_dtype: torch.dtype, device: str | torch.device = "cpu"
+    ) -> dict[str, Tensor]:
+        """The tensors that store a weight [N, K], all of their bits 0."""
+        tiles, dtype = self.granularity.shape(n, k), self.scales.dtype or scale_dtype
+        tensors = {
+            "codes": torch.zeros(n, k, dtype=self.elements.dtype, device=device),
+            "scales": torch.zeros(tiles, dtype=torch.uint8, device=device).to(dtype),
+        }
+        if self.zero_points:
+            tensors["zeros"] = torch.zeros(tiles, dtype=torch.uint8, device=device)
+        if self.scales.second_level:
+            tensors["second_scale"] = torch.zeros(1, device=device)
+        return tensors
+
     # -- choosing a grid ------------------------------------------------------------------------
 
     def fit(

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qcore.nn.products import product_for
+from qcore.formats import Format
+from qcore.nn.products import TRANSFORMS, product_for
 from qcore.qweight import Inputs, QWeight
 
 __all__ = ["QLinear"]
 
 _Tensors = Mapping[str, Tensor]
 
-# Buffers that belong to the inputs: the transforms, and the prefix of the static scale and zero point.
-_TRANSFORMS, _X = ("divisor", "permutation"), "x_"
+_X = "x_"  # before the names of the static scale and zero point of the inputs
 
 
 class QLinear(nn.Module):
@@ -31,6 +32,7 @@ class QLinear(nn.Module):
     format names (`qcore.nn.PRODUCTS`) pack it, `qweight` among them.
     """
 
+    bias: nn.Parameter | None
     qweight: Tensor
     divisor: Tensor | None
     permutation: Tensor | None
@@ -46,16 +48,59 @@ class QLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.format = weight.format
-        self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        parameter = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.register_parameter("bias", parameter)
         self._product = product_for(weight)
         inputs = weight.inputs.tensors()
         static = {_X + name: inputs.pop(name) for name in ("scale", "zero") if name in inputs}
         self._pack({**weight.tensors, **static}, inputs)
 
+    @classmethod
+    def empty(
+        cls,
+        n: int,
+        k: int,
+        format: Format,
+        bias: bool = False,
+        transforms: Iterable[str] = (),
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device | None = None,
+    ) -> QLinear:
+        """A layer without a weight yet, to be filled by `load_state_dict`: what is in it is undefined.
+
+        Args:
+            n: rows N of the weight, out features.
+            k: columns K, in features.
+            format: how the weight is stored.
+            bias: whether there is one [N], in `dtype`.
+            transforms: which of "divisor" and "permutation" the layer has.
+            dtype: of the scales, where the format does not say it.
+            device: where; packed as its kernels read it. "meta" for sizes alone, then
+                `to_empty(device=...)`.
+
+        Raises:
+            ValueError: n or k below 1, a k that the format does not take, an unknown transform.
+        """
+        if n < 1 or k < 1:
+            raise ValueError(f"n, k: expected sizes of 1 or more, got {n}, {k}")
+        if format.for_columns(k) != format:
+            raise ValueError(f"k: {format} does not store rows of {k} elements")
+        shapes = {"divisor": torch.float32, "permutation": torch.int32}
+        if unknown := set(transforms) - set(shapes):
+            raise ValueError(f"transforms: expected some of {list(shapes)}, got {sorted(unknown)}")
+        device = torch.device("cpu") if device is None else torch.device(device)
+        inputs = {name: torch.zeros(k, dtype=shapes[name], device=device) for name in transforms}
+        if format.activations is not None and format.activations.static:
+            inputs["scale"] = torch.zeros(1, dtype=dtype, device=device)
+            if not format.activations.symmetric:
+                inputs["zero"] = torch.zeros(1, dtype=torch.int32, device=device)
+        weight = QWeight(format, (n, k), format.zeros(n, k, dtype, device), Inputs(**inputs))
+        return cls(weight, torch.zeros(n, dtype=dtype, device=device) if bias else None)
+
     def _pack(self, tensors: _Tensors, inputs: _Tensors) -> None:
         for name, tensor in self._product.pack(tensors).items():
             self.register_buffer(name, tensor)
-        for name in _TRANSFORMS:
+        for name in TRANSFORMS:
             self.register_buffer(name, inputs.get(name))
 
     @property
@@ -67,14 +112,14 @@ class QLinear(nn.Module):
 
     def tensors(self) -> _Tensors:
         """The buffers of the packed weight."""
-        return {name: tensor for name, tensor in self._present().items() if name not in _TRANSFORMS}
+        return {name: tensor for name, tensor in self._present().items() if name not in TRANSFORMS}
 
     def _present(self) -> _Tensors:
         return {name: tensor for name, tensor in self._buffers.items() if tensor is not None}
 
     def to_qweight(self) -> QWeight:
         """The weight in its device-neutral layout: packing is lossless."""
-        tensors = self._product.unpack(self.tensors())
+        tensors = dict(self._unpacked(self._present()))
         static = {name: tensors.pop(_X + name, None) for name in ("scale", "zero")}
         inputs = Inputs(self.divisor, self.permutation, **static)
         return QWeight(self.format, (self.out_features, self.in_features), tensors, inputs)
@@ -88,11 +133,29 @@ class QLinear(nn.Module):
         return weight.dequantize(dtype if dtype in (torch.float16, torch.bfloat16) else torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.divisor is not None:
-            x = (x / self.divisor).to(x.dtype)
-        if self.permutation is not None and not self._product.permutes:
-            x = x.index_select(-1, self.permutation)
-        return self._product.gemm(x, self)
+        buffers, product = self._buffers, self._product  # self.qweight is slow: nn.Module looks it up last
+        if (divisor := buffers["divisor"]) is not None:
+            x = (x / divisor).to(x.dtype)
+        if (permutation := buffers["permutation"]) is not None and not product.permutes:
+            x = x.index_select(-1, permutation)
+        try:
+            return product.gemm(x, buffers, self._parameters["bias"], self)
+        except RuntimeError:
+            if not self._misplaced():
+                raise
+        device = self.qweight.device
+        warnings.warn(
+            f"QLinear: the weight is packed for another device than {device}, to which its tensors were "
+            f"moved one by one; it is packed anew. Move layers with .to({str(device)!r})",
+            stacklevel=2,
+        )
+        self._apply(lambda tensor: tensor)
+        return product.gemm(x, self._buffers, self._parameters["bias"], self)
+
+    def _misplaced(self) -> bool:
+        """Whether the weight lies where no kernel reads its layout: its tensors were moved, not the layer."""
+        packed_for, device = self._product.packed_for(self.tensors()), self.qweight.device.type
+        return device != "meta" and packed_for not in (None, device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QLinear:
         buffers, bias = self._buffers.copy(), self.bias
@@ -108,23 +171,31 @@ class QLinear(nn.Module):
             raise
 
     def _apply_or_fail(self, fn: Callable[[Tensor], Tensor], recurse: bool) -> QLinear:
-        before, weight = self._present(), self.tensors()
+        before, unpacked = self._present(), self._unpacked
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         device = self.qweight.device
-        if device.type not in (before["qweight"].device.type, "meta"):
+        if device.type != "meta" and (device.type != before["qweight"].device.type or self._misplaced()):
             # Another kind of device has another packed layout.
 
             # From meta (`to_empty`) there is nothing to move but the sizes.
             def move(tensor: Tensor) -> Tensor:
                 return torch.zeros_like(tensor, device=device) if tensor.is_meta else tensor.to(device)
 
-            tensors = {name: move(tensor) for name, tensor in self._product.unpack(weight).items()}
-            self._pack(tensors, {name: move(before[name]) for name in _TRANSFORMS if name in before})
+            tensors = {name: move(tensor) for name, tensor in unpacked(before).items()}
+            self._pack(tensors, {name: move(before[name]) for name in TRANSFORMS if name in before})
         else:
             for name, tensor in before.items():
                 if tensor.is_floating_point():
                     self._buffers[name] = tensor.to(device)
         return self
+
+    def _unpacked(self, buffers: _Tensors) -> _Tensors:
+        """What was packed, on the device of the buffers, or on the CPU, which unpacks every layout."""
+        buffers = {name: tensor for name, tensor in buffers.items() if name not in TRANSFORMS}
+        device, packed_for = buffers["qweight"].device.type, self._product.packed_for(buffers)
+        if device != "meta" and packed_for not in (None, device):
+            buffers = {name: tensor.cpu() for name, tensor in buffers.items()}
+        return self._product.unpack(buffers)
 
     def extra_repr(self) -> str:
         return (

@@ -13,28 +13,23 @@ from qcore import ops
 from qcore.formats import BLOCK, ROW, TENSOR, Activations
 from qcore.formats.activations import TOKEN_BLOCK
 from qcore.nn.huge_pages import in_huge_pages
+from qcore.ops.transforms import in_autocast_dtype
 from qcore.qweight import QWeight
 
-__all__ = ["PRODUCTS", "Product", "product_for"]
+__all__ = ["PRODUCTS", "TRANSFORMS", "Product", "product_for"]
 
 _Tensors = Mapping[str, Tensor]
+_ON = {layout["number"]: layout["device"] for layout in ops.layouts()}
+
+TRANSFORMS = ("divisor", "permutation")
+"""Buffers of a layer that belong to its inputs; None where there are none."""
 
 
-class Layer(Protocol):
-    """What a product sees of the layer that it computes: `QLinear`."""
+class Options(Protocol):
+    """What a product sees of the layer that it computes, `QLinear`: how it multiplies."""
 
     batch_invariant: bool
     float_activations: bool
-
-    @property
-    def bias(self) -> Tensor | None: ...
-
-    @property
-    def permutation(self) -> Tensor | None: ...
-
-    def tensors(self) -> _Tensors:
-        """The buffers of the packed weight."""
-        ...
 
 
 class Product(ABC):
@@ -56,15 +51,20 @@ class Product(ABC):
 
     @abstractmethod
     def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
-        """What was packed, without loss."""
+        """What was packed, without loss; in the memory of the CPU or of the device that it was packed for."""
+
+    def packed_for(self, buffers: _Tensors) -> str | None:
+        """The kind of device whose kernels read the buffers; None: any."""
+        return None
 
     @abstractmethod
     def packed(self, buffers: _Tensors) -> Any:
         """What the op takes after x."""
 
     @abstractmethod
-    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
-        """x [..., K] by the layer's weight, and its bias added."""
+    def gemm(self, x: Tensor, buffers: Any, bias: Tensor | None, options: Options) -> Tensor:
+        """x [..., K] by the weight, and the bias added. The buffers of the layer are those that `pack` made,
+        and `permutation`, which is None where x comes in order."""
 
     @abstractmethod
     def describe(self) -> str: ...
@@ -80,10 +80,17 @@ def product_for(weight: QWeight) -> Product:
     return PRODUCTS[format.op](weight)
 
 
+def _in_autocast(x: Tensor) -> Tensor:
+    """x as the ops see it, which follow autocast by themselves."""
+    device = x.device.type
+    return in_autocast_dtype(x, device) if torch.is_autocast_enabled(device) else x
+
+
 def decoded_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x by a weight in float32, in the dtype of x."""
+    """x by a weight in float32, in the dtype of x, under autocast too."""
     bias = None if bias is None else bias.float()
-    return torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
 
 
 class _Scaled(Product):
@@ -121,10 +128,19 @@ class W4A16(_Scaled):
     def packed(self, buffers: _Tensors) -> ops.PackedW4A16:
         return ops.PackedW4A16(*(buffers[name] for name in ops.PackedW4A16._fields))
 
-    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
-        packed = self.packed(layer.tensors())
+    def packed_for(self, buffers: _Tensors) -> str | None:
+        return _ON[buffers["shape"].shape[1]]
+
+    def gemm(self, x: Tensor, buffers: Any, bias: Tensor | None, options: Options) -> Tensor:
         return ops.w4a16_gemm(
-            x, *packed, perm=layer.permutation, bias=layer.bias, batch_invariant=layer.batch_invariant
+            x,
+            buffers["qweight"],
+            buffers["scales"],
+            buffers["zeros"],
+            buffers["shape"],
+            perm=buffers["permutation"],
+            bias=bias,
+            batch_invariant=options.batch_invariant,
         )
 
 
@@ -144,9 +160,19 @@ class KQuant(Product):
     def packed(self, buffers: _Tensors) -> tuple[Tensor, str, int, int]:
         return buffers["qweight"], self.type, self.n, self.k
 
-    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
-        packed = self.packed(layer.tensors())
-        return ops.kquant_gemm(x, *packed, bias=layer.bias, float_activations=layer.float_activations)
+    def packed_for(self, buffers: _Tensors) -> str | None:
+        return _ON[buffers["qweight"].shape[-1] % 16]  # see kquant_pack
+
+    def gemm(self, x: Tensor, buffers: Any, bias: Tensor | None, options: Options) -> Tensor:
+        return ops.kquant_gemm(
+            x,
+            buffers["qweight"],
+            self.type,
+            self.n,
+            self.k,
+            bias=bias,
+            float_activations=options.float_activations,
+        )
 
     def describe(self) -> str:
         return self.type
@@ -179,14 +205,13 @@ class _W8A8(_Scaled):
     def packed(self, buffers: _Tensors) -> tuple[Tensor, ...]:
         return buffers["qweight"], buffers["scales"]
 
-    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
-        buffers = layer.tensors()
-        if layer.float_activations:
-            return decoded_product(x, self.format.dequantize(self.unpack(buffers)), layer.bias)
-        return self._gemm(x, buffers, layer.bias)
+    def gemm(self, x: Tensor, buffers: Any, bias: Tensor | None, options: Options) -> Tensor:
+        if options.float_activations:
+            return decoded_product(_in_autocast(x), self.format.dequantize(self.unpack(buffers)), bias)
+        return self._gemm(x, buffers, bias)
 
     @abstractmethod
-    def _gemm(self, x: Tensor, buffers: _Tensors, bias: Tensor | None) -> Tensor: ...
+    def _gemm(self, x: Tensor, buffers: Any, bias: Tensor | None) -> Tensor: ...
 
 
 class Int8Product(_W8A8):
@@ -199,7 +224,7 @@ class Int8Product(_W8A8):
     def packed(self, buffers: _Tensors) -> tuple[Tensor, ...]:
         return (*super().packed(buffers), buffers["w_sum"])
 
-    def _gemm(self, x: Tensor, buffers: _Tensors, bias: Tensor | None) -> Tensor:
+    def _gemm(self, x: Tensor, buffers: Any, bias: Tensor | None) -> Tensor:
         assert self.format.activations is not None  # else it had named other ops
         return ops.int8_linear(
             x,
@@ -216,7 +241,7 @@ class Int8Product(_W8A8):
 class Fp8Product(_W8A8):
     """e4m3 by e4m3."""
 
-    def _gemm(self, x: Tensor, buffers: _Tensors, bias: Tensor | None) -> Tensor:
+    def _gemm(self, x: Tensor, buffers: Any, bias: Tensor | None) -> Tensor:
         return ops.fp8_linear(x, buffers["qweight"], buffers["scales"], bias, buffers.get("x_scale"))
 
 
@@ -232,16 +257,17 @@ class Decoded(Product):
         return {"qweight" if name == self.first else name: tensor for name, tensor in tensors.items()}
 
     def unpack(self, buffers: _Tensors) -> dict[str, Tensor]:
-        return {self.first if name == "qweight" else name: tensor for name, tensor in buffers.items()}
+        tensors = {name: tensor for name, tensor in buffers.items() if name not in TRANSFORMS}
+        return {self.first if name == "qweight" else name: tensor for name, tensor in tensors.items()}
 
     def packed(self, buffers: _Tensors) -> dict[str, Tensor]:
         return self.unpack(buffers)
 
-    def gemm(self, x: Tensor, layer: Layer) -> Tensor:
-        tensors, inputs = self.unpack(layer.tensors()), self.format.activations
-        if inputs is not None and not layer.float_activations:
+    def gemm(self, x: Tensor, buffers: Any, bias: Tensor | None, options: Options) -> Tensor:
+        x, tensors, inputs = _in_autocast(x), self.unpack(buffers), self.format.activations
+        if inputs is not None and not options.float_activations:
             x = _rounded(x, inputs, tensors.get("x_scale"), tensors.get("x_zero"))
-        return decoded_product(x, self.format.dequantize(tensors), layer.bias)
+        return decoded_product(x, self.format.dequantize(tensors), bias)
 
     def describe(self) -> str:
         return f"{self.format}, decoded in every call (no kernel multiplies by it)"

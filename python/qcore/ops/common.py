@@ -1,9 +1,8 @@
-"""What the families of ops share: what a fake kernel refuses, and gradients."""
+"""What the families of ops share: what a fake kernel refuses, and how gradients are computed."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,12 +55,3 @@ def _experts_matmul(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
 @_experts_matmul.register_fake
 def _(x: Tensor, weight: Tensor, offsets: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[2])
-
-
-def refuse_gradients(op: str, instead: str) -> None:
-    """Makes a backward pass through an op that rounds an error, which says what to do instead."""
-
-    def backward(ctx: Any, *grads: Any) -> Any:
-        raise RuntimeError(f"qcore.{op}: has no gradients, because it rounds: {instead}")
-
-    torch.library.register_autograd(f"qcore::{op}", backward)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qcore import _C
 from qcore.ops.common import bias_gradient, input_gradient, need
+from qcore.ops.transforms import asks_gradient, differentiable, follow_linear, register_fakes
 
 _BLOCKS = {block["name"]: block for block in _C.block_formats()}
 
@@ -207,11 +208,15 @@ def kquant_gemm(
     Returns:
         [..., n] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.kquant_gemm(x, packed, type, n, k, bias, float_activations, offsets)
+    gemm = _GEMM if asks_gradient(x, bias) else _GEMM_NO_GRAD
+    y: Tensor = gemm(x, packed, type, n, k, bias, float_activations, offsets)
     return y
 
 
-@torch.library.register_fake("qcore::kquant_gemm")
+_GEMM, _GEMM_NO_GRAD = torch.ops.qcore.kquant_gemm.default, torch.ops.qcore.kquant_gemm.no_grad
+
+
+@register_fakes("kquant_gemm")
 def _fake_gemm(
     x: Tensor,
     packed: Tensor,
@@ -246,4 +251,5 @@ def _gemm_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, None, None, dbias, None, None
 
 
-torch.library.register_autograd("qcore::kquant_gemm", _gemm_backward, setup_context=_save_for_backward)
+differentiable("kquant_gemm", _gemm_backward, _save_for_backward)
+follow_linear("kquant_gemm")

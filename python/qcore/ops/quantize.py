@@ -6,7 +6,8 @@ import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
 from qcore import _C  # noqa: F401 - registers the ops
-from qcore.ops.common import need, refuse_gradients
+from qcore.ops.common import need
+from qcore.ops.transforms import refuse_gradients, register_fakes
 
 BLOCK = 128
 """Columns of activations, and rows and columns of a weight, that share a scale in blocks."""
@@ -49,7 +50,7 @@ def quantize_int8(
     return q, used, used_zero
 
 
-@torch.library.register_fake("qcore::quantize_int8")
+@register_fakes("quantize_int8")
 def _fake_quantize_int8(
     x: Tensor,
     symmetric: bool = True,
@@ -98,7 +99,7 @@ def quantize_fp8(
     return q, used
 
 
-@torch.library.register_fake("qcore::quantize_fp8")
+@register_fakes("quantize_fp8")
 def _fake_quantize_fp8(
     x: Tensor,
     scale: Tensor | None = None,

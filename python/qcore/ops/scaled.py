@@ -11,8 +11,15 @@ import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
 from qcore import _C  # noqa: F401 - registers the ops
-from qcore.ops.common import bias_gradient, input_gradient, need, refuse_gradients
+from qcore.ops.common import bias_gradient, input_gradient, need
 from qcore.ops.quantize import BLOCK
+from qcore.ops.transforms import (
+    asks_gradient,
+    differentiable,
+    follow_linear,
+    refuse_gradients,
+    register_fakes,
+)
 
 
 def int8_gemm(
@@ -52,7 +59,7 @@ def int8_gemm(
     return y
 
 
-@torch.library.register_fake("qcore::int8_gemm")
+@register_fakes("int8_gemm")
 def _fake_int8_gemm(
     x: Tensor,
     weight: Tensor,
@@ -94,7 +101,7 @@ def fp8_gemm(
     return y
 
 
-@torch.library.register_fake("qcore::fp8_gemm")
+@register_fakes("fp8_gemm")
 def _fake_fp8_gemm(
     x: Tensor,
     weight: Tensor,
@@ -139,13 +146,17 @@ def int8_linear(
     Returns:
         [..., N] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.int8_linear(
+    linear = _INT8 if asks_gradient(x, bias, norm_weight) else _INT8_NO_GRAD
+    y: Tensor = linear(
         x, weight, w_scale, w_sum, bias, symmetric, x_scale, x_zero, norm_weight, norm_eps, offsets
     )
     return y
 
 
-@torch.library.register_fake("qcore::int8_linear")
+_INT8, _INT8_NO_GRAD = torch.ops.qcore.int8_linear.default, torch.ops.qcore.int8_linear.no_grad
+
+
+@register_fakes("int8_linear")
 def _fake_int8_linear(
     x: Tensor,
     weight: Tensor,
@@ -188,11 +199,15 @@ def fp8_linear(
     Returns:
         [..., N] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.fp8_linear(x, weight, w_scale, bias, x_scale, norm_weight, norm_eps)
+    linear = _FP8 if asks_gradient(x, bias, norm_weight) else _FP8_NO_GRAD
+    y: Tensor = linear(x, weight, w_scale, bias, x_scale, norm_weight, norm_eps)
     return y
 
 
-@torch.library.register_fake("qcore::fp8_linear")
+_FP8, _FP8_NO_GRAD = torch.ops.qcore.fp8_linear.default, torch.ops.qcore.fp8_linear.no_grad
+
+
+@register_fakes("fp8_linear")
 def _fake_fp8_linear(
     x: Tensor,
     weight: Tensor,
@@ -269,7 +284,9 @@ def _fp8_backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return dx, None, None, dbias, None, dnorm, None
 
 
-torch.library.register_autograd("qcore::int8_linear", _int8_backward, setup_context=_save_int8)
-torch.library.register_autograd("qcore::fp8_linear", _fp8_backward, setup_context=_save_fp8)
+differentiable("int8_linear", _int8_backward, _save_int8)
+differentiable("fp8_linear", _fp8_backward, _save_fp8)
+follow_linear("int8_linear")
+follow_linear("fp8_linear")
 refuse_gradients("int8_gemm", "detach its arguments, or use int8_linear")
 refuse_gradients("fp8_gemm", "detach its arguments, or use fp8_linear")

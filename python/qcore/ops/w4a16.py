@@ -9,6 +9,7 @@ from torch import Tensor
 
 from qcore import _C
 from qcore.ops.common import bias_gradient, expert_of_rows, input_gradient, need
+from qcore.ops.transforms import asks_gradient, differentiable, follow_linear, register_fakes
 
 # The last size of a descriptor: 0 integers, 1 integers with zero points, or these.
 _FLOAT_CODES = {torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}
@@ -224,13 +225,15 @@ def w4a16_gemm(
     Returns:
         [..., N] in the dtype of x.
     """
-    y: Tensor = torch.ops.qcore.w4a16_gemm(
-        x, qweight, scales, zeros, shape, perm, bias, batch_invariant, offsets
-    )
+    gemm = _GEMM if asks_gradient(x, bias) else _GEMM_NO_GRAD
+    y: Tensor = gemm(x, qweight, scales, zeros, shape, perm, bias, batch_invariant, offsets)
     return y
 
 
-@torch.library.register_fake("qcore::w4a16_gemm")
+_GEMM, _GEMM_NO_GRAD = torch.ops.qcore.w4a16_gemm.default, torch.ops.qcore.w4a16_gemm.no_grad
+
+
+@register_fakes("w4a16_gemm")
 def _fake_gemm(
     x: Tensor,
     qweight: Tensor,
@@ -289,4 +292,5 @@ def _dequantize(qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor) -
     return weight
 
 
-torch.library.register_autograd("qcore::w4a16_gemm", _gemm_backward, setup_context=_save_for_backward)
+differentiable("w4a16_gemm", _gemm_backward, _save_for_backward)
+follow_linear("w4a16_gemm")

@@ -1,0 +1,141 @@
+"""What torch makes of the ops besides calling them: autograd, forward mode, vmap, autocast, fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._functorch.utils import enable_single_level_autograd_function
+from torch.autograd import forward_ad
+
+from qcore import _C  # noqa: F401 - registers the ops
+
+_Fake = TypeVar("_Fake", bound=Callable[..., Any])
+
+_LIBRARY = torch.library.Library("qcore", "IMPL")
+
+_AUTOCAST = {"cpu": "AutocastCPU", "cuda": "AutocastCUDA"}
+_AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | torch._C.DispatchKeySet(
+    torch._C.DispatchKey.AutocastCUDA
+)
+
+
+def asks_gradient(*tensors: Tensor | None) -> bool:
+    """Whether something flows through a product of these: gradients, or tangents of forward mode."""
+    if forward_ad._current_level >= 0:
+        return True
+    if not torch.is_grad_enabled():
+        return False
+    for tensor in tensors:  # noqa: SIM110 - any() takes as long again as all else here
+        if tensor is not None and tensor.requires_grad:
+            return True
+    return False
+
+
+def differentiable(op: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
+    """Gives torch.ops.qcore.<op> gradients; arguments as of `torch.library.register_autograd`.
+
+    A call that asks for none goes on to the overload `no_grad`: `register_autograd` would lead it through
+    more Python than some products take.
+    """
+    default, no_grad = (getattr(getattr(torch.ops.qcore, op), name) for name in ("default", "no_grad"))
+    defaults = [argument.default_value for argument in default._schema.arguments]
+    plain = no_grad._op  # what calling the overload calls
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(*arguments: Any) -> Any:
+            return no_grad(*arguments)
+
+    Product.__name__ = f"qcore_{op}"
+    Product.setup_context = staticmethod(setup_context)  # type: ignore[method-assign]
+    Product.backward = staticmethod(backward)  # type: ignore[method-assign]
+
+    # Behind the dispatcher torch.func has done its part, which `Product.apply` would do once more.
+    apply: Callable[..., Any] = super(torch.autograd.Function, Product).apply
+
+    def run(*arguments: Any) -> Any:
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(op, arguments)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            # The dispatcher leaves out what has its default value at the end.
+            arguments = (*arguments, *defaults[len(arguments) :])
+            if torch._C._are_functorch_transforms_active():
+                with enable_single_level_autograd_function():
+                    return apply(*arguments)
+            return apply(*arguments)
+        return plain(*arguments)
+
+    _LIBRARY.impl(op, run, "Autograd")
+
+
+def _refuse_tangents(op: str, arguments: tuple[Any, ...]) -> None:
+    for argument in arguments:
+        if isinstance(argument, Tensor) and forward_ad.unpack_dual(argument).tangent is not None:
+            raise NotImplementedError(
+                f"qcore.{op}: has no forward-mode derivative (jvp): use reverse mode, as torch.func.vjp"
+            )
+
+
+def refuse_gradients(op: str, instead: str) -> None:
+    """Makes a backward pass through an op that rounds an error, which says what to do instead."""
+
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise RuntimeError(f"qcore.{op}: has no gradients, because it rounds: {instead}")
+
+    differentiable(op, backward, lambda ctx, inputs, output: None)
+
+
+def follow_linear(op: str) -> None:
+    """Makes torch.ops.qcore.<op>, whose first argument is x [..., K] and the others are the weight's, do as
+    `torch.nn.functional.linear` does.
+
+    Under autocast x takes the dtype of the region, and so does the result; scales stay as they are. Under
+    `torch.vmap` over x alone the batch is one more leading dimension.
+    """
+    for name in ("default", "no_grad"):
+        overload = getattr(getattr(torch.ops.qcore, op), name)
+        for device, key in _AUTOCAST.items():
+            _LIBRARY.impl(overload, _in_dtype_of_region(overload, device), key)
+        torch.library.register_vmap(overload, _batch_rows(op, overload))
+
+
+def _in_dtype_of_region(overload: Any, device: str) -> Callable[..., Any]:
+    def run(x: Tensor, *others: Any) -> Any:
+        with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
+            return overload(in_autocast_dtype(x, device), *others)
+
+    return run
+
+
+def in_autocast_dtype(x: Tensor, device: str) -> Tensor:
+    """x in the dtype of the autocast region, where torch's own products would take it so."""
+    casts = x.is_floating_point() and x.dtype != torch.float64 and x.device.type == device
+    return x.to(torch.get_autocast_dtype(device)) if casts else x
+
+
+def _batch_rows(op: str, overload: Any) -> Callable[..., Any]:
+    names = [argument.name for argument in overload._schema.arguments]
+
+    def run(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *others: Any) -> tuple[Tensor, int]:
+        given = dict(zip(names[1:], others, strict=False))
+        batched = [name for name, dim in zip(names[1:], in_dims[1:], strict=False) if dim is not None]
+        if batched or given.get("offsets") is not None:
+            why = f"got a batch of {', '.join(batched)}" if batched else "got the weight of experts"
+            raise NotImplementedError(f"qcore.{op}: vmap goes over x alone, {why}: call it in a loop")
+        return overload(x.movedim(in_dims[0] or 0, 0), *others), 0
+
+    return run
+
+
+def register_fakes(op: str) -> Callable[[_Fake], _Fake]:
+    """The fake kernel of torch.ops.qcore.<op> and of its overload `no_grad`."""
+
+    def register(fake: _Fake) -> _Fake:
+        torch.library.register_fake(f"qcore::{op}", fake)
+        torch.library.register_fake(f"qcore::{op}.no_grad", fake)
+        return fake
+
+    return register
