@@ -58,7 +58,8 @@ Tensor allocate(const Tensor& like, std::span<const int64_t> sizes, ScalarType t
   AtenTensorHandle made = nullptr;
   if (aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
                                dtype, device, index, &made) != AOTI_TORCH_SUCCESS) {
-    throw_failed_allocation(like, static_cast<int64_t>(stride * aoti_torch_dtype_element_size(dtype)));
+    throw_failed_allocation(like,
+                            static_cast<int64_t>(stride * aoti_torch_dtype_element_size(dtype)));
   }
   return Tensor(made);
 }

@@ -36,5 +36,4 @@ Tensor copied(const Tensor& tensor, Copy copy) {
 
 // How throw_out_of_memory throws in a process of Python, set by qcore._C: the libraries that this
 // one links against have no such exception. `raise` does not return.
-extern "C" [[gnu::visibility("default")]] void qcore_set_out_of_memory(
-    void (*raise)(const char* message));
+extern "C" void qcore_set_out_of_memory(void (*raise)(const char* message));

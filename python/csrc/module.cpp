@@ -4,12 +4,31 @@
 #include <pybind11/stl.h>
 
 #include "introspection.h"
+#include "memory.h"
 #include "qcore/qcore.h"
 
 namespace py = pybind11;
 using namespace py::literals;
 
-PYBIND11_MODULE(_C, m) {
+namespace {
+
+// torch's own calls from Python translate what they catch by pybind11 too, and ask the exception.
+class OutOfMemory : public py::builtin_exception {
+ public:
+  using builtin_exception::builtin_exception;
+  void set_error() const override {
+    py::set_error(py::module_::import("torch").attr("OutOfMemoryError"), what());
+  }
+};
+
+[[noreturn]] void raise_out_of_memory(const char* message) {
+  throw OutOfMemory(message);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  qcore_set_out_of_memory(&raise_out_of_memory);
   m.doc() =
       "Native part of qcore: torch.ops.qcore.* and the lists of formats, layouts and kernels.";
   m.def("version", &qcore::version);
