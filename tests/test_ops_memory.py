@@ -1,4 +1,4 @@
-"""Where there is no memory, an op ends in torch's own error, which names the size: callers try a smaller batch."""
+"""Where there is no memory, an op ends in the error of torch, which names the size, as callers expect."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def test_no_memory_for_a_copy() -> None:
 
 def test_sizes_that_overflow_are_no_matter_of_memory() -> None:
     with pytest.raises(RuntimeError, match="overflow") as caught:
-        torch.ops.qcore.w4a16_gemm(make_x(1, K).expand(2**54, K), *PACKED)
+        torch.ops.qcore.w4a16_gemm(make_x(1, K).expand(2**56, K), *PACKED)
     assert not isinstance(caught.value, torch.OutOfMemoryError)
