@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qcore.checkpoints.container import Container, Header, StoredLayer, naming
+from qcore.checkpoints.container import Container, Header, StoredLayer, expect_parts, naming
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -43,12 +43,17 @@ class Awq(Container):
         for key, expected in (("bits", 4), ("version", "gemm")):
             if given[key] != expected:
                 raise ValueError(f"quantization_config.{key}: expected {expected!r}, got {given[key]!r}")
-        found = []
+        found: list[StoredLayer] = []
+        seen: set[str] = set()
+        zeros = ["qzeros"] if config.get("zero_point", True) else []
+        required, optional = ["qweight", "scales", *zeros], [] if zeros else ["qzeros"]
         for key in header:
             name, _, part = key.rpartition(".")
-            if part == "qweight":
+            if part in ("qweight", "qzeros") and name not in seen:
+                seen.add(name)
+                expect_parts(name, header, required, optional, ("weight", "g_idx", *_PARTS))
                 parts = tuple(f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in header)
-                k, words = matrix_shape(key, header)
+                k, words = matrix_shape(f"{name}.qweight", header)
                 with naming(name):
                     format = IntGroup(4, f"{name}.qzeros" not in header, _group_size(config))
                     found.append(StoredLayer(name, format, (words * 8, k), parts))
@@ -56,8 +61,6 @@ class Awq(Container):
 
     def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
         given = {part: tensors.get(f"{layer.name}.{part}") for part in _PARTS}
-        if given["scales"] is None:
-            raise ValueError(f"{layer.name}.scales: missing from the checkpoint")
         symmetric = given["qzeros"] is None
         with naming(layer.name, _PARTS):
             words = parse(**given, group_size=_group_size(config), symmetric=symmetric)  # type: ignore[arg-type]

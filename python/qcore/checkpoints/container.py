@@ -4,7 +4,7 @@ one, and a line in `containers.py`; nobody else knows them by name."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ from torch import Tensor
 from qcore.formats import Format
 from qcore.qweight import QWeight
 
-__all__ = ["Container", "Header", "StoredLayer", "naming"]
+__all__ = ["Container", "Header", "QWeightInfo", "StoredLayer", "expect_parts", "naming"]
 
 
 class Header(Protocol):
@@ -110,6 +110,20 @@ class QWeightInfo:
     def of(cls, weight: QWeight) -> QWeightInfo:
         inputs = weight.inputs
         return cls(weight.format, inputs.divisor is not None, inputs.permutation is not None)
+
+
+def expect_parts(
+    layer: str, header: Header, required: Sequence[str], optional: Sequence[str], known: Sequence[str]
+) -> None:
+    """Raises, naming the tensor, if a quantized layer lacks a part, or has one of those known that do not
+    belong to it."""
+    expected = f"expected {', '.join(required)}" + (f", and maybe {', '.join(optional)}" if optional else "")
+    for part in required:
+        if f"{layer}.{part}" not in header:
+            raise ValueError(f"{layer}.{part}: missing from the checkpoint ({expected})")
+    for part in known:
+        if part not in (*required, *optional) and f"{layer}.{part}" in header:
+            raise ValueError(f"{layer}.{part}: does not belong to such a layer ({expected})")
 
 
 @contextmanager

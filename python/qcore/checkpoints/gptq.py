@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qcore.checkpoints.bits import unpack_int32
-from qcore.checkpoints.container import Container, Header, StoredLayer, naming
+from qcore.checkpoints.container import Container, Header, StoredLayer, expect_parts, naming
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -46,12 +46,17 @@ class Gptq(Container):
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         _version(config)
-        found = []
+        found: list[StoredLayer] = []
+        seen: set[str] = set()
         for key in header:
             name, _, part = key.rpartition(".")
-            if part != "qweight":
+            if part not in ("qweight", "qzeros", "g_idx") or name in seen:
                 continue
+            seen.add(name)
             settings = _settings(config, name)
+            zeros = [] if settings["sym"] else ["qzeros"]
+            required, known = ["qweight", "scales", *zeros], ("weight", *_PARTS)
+            expect_parts(name, header, required, [p for p in _PARTS if p not in required], known)
             parts = tuple(f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in header)
             with naming(name):
                 format = IntGroup(settings["bits"], bool(settings["sym"]), settings["group_size"])
@@ -60,9 +65,6 @@ class Gptq(Container):
 
     def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
         given = {part: tensors.get(f"{layer.name}.{part}") for part in _PARTS}
-        for part in ("qweight", "scales"):
-            if given[part] is None:
-                raise ValueError(f"{layer.name}.{part}: missing from the checkpoint")
         settings = _settings(config, layer.name)
         with naming(layer.name, _PARTS):
             return parse(

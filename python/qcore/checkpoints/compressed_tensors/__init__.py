@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qcore.checkpoints.compressed_tensors import packed, plain
 from qcore.checkpoints.compressed_tensors.config import METHOD, quantization_config, read_formats
-from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer
+from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer, expect_parts
 from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format, Scales
 from qcore.formats.activations import TOKEN_BLOCK
 from qcore.qweight import QWeight
@@ -33,6 +33,11 @@ class CompressedTensors(Container):
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         formats = read_formats(config, header)
+        for name, format in formats.items():
+            form = _form_of(format)
+            assert form is not None, format  # see read_formats
+            required, optional = form.parts(format)
+            expect_parts(name, header, required, [*optional, _DIVISOR], _PARTS)
         return [StoredLayer(n, f, _shape(n, header), _parts(n, header)) for n, f in formats.items()]
 
     def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
@@ -62,13 +67,14 @@ class CompressedTensors(Container):
 class _Form(NamedTuple):
     """One of the two ways in which layers are stored."""
 
+    parts: Callable[[Format], tuple[list[str], list[str]]]
     why_not: Callable[[Format, int], str | None]
     to_tensors: Callable[[str, QWeight], dict[str, Tensor]]
     from_tensors: Callable[[str, Mapping[str, Tensor], Format], QWeight]
 
 
-_PACKED = _Form(packed.why_not, packed.to_tensors, packed.from_tensors)
-_PLAIN = _Form(plain.why_not, plain.to_tensors, plain.from_tensors)
+_PACKED = _Form(packed.parts, packed.why_not, packed.to_tensors, packed.from_tensors)
+_PLAIN = _Form(plain.parts, plain.why_not, plain.to_tensors, plain.from_tensors)
 
 
 def _form_of(format: Format) -> _Form | None:
@@ -93,8 +99,9 @@ def _parts(name: str, header: Header) -> tuple[str, ...]:
 
 
 def _shape(name: str, header: Header) -> tuple[int, ...]:
-    if f"{name}.weight_shape" in header:
-        return tuple(int(size) for size in header.tensor(f"{name}.weight_shape"))
-    if f"{name}.weight" not in header:
-        raise ValueError(f"{name}.weight: missing from the checkpoint")
-    return header.shape(f"{name}.weight")
+    if f"{name}.weight_shape" not in header:
+        return header.shape(f"{name}.weight")
+    shape = header.tensor(f"{name}.weight_shape")
+    if shape.shape != (2,) or shape.is_floating_point() or int(shape.min()) < 1:
+        raise ValueError(f"{name}.weight_shape: expected two sizes, got {shape.dtype} {list(shape.shape)}")
+    return int(shape[0]), int(shape[1])

@@ -108,15 +108,60 @@ def read_formats(config: Mapping[str, Any], tensors: Header) -> dict[str, Format
     for key in ("transform_config", "kv_cache_scheme"):
         if config.get(key):
             raise ValueError(f"quantization_config.{key}: not supported, got {config[key]}")
-    groups = list(config.get("config_groups", {}).values())
+    groups = _groups(config)
     formats: dict[str, Format] = {}
     for tensor in tensors:
         name, _, part = tensor.rpartition(".")
-        packed = part == "weight_packed"
-        if packed or (part == "weight_scale" and f"{name}.weight_packed" not in tensors):
+        if part in _MARKS and name not in formats:
             group = _group_of(name, groups)
+            packed = _is_packed(
+                name, group.get("format") or config["format"], _args_of(group, "weights"), tensors
+            )
             formats[name] = _packed_format(name, group) if packed else _plain_format(name, group)
     return formats
+
+
+# Any of these parts makes a layer a quantized one; which others it then lacks is said by name.
+_MARKS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+
+
+def _is_packed(name: str, stored: str, weights: Mapping[str, Any], tensors: Header) -> bool:
+    if any(f"{name}.{part}" in tensors for part in ("weight_packed", "weight_shape", "weight_g_idx")):
+        return True
+    return f"{name}.weight" not in tensors and (stored == _PACKED or weights.get("num_bits", 8) != 8)
+
+
+def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    groups = config.get("config_groups") or {}
+    if not isinstance(groups, Mapping):
+        raise ValueError(f"quantization_config.config_groups: expected an object, got {groups!r}")
+    for name, group in groups.items():
+        where = f"quantization_config.config_groups.{name}"
+        if not isinstance(group, Mapping):
+            raise ValueError(f"{where}: expected an object, got {group!r}")
+        targets = group.get("targets", [])
+        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
+            raise ValueError(f"{where}.targets: expected a list of names, got {targets!r}")
+        for target in targets:
+            try:
+                re.compile(target.removeprefix("re:") if target.startswith("re:") else "")
+            except re.error as error:
+                raise ValueError(f"{where}.targets: no regular expression: {target}: {error}") from None
+    return list(groups.values())
+
+
+def _args_of(group: Mapping[str, Any], which: str) -> dict[str, Any]:
+    """What a group says of weights or inputs, without what it leaves open, and with the strategy that
+    compressed-tensors lets follow from the group size; empty if it says nothing."""
+    given = group.get(which)
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise ValueError(f"quantization_config.config_groups: {which}: expected an object, got {given!r}")
+    args = {key: value for key, value in given.items() if value is not None}
+    size = args.get("group_size")
+    args.setdefault("strategy", "tensor" if size is None else "channel" if size == -1 else "group")
+    return args
 
 
 def _group_of(name: str, groups: list[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -138,8 +183,10 @@ def _targets(group: Mapping[str, Any], name: str) -> bool:
 
 
 def _packed_format(name: str, group: Mapping[str, Any]) -> Format:
-    weights = group.get("weights") or {}
-    if weights.get("type", "int") != "int" or weights.get("strategy") not in ("group", "channel"):
+    weights = _args_of(group, "weights")
+    by = weights.get("strategy")
+    one_scale = by == "tensor" and weights.get("symmetric", True)
+    if weights.get("type", "int") != "int" or not (by in ("group", "channel") or one_scale):
         raise ValueError(
             f"quantization_config: expected integer weights per group or channel for {name}, got "
             f"{_described(weights)}"
@@ -149,15 +196,15 @@ def _packed_format(name: str, group: Mapping[str, Any]) -> Format:
             f"quantization_config: packed weights with quantized activations are not supported, {name} has "
             f"them"
         )
-    group_size = weights.get("group_size", 0) if weights["strategy"] == "group" else -1
+    group_size = weights.get("group_size", 0) if by == "group" else -1
     with naming(f"quantization_config: {name}"):
-        return IntGroup(weights.get("num_bits", 0), weights.get("symmetric", True), group_size)
+        return IntGroup(weights.get("num_bits", 8), weights.get("symmetric", True), group_size)
 
 
 def _plain_format(name: str, group: Mapping[str, Any]) -> Format:
-    weights = group.get("weights") or {}
-    type, strategy = weights.get("type", "int"), _strategy(weights)
-    inputs = _activations(name, group.get("input_activations"))
+    weights = _args_of(group, "weights")
+    type, strategy = weights.get("type", "int"), weights.get("strategy")
+    inputs = _activations(name, _args_of(group, "input_activations"))
     fits = weights.get("num_bits", 8) == 8 and weights.get("symmetric", True)
     with naming(f"quantization_config: {name}"):
         if fits and type == "int" and strategy in ("channel", "tensor") and inputs is not None:
@@ -172,11 +219,6 @@ def _plain_format(name: str, group: Mapping[str, Any]) -> Format:
     )
 
 
-def _strategy(args: Mapping[str, Any]) -> str:
-    """What scales are per; compressed-tensors lets it follow from the group size."""
-    return args.get("strategy") or {None: "tensor", -1: "channel"}.get(args.get("group_size"), "group")
-
-
 def _blocks(weights: Mapping[str, Any]) -> tuple[int, ...] | None:
     structure = weights.get("block_structure")
     if weights.get("strategy") != "block" or not structure:
@@ -186,10 +228,10 @@ def _blocks(weights: Mapping[str, Any]) -> tuple[int, ...] | None:
     return tuple(int(size) for size in structure)
 
 
-def _activations(name: str, args: Mapping[str, Any] | None) -> Activations | None:
+def _activations(name: str, args: Mapping[str, Any]) -> Activations | None:
     if not args:
         return None
-    type, strategy, dynamic = args.get("type", "int"), _strategy(args), args.get("dynamic", False)
+    type, strategy, dynamic = args.get("type", "int"), args["strategy"], args.get("dynamic", False)
     by_block = strategy == "group" and args.get("group_size") == TOKEN_BLOCK.columns
     known: dict[tuple[Any, Any], str] = {("token", True): "token", ("tensor", False): "tensor"}
     scales = "block" if by_block and dynamic is True else known.get((strategy, dynamic))

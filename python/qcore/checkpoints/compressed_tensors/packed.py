@@ -30,7 +30,7 @@ from qcore.checkpoints.words import (
 from qcore.formats import Format, ScaledFormat
 from qcore.qweight import QWeight
 
-__all__ = ["PARTS", "from_tensors", "parse", "to_tensors", "why_not"]
+__all__ = ["PARTS", "from_tensors", "parse", "parts", "to_tensors", "why_not"]
 
 PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
 
@@ -46,6 +46,13 @@ def why_not(format: Format, k: int) -> str | None:
         f"group_size {group_size} does not divide its {k} input features, which compressed-tensors "
         f"requires{hint}; choose another group_size, -1 for one group per row, or ignore this layer"
     )
+
+
+def parts(format: Format) -> tuple[list[str], list[str]]:
+    """The parts that a layer must have, and those that it may have."""
+    zeros = ["weight_zero_point"]
+    required, optional = ["weight_packed", "weight_scale", "weight_shape"], ["weight_g_idx"]
+    return (required, zeros + optional) if _scaled(format).symmetric else (required + zeros, optional)
 
 
 def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
@@ -77,10 +84,13 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: Format) -> QW
     if not scaled.symmetric:
         zeros = part(name, tensors, "weight_zero_point", torch.int32)
     shape = [int(size) for size in part(name, tensors, "weight_shape")]
+    scale = float_part(name, tensors, "weight_scale")
+    if scale.numel() == 1 and zeros is None and scaled.group_size == -1:  # one for the whole weight
+        scale = scale.reshape(1, 1).expand(shape[0], 1).contiguous()
     with naming(name, PARTS):
         return parse(
             part(name, tensors, "weight_packed", torch.int32),
-            float_part(name, tensors, "weight_scale"),
+            scale,
             zeros,
             shape,
             tensors.get(f"{name}.weight_g_idx"),

@@ -16,7 +16,7 @@ from qcore.checkpoints.container import naming
 from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format
 from qcore.qweight import Inputs, QWeight
 
-__all__ = ["PARTS", "from_tensors", "to_tensors", "why_not"]
+__all__ = ["PARTS", "from_tensors", "parts", "to_tensors", "why_not"]
 
 PARTS = ("weight", "weight_scale", "weight_zero_point", "input_scale", "input_zero_point")
 
@@ -30,6 +30,16 @@ def why_not(format: Format, k: int) -> str | None:
         f"blocks of {BLOCK.columns} do not divide its {k} input features, which compressed-tensors requires "
         f"of inputs; choose another scheme, or ignore this layer"
     )
+
+
+def parts(format: Format) -> tuple[list[str], list[str]]:
+    """The parts that a layer must have, and those that it may have."""
+    required, inputs = ["weight", "weight_scale"], format.activations
+    optional = ["weight_zero_point"]
+    if inputs is not None and inputs.static:
+        required += ["input_scale"] if inputs.symmetric else ["input_scale", "input_zero_point"]
+        optional += ["input_zero_point"] if inputs.symmetric else []
+    return required, optional
 
 
 def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
