@@ -50,11 +50,13 @@ class Weights:
     @contextmanager
     def loaded(self, prefix: str) -> Iterator[None]:
         """While it lasts, what is under `prefix` is present, in float32 and on the device."""
-        self.load(prefix)
         try:
+            self.load(prefix)
             yield
-        finally:
-            self.release(prefix)
+        except BaseException:
+            self.abandon(prefix)
+            raise
+        self.release(prefix)
 
     def load(self, prefix: str) -> None:
         kept = self._kept[prefix] = {}
@@ -67,8 +69,12 @@ class Weights:
         """The dtype in which the parameter `name` (relative to a loaded prefix) is kept."""
         return self._kept[prefix][name][0]
 
+    def abandon(self, prefix: str) -> None:
+        """After an error: puts back what was there, and hands nothing on."""
+        Weights.release(self, prefix)
+
     def release(self, prefix: str) -> None:
-        kept = self._kept.pop(prefix)
+        kept = self._kept.pop(prefix, {})
         for name, tensor in self._tensors(prefix):
             if name in kept:
                 dtype, device = kept[name]

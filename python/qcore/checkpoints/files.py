@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -173,6 +174,9 @@ class ShardWriter:
         try:
             save_file(self._pending, path, metadata={"format": "pt"})
         except SafetensorError as error:  # how safetensors reports a full disk
+            if number := re.search(r"\(os error (\d+)\)", str(error)):
+                code = int(number[1])
+                raise OSError(code, os.strerror(code), str(path)) from error
             raise OSError(f"{path}: cannot write: {error}") from error
         self._shards.append(list(self._pending))
         self._pending, self._storages, self._pending_bytes = {}, set(), 0

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFWriter
@@ -39,6 +39,7 @@ class GgufWriter:
         metadata: Mapping[str, Any],
         tensors: Mapping[str, tuple[tuple[int, ...], GGMLQuantizationType]],
     ) -> None:
+        self._path = path
         writer = GGUFWriter(path, architecture)
         for key, value in metadata.items():
             _add(writer, key, value)
@@ -49,24 +50,35 @@ class GgufWriter:
             writer.add_tensor_info(name, shape, np.dtype(np.float32), size, raw_dtype=type)
             self._places[name] = (end, size)
             end += -(-size // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        self._file: BinaryIO = path.open("r+b")
+        with _naming(path):
+            _write_header(writer)
+        # Without a buffer: nothing is left to be written when the file is closed after an error.
+        self._file = path.open("r+b", buffering=0)
         start = self._file.seek(0, os.SEEK_END)
         self._start = -(-start // GGUF_DEFAULT_ALIGNMENT) * GGUF_DEFAULT_ALIGNMENT
-        self._file.truncate(self._start + end)
         self._missing = dict.fromkeys(tensors)
+        with _naming(path):
+            try:
+                self._file.truncate(self._start + end)
+            except OSError:
+                self.close()
+                raise
 
     def add(self, name: str, data: Tensor) -> None:
-        """Writes a tensor's bytes, uint8 of any shape."""
+        """Writes a tensor's bytes, uint8 of any shape.
+
+        Raises:
+            OSError: what the system says of a full disk and the like, with the file's name.
+        """
         offset, size = self._places[name]
         if data.numel() * data.itemsize != size:
             raise ValueError(f"{name}: expected {size} bytes, got {data.numel() * data.itemsize}")
         del self._missing[name]
         self._file.seek(self._start + offset)
-        self._file.write(data.detach().contiguous().cpu().numpy().data)
+        left = data.detach().contiguous().cpu().flatten().numpy().view(np.uint8).data
+        with _naming(self._path):
+            while len(left):  # the system may take a part
+                left = left[self._file.write(left) :]
 
     def close(self) -> None:
         self._file.close()
@@ -76,6 +88,27 @@ class GgufWriter:
         self.close()
         if self._missing:
             raise ValueError(f"{next(iter(self._missing))}: announced, but never written")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system say which file they are about."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write_header(writer: GGUFWriter) -> None:
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        writer.close()
+    except BaseException:
+        for file in writer.fout or ():
+            file.raw.close()  # what is still in its buffer could not be written either
+        raise
 
 
 def _add(writer: GGUFWriter, key: str, value: Any) -> None:
