@@ -12,8 +12,8 @@ from qcore.calibration.block import Group, stages_of
 from qcore.calibration.chain import find_blocks, record_calls
 from qcore.calibration.layers import calibrate
 from qcore.formats import IntGroup
+from qcore.linears import linear_names
 from qcore.methods import Awq, Gptq, InputStats, Rtn
-from qcore.models import linear_names
 from qcore.qweight import QWeight
 
 FORMAT = IntGroup(4, False, 32)
@@ -373,7 +373,7 @@ def test_ignore_and_unreached_layers() -> None:
         ({"calibration": [torch.zeros(2, 8)]}, "calibration: expected integer token ids"),
         ({"calibration": ["text"]}, "calibration: expected token ids or keyword arguments .* got a str"),
         ({"calibration": torch.full((2, 8), 64)}, "token ids of 0 to 64, exclusive, got 64 to 64"),
-        ({"ignore": ("re:.*",)}, "no nn.Linear layer is left to quantize"),
+        ({"ignore": ("re:.*",)}, "no linear layer is left to quantize"),
         ({"group_size": 0}, "group_size: expected a positive number"),
     ],
 )

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 import tiny
 from qcore.calibration.layers import calibrate
 from qcore.formats import Activations, Float8, Format, Int8, IntGroup
+from qcore.linears import linear_names
 from qcore.methods import Awq, Gptq, InputStats, Method, Rtn
-from qcore.models import linear_names
 from qcore.quantization import quantize
 from qcore.qweight import Inputs, QWeight
 

@@ -18,7 +18,7 @@ import tiny
 from foreign_layers import Layer, bit_stream, make_layer, whole_codes
 from qcore import QLinear, load, quantize, quantize_folder, save
 from qcore.checkpoints.stores import inspect_checkpoint
-from qcore.models import linear_names
+from qcore.linears import linear_names
 
 Write = Callable[[Layer], dict[str, Tensor]]
 

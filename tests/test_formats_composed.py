@@ -14,8 +14,8 @@ import qcore
 import tiny
 from qcore import QLinear, ScaledFormat
 from qcore.formats import BLOCK, ELEMENTS, NF4, ROW, TENSOR, Granularity, Scales, group
+from qcore.linears import linear_names
 from qcore.methods import InputStats, resolve_method
-from qcore.models import linear_names
 from qcore.nn import PRODUCTS
 from qcore.qweight import Inputs, QWeight
 

@@ -1,12 +1,11 @@
-"""Hugging Face models: which layers to quantize, and how to build one empty and fill it.
+"""Hugging Face models: how to build one empty and fill it.
 
 transformers takes seconds to import, and is where it is used.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,68 +13,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from qcore.calibration.chain import find_blocks
-from qcore.formats import Format
+from qcore.linears import matrix_shape
 from qcore.nn import QLinear
 from qcore.qweight import QWeight
-from qcore.schemes import Layer, Scheme
 
 __all__ = [
-    "choose_formats",
     "config_of",
     "empty_model",
     "head_name",
-    "is_ignored",
-    "linear_names",
     "replace_linear",
     "trusting",
 ]
-
-
-def linear_names(model: nn.Module) -> list[str]:
-    """Names of the model's `nn.Linear` layers, in the order of the model."""
-    return [name for name, module in model.named_modules() if type(module) is nn.Linear]
-
-
-def is_ignored(name: str, ignore: Sequence[str]) -> bool:
-    """Whether a layer is named by `ignore`: whole names, their last parts ("lm_head", "down_proj"), or
-    regular expressions after "re:", matched from the start of the name."""
-    for pattern in ignore:
-        if pattern.startswith("re:"):
-            if re.match(pattern[3:], name):
-                return True
-        elif name == pattern or name.endswith("." + pattern):
-            return True
-    return False
-
-
-def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> dict[str, Format]:
-    """The format of each layer to quantize: of all linear layers but those ignored, what the scheme says.
-
-    A layer whose rows are no whole blocks of its format gets a format of narrower blocks; if those do not fit
-    either, it stays as it is.
-
-    "lm_head" in `ignore` stands for the layer that makes the logits, whatever its name.
-    """
-    names = linear_names(model)
-    head = head_name(model) if "lm_head" in ignore else None
-    blocks = find_blocks(model, names)
-    chosen: dict[str, Format] = {}
-    for name in names:
-        if name == head or is_ignored(name, ignore):
-            continue
-        linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear)
-        block = next((i for i, prefix in enumerate(blocks) if name.startswith(prefix + ".")), None)
-        format = scheme(Layer(name, (linear.out_features, linear.in_features), block, len(blocks)))
-        format = None if format is None else format.for_columns(linear.in_features)
-        if format is not None:
-            chosen[name] = format
-    if not chosen:
-        raise ValueError(
-            f"model: no nn.Linear layer is left to quantize ({len(names)} found, ignore={tuple(ignore)})"
-        )
-    return chosen
 
 
 @contextmanager
@@ -148,22 +96,22 @@ def _auto_class(config: Any, architecture: str | None) -> str:
 
 
 def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
-    """Puts a QLinear in the place of the named `nn.Linear`, where it was, under all names that it has.
+    """Puts a QLinear in the place of the named linear layer, where it was, under all names that it has.
 
     Raises:
         ValueError: a weight of another shape.
     """
     linear = model.get_submodule(name)
-    assert isinstance(linear, nn.Linear)
-    expected = (linear.out_features, linear.in_features)
+    expected = matrix_shape(linear)
     if tuple(weight.shape) != expected:
         raise ValueError(
             f"{name}: expected a weight of shape {list(expected)}, as the model has it, got "
             f"{list(weight.shape)}"
         )
-    if not linear.weight.is_meta:
-        weight = weight.to(linear.weight.device)
-    new = QLinear(weight, linear.bias)
+    old = linear.get_parameter("weight")
+    if not old.is_meta:
+        weight = weight.to(old.device)
+    new = QLinear(weight, linear._parameters.get("bias"))
     for module in list(model.modules()):
         for leaf, child in module._modules.items():
             if child is linear:

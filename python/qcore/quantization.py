@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,9 +20,11 @@ from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
 from qcore.checkpoints.stores import STORES, store_for
 from qcore.checkpoints.streamed import FolderSource
+from qcore.choice import Choice, choose_formats
 from qcore.formats import Format
+from qcore.linears import as_linear
 from qcore.methods import Method, resolve_method
-from qcore.models import choose_formats, head_name, replace_linear
+from qcore.models import head_name, replace_linear
 from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, resolve_scheme
@@ -44,7 +47,9 @@ def quantize(
     """Quantizes a model's linear layers in place and returns it, ready for inference.
 
     Args:
-        model: any module made of `nn.Linear`; transformers models are calibrated block by block.
+        model: any module made of linear layers (`qcore.linears.LINEAR_KINDS`): `nn.Linear`, what is derived
+            from it without computing anything else, and GPT-2's `Conv1D`; transformers models are calibrated
+            block by block. Gates of one row and routers of experts stay as they are.
         scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points); W8A8, FP8 and others of
             `qcore.SCHEMES`, which round inputs too; NF4; a block format of GGUF, as Q4_K; a format; or a
             function that gives each layer its own (`qcore.schemes.Scheme`).
@@ -58,15 +63,17 @@ def quantize(
         device: where blocks are calibrated and quantized, one at a time; by default where the model is.
 
     Returns:
-        The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was left out on the way.
+        The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was chosen, and what was
+        left out on the way. Less than 90 % of what could be quantized is a warning too.
 
     Raises:
         ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
             The model is unchanged, unless the calibration data itself is at fault.
     """
-    formats = choose_formats(model, resolve_scheme(scheme, group_size), ignore)
-    destination = _ModelDestination(model, formats, resolve_method(method))
-    report = _run(_ModelSource(model), destination, calibration, sequential, device)
+    with as_linear(model):
+        choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore)
+        destination = _ModelDestination(model, choice, resolve_method(method))
+        report = _run(_ModelSource(model), destination, calibration, sequential, device)
     model.qcore_report = report  # type: ignore[assignment]
     return model
 
@@ -97,7 +104,7 @@ def quantize_checkpoint(
             `qcore.quantize`.
 
     Returns:
-        What was left out on the way.
+        What was chosen, and what was left out on the way.
     """
     store = store_for(destination)
     for name in options:
@@ -189,8 +196,9 @@ def _run(
     device: str | torch.device | None,
 ) -> QuantizationReport:
     """The pipeline: the source's weights, part by part, through the method, into the destination."""
-    report = QuantizationReport()
-    model, formats, method = source.model, destination.formats, destination.method
+    model, formats, method, report = source.model, destination.formats, destination.method, destination.report
+    if report.warning is not None:
+        warnings.warn(report.warning, stacklevel=4)
     needed = bool(formats) and needs_calibration(method, formats.values())
     batches = calibration_batches(calibration, model) if needed else []
     source.check(formats)
@@ -241,8 +249,9 @@ class _ModelWeights(Weights):
 class _ModelDestination(Destination, Sink):
     """The model itself: its layers are replaced once all are decided."""
 
-    def __init__(self, model: nn.Module, formats: Mapping[str, Format], method: Method) -> None:
-        self.model, self.formats, self.method = model, formats, method
+    def __init__(self, model: nn.Module, choice: Choice, method: Method) -> None:
+        self.model, self.method = model, method
+        self.formats, self.report = choice.formats, choice.report
         self.done: dict[str, QWeight] = {}
 
     @contextmanager

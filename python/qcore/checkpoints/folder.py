@@ -20,9 +20,10 @@ from qcore.checkpoints.saving import SHARD_BYTES, FolderSink, expect_storable
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination, Row, Store
 from qcore.checkpoints.streamed import FolderSource
+from qcore.choice import Choice, choose_formats
 from qcore.formats import Format
 from qcore.methods import Method
-from qcore.models import choose_formats, head_name, trusting
+from qcore.models import head_name, trusting
 from qcore.schemes import SCHEMES, Scheme, is_static, resolve_scheme
 from qcore.tensors import tied_names
 
@@ -41,12 +42,13 @@ class _FolderDestination(Destination):
         self,
         source: FolderSource,
         path: str | os.PathLike[str],
-        formats: Mapping[str, Format],
+        choice: Choice,
         method: Method,
         overwrite: bool,
         shard_bytes: int,
     ) -> None:
-        self.source, self.path, self.formats, self.method = source, path, formats, method
+        self.source, self.path, self.method = source, path, method
+        self.formats, self.report = choice.formats, choice.report
         self.overwrite, self.shard_bytes = overwrite, shard_bytes
         self.companions = companions(source.checkpoint.path)
 
@@ -136,10 +138,10 @@ class FolderStore(Store):
         chosen = resolve_scheme(scheme, options.get("group_size"))
         if Path(path).exists() and source.checkpoint.path.samefile(path):
             raise ValueError(f"{path}: is the source itself; write to another folder")
-        formats = choose_formats(source.model, chosen, ignore)
-        _check_targets(source, formats)
+        choice = choose_formats(source.model, chosen, ignore)
+        _check_targets(source, choice.formats)
         shard_bytes = options.get("shard_bytes", SHARD_BYTES)
-        return _FolderDestination(source, path, formats, method, overwrite, shard_bytes)
+        return _FolderDestination(source, path, choice, method, overwrite, shard_bytes)
 
 
 def _check_targets(source: FolderSource, formats: Mapping[str, Format]) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 
 from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
-from qcore.models import config_of, empty_model, linear_names, replace_linear
+from qcore.linears import linear_names
+from qcore.models import config_of, empty_model, replace_linear
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.tensors import (

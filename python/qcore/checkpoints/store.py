@@ -19,6 +19,7 @@ from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.streamed import FolderSource
 from qcore.formats import Format
 from qcore.methods import Method
+from qcore.report import QuantizationReport
 from qcore.schemes import Scheme
 
 __all__ = ["Destination", "Row", "Store"]
@@ -53,10 +54,12 @@ class Destination(ABC):
     Attributes:
         formats: of each linear layer whose codes a method chooses.
         method: as the store can keep what comes of it.
+        report: what was chosen and left out; calibration adds to it.
     """
 
     formats: Mapping[str, Format]
     method: Method
+    report: QuantizationReport
 
     @abstractmethod
     @contextmanager

@@ -22,6 +22,8 @@ _PLAIN = Scales()
 
 # A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
 _CHUNK = 1 << 17
+# Groups that readers of checkpoints take where a larger one does not divide a row.
+_GROUPS = (256, 128, 64, 32, 16)
 # How the search moves one end of a range with a zero point: factors of its lower and upper end.
 _ENDS = ((0.9, 1.0), (0.8, 1.0), (0.65, 1.0), (1.0, 0.9), (1.0, 0.8), (1.0, 0.65))
 
@@ -109,8 +111,23 @@ class ScaledFormat:
         return replace(self, granularity=group(columns))
 
     def for_columns(self, k: int) -> ScaledFormat:
-        """The format itself: it stores rows of any length, tiles at the edges may be smaller."""
-        return self
+        """The format itself if its groups, or blocks, divide rows of K columns; else with the largest of the
+        usual groups that do, the whole row if none does. Blocks become scales per row of the weight.
+
+        Kernels take any K (tiles at the edges may be smaller), but what reads checkpoints of integers and
+        floats does not.
+        """
+        width = self.granularity.columns
+        stored = self.elements.affine or isinstance(self.elements, Floats)
+        if width == -1 or k % width == 0 or not stored:
+            return self
+        if self.granularity.rows == 1:
+            fitting = (g for g in _GROUPS if g < width and k % g == 0)
+            return replace(self, granularity=group(next(fitting, -1)))
+        inputs = self.activations
+        if inputs is not None and inputs.granularity == TOKEN_BLOCK:
+            inputs = replace(inputs, granularity=ROW)
+        return replace(self, granularity=ROW, activations=inputs)
 
     def stored_bits(self, tensors: Mapping[str, Tensor]) -> int:
         """Bits in a checkpoint, which packs the codes and zero points."""

@@ -14,7 +14,8 @@ from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
 from qcore.checkpoints.gguf.config_read import config_of
 from qcore.checkpoints.gguf.reader import GgufFile, GgufTensor
 from qcore.formats import BLOCK_FORMATS
-from qcore.models import empty_model, head_name, linear_names, replace_linear
+from qcore.linears import linear_names
+from qcore.models import empty_model, head_name, replace_linear
 from qcore.nn import QEmbedding
 from qcore.progress import track
 from qcore.qweight import QWeight

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Type
 
-__all__ = ["GGUF_SCHEMES", "Mix", "MixModel", "choose_types", "parse_overrides"]
+__all__ = ["GGUF_SCHEMES", "Mix", "MixModel", "asked_types", "choose_types", "parse_overrides"]
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,19 @@ def choose_types(
     model: MixModel,
     overrides: Iterable[Override] = (),
 ) -> dict[str, Type]:
-    """The type of each tensor, by its name in the file.
+    """The type of each tensor, by its name in the file: what it is asked to be (see `asked_types`), or the
+    next one whose blocks divide its rows."""
+    asked = asked_types(shapes, scheme, model, overrides)
+    return {name: _fitting(type, shapes[name][-1]) for name, type in asked.items()}
+
+
+def asked_types(
+    shapes: Mapping[str, tuple[int, ...]],
+    scheme: str,
+    model: MixModel,
+    overrides: Iterable[Override] = (),
+) -> dict[str, Type]:
+    """The type that the scheme and the overrides give to each tensor, whether it fits or not.
 
     Args:
         shapes: all tensors of the file, in torch's order. Vectors and norms stay in float32.
@@ -217,7 +229,7 @@ def choose_types(
                 chosen[name] = type
                 break
         else:
-            chosen[name] = _fitting(_choose(name, shape[-1], mix, model), shape[-1])
+            chosen[name] = _choose(name, shape[-1], mix, model)
     for index in unused:
         raise ValueError(f"override {overrides[index][0].pattern}: fits no matrix of the model")
     return chosen

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,16 +16,25 @@ from torch import Tensor
 from qcore import ops
 from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
 from qcore.checkpoints.gguf.config_write import architecture_of, metadata_of, rope_factors
-from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES, MixModel, choose_types, parse_overrides
+from qcore.checkpoints.gguf.mixes import (
+    GGUF_SCHEMES,
+    MixModel,
+    asked_types,
+    choose_types,
+    parse_overrides,
+)
 from qcore.checkpoints.gguf.tokenizer_write import tokenizer_metadata
 from qcore.checkpoints.gguf.writer import GgufWriter, atomic_file
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
 from qcore.checkpoints.streamed import FolderSource
+from qcore.choice import account
 from qcore.formats import BLOCK_FORMATS, Format
+from qcore.linears import linear_names
 from qcore.methods import Method
-from qcore.models import head_name, linear_names
+from qcore.models import head_name
 from qcore.qweight import QWeight
+from qcore.report import QuantizationReport
 
 __all__ = ["GgufDestination"]
 
@@ -93,9 +102,11 @@ class GgufDestination(Destination):
             tied="output.weight" not in self.shapes,
             calibrated=method.needs_calibration,
         )
-        self.types = choose_types(self.shapes, self.scheme, mix_model, parse_overrides(overrides))
+        chosen_by = (self.scheme, mix_model, parse_overrides(overrides))
+        self.types = choose_types(self.shapes, *chosen_by)
         self.tensors = {name: (shape, self.types[name]) for name, shape in self.shapes.items()}
         self.formats = self._formats()
+        self.report = self._report(asked_types(self.shapes, *chosen_by))
 
     @contextmanager
     def opened(self) -> Iterator[Sink]:
@@ -141,6 +152,21 @@ class GgufDestination(Destination):
             if type is not None and type.name in BLOCK_FORMATS:
                 formats[name] = BLOCK_FORMATS[type.name]
         return formats
+
+    def _report(self, asked: Mapping[str, Type]) -> QuantizationReport:
+        report = QuantizationReport()
+        for name, shape in self.shapes.items():
+            if len(shape) > 1:
+                report.add_format(name, asked[name].name, self.types[name].name)
+        reasons: dict[str, tuple[str, bool]] = {}
+        for layer in linear_names(self.model):
+            stored = self.names.get(self.stored.get(f"{layer}.weight", ""))
+            if stored is not None and layer not in self.formats:
+                fits, k = asked[stored] == self.types[stored], self.shapes[stored][-1]
+                what = f"{asked[stored].name} was asked" if fits else f"{asked[stored].name}: rows of {k}"
+                reasons[layer] = (what, fits)
+        account(self.model, self.formats, reasons, report)
+        return report
 
     def metadata(self) -> dict[str, Any]:
         """Everything that the file says besides its tensors."""
