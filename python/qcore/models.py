@@ -23,6 +23,7 @@ __all__ = [
     "head_name",
     "replace_linear",
     "trusting",
+    "untie_quantized_heads",
 ]
 
 
@@ -116,6 +117,14 @@ def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
         for leaf, child in module._modules.items():
             if child is linear:
                 module._modules[leaf] = new
+
+
+def untie_quantized_heads(model: nn.Module) -> None:
+    """Makes configurations say that a head which is quantized no longer is the embedding."""
+    for module in model.modules():
+        head = head_name(module) if hasattr(module, "config") else None
+        if head is not None and isinstance(module.get_submodule(head), QLinear):
+            module.config.tie_word_embeddings = False  # type: ignore[union-attr]
 
 
 def head_name(model: nn.Module) -> str | None:

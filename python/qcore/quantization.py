@@ -15,6 +15,7 @@ from qcore.calibration.chain import Batch, Weights
 from qcore.calibration.layers import calibrate, needs_calibration
 from qcore.calibration.one_layer import check_finite
 from qcore.checkpoints.files import Checkpoint
+from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.saving import SHARD_BYTES
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
@@ -24,7 +25,7 @@ from qcore.choice import Choice, choose_formats
 from qcore.formats import Format
 from qcore.linears import as_linear
 from qcore.methods import Method, resolve_method
-from qcore.models import head_name, replace_linear
+from qcore.models import replace_linear, untie_quantized_heads
 from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, resolve_scheme
@@ -267,8 +268,8 @@ class _ModelDestination(Destination, Sink):
     def finish(self) -> None:
         for name, weight in self.done.items():
             replace_linear(self.model, name, weight)
-        if head_name(self.model) in self.done and hasattr(self.model, "config"):
-            self.model.config.tie_word_embeddings = False  # type: ignore[union-attr]
+        save_as_quantized(self.model)
+        untie_quantized_heads(self.model)
 
 
 def calibration_batches(calibration: Calibration, model: nn.Module) -> list[Batch]:

@@ -76,8 +76,18 @@ def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:
 
 def tied_names(model: nn.Module) -> dict[str, str]:
     """Names of the parameters that the model's configuration ties, each with the one that it is tied to."""
-    expand: Any = getattr(model, "get_expanded_tied_weights_keys", None)
-    return {} if expand is None else dict(expand(all_submodels=True))
+    found: dict[str, str] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        expand: Any = getattr(module, "get_expanded_tied_weights_keys", None)
+        if expand is None:
+            continue
+        try:
+            ties = expand(all_submodels=False)
+        except ValueError:  # some of the names went with layers that are quantized now
+            ties = module.all_tied_weights_keys
+        dot = f"{prefix}." if prefix else ""
+        found |= {dot + target: dot + source for target, source in ties.items()}
+    return found
 
 
 def shared_names(model: nn.Module) -> list[list[str]]:

@@ -12,7 +12,7 @@ from torch import nn
 from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.linears import linear_names
-from qcore.models import config_of, empty_model, replace_linear
+from qcore.models import config_of, empty_model, replace_linear, untie_quantized_heads
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.tensors import (
@@ -86,6 +86,7 @@ def _load_quantized(
             )
         tensors = {key: checkpoint.tensor(key) for key in layer.parts}
         replace_linear(model, name, container.read(layer, stored, tensors))
+    untie_quantized_heads(model)
     parts = {key for layer in layers for key in layer.parts}
     _fill(model, checkpoint, [key for key in checkpoint if key not in parts], dtype)
     return model

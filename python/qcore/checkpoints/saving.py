@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,12 @@ from qcore.checkpoints.files import ShardWriter, atomic_folder, write_json
 from qcore.checkpoints.sink import Sink
 from qcore.formats import Format
 from qcore.models import head_name
-from qcore.nn import QLinear
+from qcore.nn import QEmbedding, QLinear
 from qcore.progress import track
 from qcore.qweight import QWeight
 from qcore.tensors import persistent_tensors, renamer, tied_names
 
-__all__ = ["SHARD_BYTES", "FolderSink", "expect_storable", "save"]
+__all__ = ["SHARD_BYTES", "FolderSink", "expect_savable", "expect_storable", "save", "write_model"]
 
 SHARD_BYTES = 1 << 30
 
@@ -47,30 +48,54 @@ def save(
         overwrite: replace an existing folder.
         shard_bytes: the most bytes per safetensors file, about.
     """
-    layers = {n: m for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, QLinear)}
-    if not layers:
-        raise ValueError("model: has no quantized layer; call qcore.quantize first")
-    config = getattr(model, "config", None)
-    if config is None:
-        raise ValueError("model: expected a transformers model, which has a config; got none")
-    for name, layer in layers.items():
-        expect_storable(WRITTEN, name, layer.format, layer.in_features)
+    expect_savable(model)
     source = Path(getattr(model, "name_or_path", "") or "")
     is_folder = source.is_dir() and (source / "config.json").exists()
     beside = companions(source, tokenizer is None) if is_folder else []
     with atomic_folder(path, overwrite) as folder:
-        sink = FolderSink(folder, model, shard_bytes)
-        for name, tensor in _plain_tensors(model).items():
-            sink.keep(name, tensor)
-        for name, layer in track(list(layers.items()), "saving layers"):
-            sink.emit(name, layer.to_qweight())
         copy_companions(source, beside, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        if getattr(model, "generation_config", None) is not None and model.can_generate():  # type: ignore[operator]
-            model.generation_config.save_pretrained(folder)  # type: ignore[union-attr,operator]
-        sink.config = {**config.to_dict(), "architectures": [type(model).__name__]}
-        sink.finish()
+        write_model(model, folder, shard_bytes)
+
+
+def expect_savable(model: nn.Module) -> None:
+    """Raises if a model cannot be saved, with the reason."""
+    layers = _quantized_layers(model)
+    if not layers:
+        raise ValueError("model: has no quantized layer; call qcore.quantize first")
+    if getattr(model, "config", None) is None:
+        raise ValueError("model: expected a transformers model, which has a config; got none")
+    for name, layer in layers.items():
+        expect_storable(WRITTEN, name, layer.format, layer.in_features)
+    for name, module in model.named_modules():
+        if isinstance(module, QEmbedding):
+            raise ValueError(f"{name}: {WRITTEN.method} has no quantized embeddings; a GGUF file stores them")
+
+
+def write_model(model: Any, folder: Path, shard_bytes: int) -> None:
+    """Weights, config.json, generation settings, and the model's code if it brought some."""
+    from transformers.dynamic_module_utils import custom_object_save
+
+    config = deepcopy(model.config)
+    for own in (config, model):
+        if getattr(own, "_auto_class", None) is not None:
+            custom_object_save(own, folder, config=config)
+    if getattr(model, "generation_config", None) is not None and model.can_generate():
+        model.generation_config.save_pretrained(folder)
+    sink = FolderSink(folder, model, shard_bytes)
+    for name, tensor in _plain_tensors(model).items():
+        sink.keep(name, tensor)
+    for name, layer in track(list(_quantized_layers(model).items()), "saving layers"):
+        sink.emit(name, layer.to_qweight())
+    sink.config = {**config.to_dict(), "architectures": [type(model).__name__]}
+    sink.finish()
+
+
+def _quantized_layers(model: nn.Module) -> dict[str, QLinear]:
+    """By name; one that has several is there under each."""
+    modules = model.named_modules(remove_duplicate=False)
+    return {name: module for name, module in modules if isinstance(module, QLinear)}
 
 
 def expect_storable(container: Container, name: str, format: Format, k: int) -> None:

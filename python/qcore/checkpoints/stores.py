@@ -10,6 +10,7 @@ from torch import nn
 
 from qcore.checkpoints.folder import FolderStore
 from qcore.checkpoints.gguf.store import GgufStore
+from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.store import Row, Store
 
 __all__ = ["STORES", "inspect_checkpoint", "load", "store_at", "store_for"]
@@ -48,7 +49,9 @@ def load(
         FileNotFoundError: a missing folder or shard, by name.
         ValueError: a file or tensor that is not what it should be, by name.
     """
-    return store_at(path).load(path, dtype, device, trust_remote_code)
+    model = store_at(path).load(path, dtype, device, trust_remote_code)
+    save_as_quantized(model)
+    return model
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
