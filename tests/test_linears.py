@@ -300,3 +300,32 @@ def test_a_gguf_file_says_which_types_it_got(tmp_path: Path) -> None:
     layers = model.config.num_hidden_layers
     assert len(report.narrowed["Q4_0 instead of Q2_K"]) == 4 * layers + 1  # q, k, gate, up, the embedding
     assert report.share > 0.98
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(64, 64), lambda: Conv1D(64, 64)])
+def test_hooks_stay_where_they_were(make: Any) -> None:
+    odd = make()
+    seen = []
+    odd.register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    odd.register_forward_hook(lambda module, args, kwargs, y: 2 * y, with_kwargs=True)
+    handle = odd.register_forward_hook(lambda module, args, y: seen.append(module))
+    model = nn.Sequential(nn.Linear(64, 64), odd, nn.Linear(64, 64))
+    x = torch.randn(6, 64)
+    with torch.no_grad():
+        expected = model(x)
+        quantize(model, "W8A16", "rtn", group_size=16)
+        y = model(x)
+        assert (y - expected).norm() < 0.02 * expected.norm()
+        assert seen == [odd, model[1]]
+        handle.remove()
+        model(x)
+    assert len(seen) == 2
+
+
+def test_a_forward_that_was_replaced_is_not_lost() -> None:
+    odd = nn.Linear(64, 64)
+    odd.forward = lambda x: nn.Linear.forward(odd, x) + 1  # type: ignore[method-assign]
+    model = nn.Sequential(nn.Linear(64, 64), odd)
+    with pytest.warns(UserWarning, match="whose forward was replaced"):
+        quantize(model, "W8A16", "rtn", group_size=16)
+    assert model[1] is odd

@@ -124,7 +124,10 @@ def _nature(module: nn.Module, parameter: nn.Parameter) -> str:
         return VECTOR
     if parameter.dim() == 3:
         return "experts in one tensor" if parameter.shape[0] > 1 else "three-dimensional"
-    return f"of {type(module).__name__}, which is no linear layer"
+    kind = type(module).__name__
+    if "forward" in module.__dict__:
+        return f"of a {kind} whose forward was replaced"
+    return f"of {kind}, which is no linear layer"
 
 
 def _what_there_is(model: nn.Module) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "LINEAR_KINDS",
     "LinearKind",
     "as_linear",
+    "carry_hooks",
     "gates",
     "is_linear",
     "kind_of",
@@ -62,7 +63,10 @@ LINEAR_KINDS = (LinearKind(_is_plain), LinearKind(_is_conv1d, transposed=True))
 
 
 def kind_of(module: nn.Module) -> LinearKind | None:
-    """The kind of a linear layer, or None."""
+    """The kind of a linear layer, or None. One whose `forward` was replaced on the object is none: what it
+    computes would be lost with it."""
+    if "forward" in module.__dict__:
+        return None
     return next((kind for kind in LINEAR_KINDS if kind.recognises(module)), None)
 
 
@@ -188,7 +192,26 @@ def _stand_in(module: nn.Module) -> nn.Linear:
     weight = module.get_parameter("weight")
     linear.weight = nn.Parameter(weight.data.T, requires_grad=weight.requires_grad)
     linear.bias = module._parameters.get("bias")  # type: ignore[assignment]
+    carry_hooks(module, linear)
     return linear.train(module.training)
+
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_is_full_backward_hook",
+)
+
+
+def carry_hooks(old: nn.Module, new: nn.Module) -> None:
+    """The hooks of a module are those of what takes its place; the handles that remove them stay good."""
+    for name in _HOOKS:
+        setattr(new, name, getattr(old, name))
 
 
 def _put(model: nn.Module, name: str, module: nn.Module) -> None:
