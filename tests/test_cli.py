@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
+import qcore
 from conftest import REPOSITORY
 from qcore import _C
 from qcore.cli import app
+from qcore.text import token_chunks
 
 MODEL = REPOSITORY / "models" / "pydoc-llama-7m"
 SMALL = ["--samples", "4", "--sequence-length", "128", "--calibration", str(MODEL / "calibration.txt")]
@@ -44,6 +47,26 @@ def test_eval(quantized: Path) -> None:
     assert 0 < figures["kl"] < 0.1
     assert 0.8 < figures["top1"] < 1
     assert "perplexity" in run(*arguments).stdout
+
+
+@pytest.mark.parametrize(("out", "scheme"), [("q4.gguf", "Q4_0"), ("w8", "W8A8")])
+def test_eval_with_float_activations(out: str, scheme: str, tmp_path: Path) -> None:
+    """Inputs as they are: the figures of a program that does not round them."""
+    path = tmp_path / out
+    assert run("quantize", MODEL, path, "--method", "rtn", "--scheme", scheme).exit_code == 0
+    text = ["--text", MODEL / "eval.txt", "--chunks", 2, "--chunk", 128, "--json"]
+    rounded = json.loads(run("eval", path, *text).stdout)
+    got = json.loads(run("eval", path, *text, "--float-activations").stdout)
+    assert got["perplexity"] != rounded["perplexity"]
+    model = qcore.load(path)
+    for module in model.modules():
+        if isinstance(module, qcore.QLinear):
+            assert not module.float_activations
+            dense = torch.nn.Linear(module.in_features, module.out_features, module.bias is not None)
+            dense.weight.data = module.to_qweight().dequantize()
+            module.forward = dense.forward
+    expected = qcore.evaluate(model.float(), token_chunks(MODEL, MODEL / "eval.txt", 128, 2))
+    assert got["perplexity"] == pytest.approx(expected.perplexity, rel=1e-5)
 
 
 def test_inspect(quantized: Path) -> None:

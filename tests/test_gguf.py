@@ -53,11 +53,8 @@ def test_mixed_files_hold_what_quantizing_the_weights_gives(name: str, tmp_path:
     """The model of a file is the original with each weight rounded to the type that the file has it in."""
     model = make(name, **{**WIDE, **({"query_pre_attn_scalar": 64} if name in ("gemma2", "gemma3") else {})})
     path = convert(model, tmp_path, "Q3_K_M")
-    loaded, types = qcore.load(path), types_in(path)
+    loaded, types = qcore.load(path, float_activations=True), types_in(path)
     assert len(set(types.values())) >= 4, types  # F32, the base, that of the head, and one that a rule chose
-    for module in loaded.modules():
-        if isinstance(module, qcore.QLinear):
-            module.float_activations = True
     with torch.no_grad():
         for layer, block in enumerate(model.get_submodule("model.layers")):
             for part, module in block.named_modules():

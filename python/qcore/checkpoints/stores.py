@@ -12,6 +12,7 @@ from qcore.checkpoints.folder import FolderStore
 from qcore.checkpoints.gguf.store import GgufStore
 from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.store import Row, Store
+from qcore.nn import QLinear
 
 __all__ = ["STORES", "inspect_checkpoint", "load", "store_at", "store_for"]
 
@@ -34,6 +35,7 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     trust_remote_code: bool = False,
+    float_activations: bool = False,
 ) -> nn.Module:
     """Loads a folder or a GGUF file for inference, quantized or not.
 
@@ -44,6 +46,9 @@ def load(
         device: where to put the model.
         trust_remote_code: run Python code that the folder brings (`auto_map`), where transformers has no
             class of its own for it. Nothing is ever asked.
+        float_activations: multiply the inputs of quantized layers as they are, where a block format of GGUF,
+            or a scheme with 8-bit inputs, would have them rounded to 8 bits first: slower, and what a program
+            computes that does not round them (`QLinear.float_activations`, which may be set later, too).
 
     Raises:
         FileNotFoundError: a missing folder or shard, by name.
@@ -51,6 +56,9 @@ def load(
     """
     model = store_at(path).load(path, dtype, device, trust_remote_code)
     save_as_quantized(model)
+    for module in model.modules():
+        if isinstance(module, QLinear):
+            module.float_activations = float_activations
     return model
 
 

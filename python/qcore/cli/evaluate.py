@@ -28,6 +28,14 @@ def evaluate(
     chunks: Annotated[int, typer.Option(help="The most chunks to evaluate.", min=1)] = 48,
     dtype: Annotated[DTypeName, typer.Option(help="Of the activations.")] = DTypeName.float32,
     device: Annotated[DeviceName, typer.Option(help="Where the models run.")] = DeviceName.cpu,
+    float_activations: Annotated[
+        bool,
+        typer.Option(
+            "--float-activations",
+            help="Multiply inputs as they are, where GGUF's types and schemes with 8-bit inputs would have "
+            "them rounded to 8 bits. Slower; shows what that rounding costs.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
 ) -> None:
     """Perplexity of MODEL on a text, and how far it is from a reference model.
@@ -43,7 +51,7 @@ def evaluate(
         where = present(device)
         wanted = None if dtype is DTypeName.auto else getattr(torch, dtype.value)
         tokens = token_chunks(model, text, chunk, chunks)
-        loaded = qcore.load(model, wanted, where)
+        loaded = qcore.load(model, wanted, where, float_activations=float_activations)
         other = None if reference is None else qcore.load(reference, wanted, where)
         result = qcore.evaluate(loaded, tokens, other)
     if as_json:
