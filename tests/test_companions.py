@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +303,28 @@ def test_a_shard_may_be_a_link(source: Path, tmp_path: Path) -> None:
     save_file({}, tmp_path / "x.safetensors")
     with pytest.raises(ValueError, match="not in the checkpoint"):
         load(source)
+
+
+def test_what_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same weights in other forms; but a sentence encoder's modules may be .bin files."""
+    import huggingface_hub
+
+    def download(repo: str, ignore_patterns: list[str]) -> str:
+        left = {
+            name for name in [*KEPT, *LEFT, *LEFT_FOLDERS] if any(fnmatch(name, p) for p in ignore_patterns)
+        }
+        assert {"pytorch_model.bin", "consolidated.safetensors", "tf_model.h5", "onnx/model.onnx"} <= left
+        assert not left & {*KEPT}
+        assert not any(fnmatch("2_Dense/pytorch_model.bin", pattern) for pattern in ignore_patterns)
+        raise OSError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no network"):
+        load("a/b")
+
+
+def test_no_paths_of_this_machine(source: Path, tmp_path: Path) -> None:
+    for write in (quantized, saved):
+        out = write(source, tmp_path / write.__name__)
+        assert str(tmp_path) not in (out / "config.json").read_text()

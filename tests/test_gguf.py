@@ -347,3 +347,25 @@ def test_a_wider_embedding_than_the_tokenizer(tmp_path: Path) -> None:
     save(make("llama", vocab_size=290), tmp_path / "small", wrap(backend, eos_token="<|end|>"))
     with pytest.raises(ValueError, match="the embedding only 290 rows"):
         qcore.quantize_gguf(tmp_path / "small", tmp_path / "small.gguf", "F16", "rtn")
+
+
+@pytest.mark.parametrize("name", ["qwen2", "llama-bias"])
+def test_tensors_that_are_missing_or_too_many(name: str, tmp_path: Path) -> None:
+    """A bias that another block has is not zero, and what nothing uses is counted."""
+    path = convert(make(name), tmp_path, "F32")
+    metadata = plain_metadata(GgufFile(path))
+    tensors = {tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in GGUFReader(path).tensors}
+    architecture = GgufFile(path).metadata["general.architecture"]
+
+    def load(changed: dict[str, torch.Tensor]) -> torch.nn.Module:
+        path.unlink()
+        return qcore.load(write_gguf(path, metadata, changed, architecture))
+
+    for missing in [*[*tensors][:: max(1, len(tensors) // 8)], "blk.1.attn_q.bias"]:
+        with pytest.raises(ValueError, match=rf"lacks the tensor {missing}|bias: the model has no such bias"):
+            load({key: tensor for key, tensor in tensors.items() if key != missing})
+    with pytest.warns(
+        UserWarning, match=r"1 of its tensors are not used, the first is blk\.0\.extra\.weight"
+    ):
+        load({**tensors, "blk.0.extra.weight": torch.ones(4)})
+    load({key: tensor for key, tensor in tensors.items() if not key.endswith("attn_output.bias")})

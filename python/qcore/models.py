@@ -86,7 +86,8 @@ def _auto_class(config: Any, architecture: str | None) -> str:
     class, else that for language models if there is one, else the plain one."""
     import transformers
 
-    own: Mapping[str, str] = getattr(config, "auto_map", None) or {}
+    listed = getattr(config, "auto_map", None)
+    own: Mapping[str, str] = listed if isinstance(listed, Mapping) else {}
     models = [name for name in own if name.startswith("AutoModel") and hasattr(transformers, name)]
     for name in models:
         if str(own[name]).rpartition(".")[2] == architecture:

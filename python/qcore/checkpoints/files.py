@@ -23,6 +23,12 @@ __all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "read_json", "resolve_s
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 
+# The same weights in other forms. A sentence encoder's modules in subfolders may be .bin files.
+_NOT_DOWNLOADED = [
+    "pytorch_model*", "consolidated*", "original/*", "onnx/*", "openvino/*", "*.pth", "*.gguf", "*.h5",
+    "*.msgpack", "*.ot", "*.onnx", "*.onnx_data", "*.tflite",
+]  # fmt: skip
+
 
 def resolve_source(source: str | os.PathLike[str]) -> Path:
     """The folder of a checkpoint: a local one, or a Hugging Face id, downloaded to the local cache."""
@@ -40,7 +46,7 @@ def resolve_source(source: str | os.PathLike[str]) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(snapshot_download(text, ignore_patterns=["*.bin", "*.pth", "*.gguf"]))
+            return Path(snapshot_download(text, ignore_patterns=_NOT_DOWNLOADED))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise FileNotFoundError(

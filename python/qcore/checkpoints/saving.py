@@ -26,8 +26,8 @@ __all__ = ["SHARD_BYTES", "FolderSink", "expect_savable", "expect_storable", "sa
 
 SHARD_BYTES = 1 << 30
 
-# What a configuration says of the files that it came with.
-_OF_THE_SOURCE = ("quantization_config", "compression_config", "transformers_weights")
+# What a configuration says of the files that it came with, and where they were.
+_OF_THE_SOURCE = ("quantization_config", "compression_config", "transformers_weights", "_name_or_path")
 
 
 def save(

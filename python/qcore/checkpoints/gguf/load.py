@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import warnings
 from typing import Any
 
 import gguf
@@ -57,6 +59,7 @@ class _Loader:
     def __init__(self, file: GgufFile, dtype: torch.dtype | None) -> None:
         self.file = file
         self.dtype = dtype or _common_dtype(file)
+        self.kinds = {_in_any_block(name) for name in file.tensors}
 
     def load(self) -> nn.Module:
         if self.file.metadata.get("split.count", 1) != 1:
@@ -84,7 +87,7 @@ class _Loader:
             if stored is None:
                 raise ValueError(f"no name in a GGUF file stands for {name}")
             module, _, leaf = name.rpartition(".")
-            if leaf == "bias" and stored not in self.file.tensors:
+            if leaf == "bias" and _in_any_block(stored) not in self.kinds:  # files leave those of zeros out
                 set_tensor(model, name, torch.zeros(model.get_parameter(name).shape, dtype=self.dtype))
                 continue
             self._check_shape(stored, tuple(model.get_parameter(name).shape))
@@ -96,6 +99,15 @@ class _Loader:
                 self._place_embedding(model, module)
             elif name != tied:
                 set_tensor(model, name, self._values(architecture, stored, order))
+        if unused := sorted(self.file.tensors.keys() - {*names.values(), _EMBEDDING, ROPE_FREQS}):
+            if bias := next((name for name in unused if name.endswith(".bias")), None):
+                raise ValueError(
+                    f"{bias}: the model has no such bias, as far as the other tensors and metadata say"
+                )
+            warnings.warn(
+                f"{self.file.path}: {len(unused)} of its tensors are not used, the first is {unused[0]}",
+                stacklevel=5,
+            )
         tie_weights(model, {})
         self._divide_frequencies(model)
         model.config.dtype = self.dtype
@@ -171,6 +183,10 @@ def _common_dtype(file: GgufFile) -> torch.dtype:
     """The 16-bit type that all matrices share, or float32."""
     types = {t.type.name for t in file.tensors.values() if len(t.shape) == 2}
     return _PLAIN[types.pop()] if types in ({"F16"}, {"BF16"}) else torch.float32
+
+
+def _in_any_block(name: str) -> str:
+    return re.sub(r"^blk\.\d+\.", "", name)
 
 
 def _unpermuted(rows: Tensor, order: Tensor | None) -> Tensor:
