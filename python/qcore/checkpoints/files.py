@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qcore.checkpoints.companions import expect_plain_files, inside
+from qcore.interrupts import uninterrupted
 
 __all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "read_json", "resolve_source", "write_json"]
 
@@ -206,7 +207,9 @@ class ShardWriter:
 def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """A folder to write into that appears under its name only once it is complete.
 
-    On any error nothing is left behind, and an existing destination stays as it was.
+    On any error nothing is left behind, and an existing destination stays as it was. A signal that kills the
+    program at once (SIGTERM, unless the program makes an exception of it as the command line does) leaves the
+    hidden folder `.NAME.XXXXXXXX` beside the destination.
     """
     target = Path(os.path.realpath(destination))  # what a link points to is replaced, not the link
     if target.exists():
@@ -217,13 +220,18 @@ def atomic_folder(destination: str | os.PathLike[str], overwrite: bool = False) 
         if any(target.iterdir()) and not (target / "config.json").exists():
             raise FileExistsError(f"{target}: holds something else than a model; it is not overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    work: Path | None = None
     try:
-        os.chmod(work, 0o755)  # mkdtemp makes it private; a model folder is not
+        with uninterrupted():
+            work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+            os.chmod(work, 0o755)  # mkdtemp makes it private; a model folder is not
         yield work
-        _replace(target, work)
+        with uninterrupted():
+            _replace(target, work)
     except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
+        if work is not None:
+            with uninterrupted():
+                shutil.rmtree(work, ignore_errors=True)
         raise
 
 

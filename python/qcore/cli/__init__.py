@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
+from io import TextIOWrapper
+from typing import Annotated
 
 import typer
 
@@ -10,6 +13,7 @@ from qcore.cli.evaluate import evaluate
 from qcore.cli.explain import explain
 from qcore.cli.inspect import inspect
 from qcore.cli.quantize import quantize
+from qcore.interrupts import Ended, end_on_signals
 
 __all__ = ["app", "main"]
 
@@ -41,8 +45,19 @@ app.command()(inspect)
 app.command()(explain)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"qcore {version('qcore')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _quiet_unless_watched() -> None:
+def _quiet_unless_watched(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
     if not sys.stderr.isatty():
         from transformers.utils import logging
 
@@ -50,5 +65,17 @@ def _quiet_unless_watched() -> None:
 
 
 def main() -> None:
-    """Entry point of the `qcore` command."""
-    app()
+    """Entry point of the `qcore` command.
+
+    The exit code is 1 after an error that a user can mend, 2 after wrong arguments, and 128 + n if signal n
+    asked the command to end; nothing half-written is left behind then.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names may hold characters that it has no codes for
+            stream.reconfigure(errors="backslashreplace")
+    end_on_signals()
+    try:
+        app()
+    except Ended as end:
+        print(f"error: ended by {end.name}", file=sys.stderr)
+        raise

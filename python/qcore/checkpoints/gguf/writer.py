@@ -13,6 +13,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT, GGMLQuantizationType, GGUFWriter
 from torch import Tensor
 
+from qcore.interrupts import uninterrupted
+
 __all__ = ["GgufWriter", "atomic_file", "row_bytes"]
 
 
@@ -129,7 +131,8 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 def atomic_file(destination: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """A path to write to that becomes the destination only once it is complete.
 
-    On any error nothing is left behind, and an existing destination stays as it was.
+    On any error nothing is left behind, and an existing destination stays as it was; of signals see
+    `qcore.checkpoints.files.atomic_folder`.
     """
     target = Path(os.path.realpath(destination))  # what a link points to is replaced, not the link
     if target.is_dir():
@@ -137,13 +140,16 @@ def atomic_file(destination: str | os.PathLike[str], overwrite: bool = False) ->
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target}: exists already; choose another name, or allow overwriting")
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
-    work = Path(name)
+    work: Path | None = None
     try:
+        with uninterrupted():
+            handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+            os.close(handle)
+            work = Path(name)
         yield work
         os.chmod(work, 0o644)  # mkstemp makes it private
         os.replace(work, target)
     except BaseException:
-        work.unlink(missing_ok=True)
+        if work is not None:
+            work.unlink(missing_ok=True)
         raise
