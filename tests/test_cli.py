@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,3 +226,49 @@ def test_help_teaches(command: list[str]) -> None:
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert len(result.stdout) > 400
+
+
+@pytest.mark.parametrize("name", ["модель-日本", os.fsdecode(b"no-text-\xff.gguf")])
+def test_names_that_the_output_cannot_show(tmp_path: Path, name: str) -> None:
+    """An ASCII terminal, and the name of a file that is no text at all."""
+    out = tmp_path / name
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "qcore", "quantize", MODEL, out, "--method", "rtn"],
+        capture_output=True,
+        env={**ascii_only, "PYTHONIOENCODING": "ascii"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
+    assert out.exists()
+
+
+def test_version() -> None:
+    result = run("--version")
+    assert (result.exit_code, result.stdout) == (0, f"qcore {qcore.__version__}\n")
+
+
+def test_remote_code_runs_only_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    source, ran = tmp_path / "source", tmp_path / "ran"
+    shutil.copytree(MODEL, source)
+    (source / "own.py").write_text(
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own-of-cli'\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    config = json.loads((source / "config.json").read_text())
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnForCausalLM"}
+    config |= {"model_type": "own-of-cli", "auto_map": auto_map, "architectures": ["OwnForCausalLM"]}
+    (source / "config.json").write_text(json.dumps(config))
+    evaluation = ["eval", source, "--text", MODEL / "eval.txt", "--chunks", 1, "--chunk", 16]
+    for command in (["quantize", source, tmp_path / "out", *SMALL], evaluation):
+        result = run(*command)
+        assert result.exit_code == 1
+        assert "--trust-remote-code" in result.stderr
+        assert not ran.exists()
+    for command in (["quantize", source, tmp_path / "out", *SMALL], evaluation):
+        result = run(*command, "--trust-remote-code")
+        assert result.exit_code == 0, result.output
+        assert ran.exists()

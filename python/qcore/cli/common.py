@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from typing import Annotated
 
 import typer
 
-__all__ = ["DTypeName", "DeviceName", "errors", "present"]
+__all__ = ["DTypeName", "DeviceName", "TrustRemoteCode", "errors", "present"]
+
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run Python code that the model's folder brings. Without it such a model is refused.",
+    ),
+]
 
 
 class DeviceName(str, Enum):

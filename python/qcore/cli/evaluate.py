@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from qcore.cli.common import DeviceName, DTypeName, errors, present
+from qcore.cli.common import DeviceName, DTypeName, TrustRemoteCode, errors, present
 
 __all__ = ["evaluate"]
 
@@ -37,6 +37,7 @@ def evaluate(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Perplexity of MODEL on a text, and how far it is from a reference model.
 
@@ -50,9 +51,9 @@ def evaluate(
     with errors():
         where = present(device)
         wanted = None if dtype is DTypeName.auto else getattr(torch, dtype.value)
-        tokens = token_chunks(model, text, chunk, chunks)
-        loaded = qcore.load(model, wanted, where, float_activations=float_activations)
-        other = None if reference is None else qcore.load(reference, wanted, where)
+        tokens = token_chunks(model, text, chunk, chunks, trust_remote_code)
+        loaded = qcore.load(model, wanted, where, trust_remote_code, float_activations=float_activations)
+        other = None if reference is None else qcore.load(reference, wanted, where, trust_remote_code)
         result = qcore.evaluate(loaded, tokens, other)
     if as_json:
         figures = asdict(result)  # JSON has no NaN: the error of one chunk is none

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from qcore.checkpoints.store import Store
 from qcore.checkpoints.stores import STORES, store_for
-from qcore.cli.common import DeviceName, errors, present
+from qcore.cli.common import DeviceName, TrustRemoteCode, errors, present
 from qcore.methods import METHODS, Awq, Gptq, Method, Rtn, resolve_method
 
 __all__ = ["quantize"]
@@ -91,6 +91,7 @@ def quantize(
         DeviceName, typer.Option(help="Where blocks are calibrated and quantized, one at a time.")
     ] = DeviceName.cpu,
     overwrite: Annotated[bool, typer.Option(help="Replace DST if it exists.")] = False,
+    trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Quantize SRC into the new folder, or GGUF file, DST.
 
@@ -120,10 +121,19 @@ def quantize(
             if calibration is None:
                 needs = f"scheme {name}" if static else f"method {method.value}"
                 raise ValueError(f"--calibration: {needs} needs a text file")
-            tokens = token_chunks(folder, calibration, sequence_length, samples)
+            tokens = token_chunks(folder, calibration, sequence_length, samples, trust_remote_code)
         start = time.perf_counter()
         quantize_checkpoint(
-            folder, destination, name, chosen, tokens, sequential, overwrite, where, **options
+            folder,
+            destination,
+            name,
+            chosen,
+            tokens,
+            sequential,
+            overwrite,
+            where,
+            trust_remote_code,
+            **options,
         )
         seconds = time.perf_counter() - start
     console = Console(highlight=False, soft_wrap=True)

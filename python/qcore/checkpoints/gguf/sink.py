@@ -16,6 +16,7 @@ from torch import Tensor
 from qcore import ops
 from qcore.checkpoints.gguf.architectures import ROPE_FREQS, Architecture
 from qcore.checkpoints.gguf.config_write import architecture_of, metadata_of, rope_factors
+from qcore.checkpoints.gguf.general import model_name
 from qcore.checkpoints.gguf.mixes import (
     GGUF_SCHEMES,
     MixModel,
@@ -171,10 +172,9 @@ class GgufDestination(Destination):
     def metadata(self) -> dict[str, Any]:
         """Everything that the file says besides its tensors."""
         total = sum(int(np.prod(shape)) for shape in self.shapes.values())
-        path = self.checkpoint.path.resolve()
         return {
             "general.type": "model",
-            "general.name": path.name,
+            "general.name": model_name(self.checkpoint.path, self.checkpoint.config),
             "general.size_label": gguf.size_label(total, total, 0, 0),
             "general.file_type": int(GGUF_SCHEMES[self.scheme].file_type),
             "general.quantization_version": gguf.GGML_QUANT_VERSION,
