@@ -54,7 +54,8 @@ struct OfW4A16 {
   static constexpr const char* kTitle = "/4_bits";
 
   explicit OfW4A16(const Row<W4A16>& row) : layout(row.weight_layout()) {
-    shape = {.n = kN, .k = kK, .group_size = 128, .bits = 4, .scale_dtype = DType::bf16};
+    shape = {
+        .n = kN, .k = kK, .group_size = 128, .elements = Elements::u4, .scale_dtype = DType::bf16};
     Rng rng(2);
     one = pack(row, random_weight(shape, rng));
     bytes = static_cast<int64_t>(one.qweight.size());
@@ -62,7 +63,7 @@ struct OfW4A16 {
   }
   const void* data() const { return one.qweight.data(); }
   W4A16Args args(const void* weight, int64_t experts, int64_t n) {
-    IntGroup all = shape;
+    ScaledWeight all = shape;
     all.experts = experts;
     all.n = n;
     scales.resize(static_cast<size_t>(packed_sizes(layout, all).scales * 2), char{0x3c});
@@ -71,8 +72,8 @@ struct OfW4A16 {
     return a;
   }
 
-  const IntGroupLayout& layout;
-  IntGroup shape;
+  const ScaledLayout& layout;
+  ScaledWeight shape;
   Packed one;
   Buffer x;
   std::vector<char> scales;

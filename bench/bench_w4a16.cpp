@@ -15,13 +15,13 @@ using namespace qcore::testing;
 // Copies of one packed weight.
 class Rotation {
  public:
-  Rotation(const Row<W4A16>& row, const IntGroup& shape, int64_t m) {
+  Rotation(const Row<W4A16>& row, const ScaledWeight& shape, int64_t m) {
     Rng rng(1);
     const Packed packed = pack(row, random_weight(shape, rng), pool_of(2).parallel());
     const auto size = [](const auto& part) { return static_cast<int64_t>(part.size()); };
     bytes_ = size(packed.qweight) + size(packed.scales) + size(packed.zeros);
     for (int64_t i = copies_for(m, bytes_); i > 0; --i) {
-      PackedIntGroup view = packed.view;
+      PackedScaled view = packed.view;
       view.qweight = memory_.copy(packed.qweight.data(), size(packed.qweight));
       view.scales = memory_.copy(packed.scales.data(), size(packed.scales));
       if (view.zeros)
@@ -29,18 +29,18 @@ class Rotation {
       views_.push_back(view);
     }
   }
-  const PackedIntGroup& next() { return views_[++at_ % views_.size()]; }
+  const PackedScaled& next() { return views_[++at_ % views_.size()]; }
   double bytes() const { return static_cast<double>(bytes_); }
 
  private:
   Memory memory_;
-  std::vector<PackedIntGroup> views_;
+  std::vector<PackedScaled> views_;
   size_t at_ = 0;
   int64_t bytes_ = 0;
 };
 
-void time_gemm(benchmark::State& state, const Row<W4A16>& row, const IntGroup& shape, DType dtype,
-               int64_t m, int threads) {
+void time_gemm(benchmark::State& state, const Row<W4A16>& row, const ScaledWeight& shape,
+               DType dtype, int64_t m, int threads) {
   Rotation weights(row, shape, m);
   Rng rng(2);
   std::normal_distribution<float> normal;
@@ -70,12 +70,12 @@ void register_all() {
             if (row->isa() == Isa::scalar && m > 1) continue;
             for (const bool zeros : {false, true}) {
               if (zeros && (bits == 3 || size.n != size.k)) continue;
-              const IntGroup shape{.n = size.n,
-                                   .k = size.k,
-                                   .group_size = 128,
-                                   .bits = bits,
-                                   .has_zeros = zeros,
-                                   .scale_dtype = DType::bf16};
+              const ScaledWeight shape{.n = size.n,
+                                       .k = size.k,
+                                       .group_size = 128,
+                                       .elements = unsigned_of(bits).value(),
+                                       .has_zeros = zeros,
+                                       .scale_dtype = DType::bf16};
               add(std::string(row->name) + "/bits:" + std::to_string(bits) +
                       (zeros ? "/zeros" : "") + "/n:" + std::to_string(size.n) +
                       "/k:" + std::to_string(size.k) + "/m:" + std::to_string(m) + suffix,

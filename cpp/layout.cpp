@@ -14,7 +14,7 @@
 namespace qcore {
 namespace {
 
-constexpr const IntGroupLayout* kIntGroupLayouts[] = {&panel16::layout, &w4a16::layout};
+constexpr const ScaledLayout* kScaledLayouts[] = {&panel16::layout, &w4a16::layout};
 constexpr const BlockLayout* kBlockLayouts[] = {&block16::layout, &kquant::layout};
 constexpr const Layout* kLayouts[] = {&panel16::layout, &w4a16::layout, &block16::layout,
                                       &kquant::layout};
@@ -31,7 +31,7 @@ Status no_layout(int number) {
   return Status::invalid("layout: there is no layout " + std::to_string(number));
 }
 
-Status check_zeros(const IntGroup& shape, const char* argument, const void* zeros) {
+Status check_zeros(const ScaledWeight& shape, const char* argument, const void* zeros) {
   if (shape.has_zeros == (zeros != nullptr) || shape.n == 0) return {};
   return shape.has_zeros ? missing(argument)
                          : Status::invalid(std::string(argument) +
@@ -50,11 +50,11 @@ Status at_expert(const Status& status, int64_t experts, int64_t expert) {
 }
 
 // What the host can see: in the memory of a GPU the packer looks itself.
-Status check_values(const IntGroupView& weight) {
-  const IntGroup& shape = weight.shape;
+Status check_values(const ScaledView& weight) {
+  const ScaledWeight& shape = weight.shape;
   for (int64_t i = 0; weight.zeros && i < shape.n * shape.groups(); ++i) {
-    if (weight.zeros[i] >> shape.bits) {
-      return too_large("zeros", "group", weight.zeros[i], i, shape.groups(), shape.bits);
+    if (weight.zeros[i] >> shape.bits()) {
+      return too_large("zeros", "group", weight.zeros[i], i, shape.groups(), shape.bits());
     }
   }
   const int32_t* perm = weight.codes.perm;
@@ -73,8 +73,8 @@ std::span<const Layout* const> layouts() {
   return kLayouts;
 }
 
-std::span<const IntGroupLayout* const> int_group_layouts() {
-  return kIntGroupLayouts;
+std::span<const ScaledLayout* const> scaled_layouts() {
+  return kScaledLayouts;
 }
 
 std::span<const BlockLayout* const> block_layouts() {
@@ -85,15 +85,15 @@ const Layout* find_layout(int64_t number) {
   return find(layouts(), number);
 }
 
-const IntGroupLayout* find_int_group_layout(int64_t number) {
-  return find(int_group_layouts(), number);
+const ScaledLayout* find_scaled_layout(int64_t number) {
+  return find(scaled_layouts(), number);
 }
 
 const BlockLayout* find_block_layout(int64_t number) {
   return find(block_layouts(), number);
 }
 
-PackedSizes packed_sizes(const IntGroupLayout& layout, const IntGroup& shape) {
+PackedSizes packed_sizes(const ScaledLayout& layout, const ScaledWeight& shape) {
   if (!shape.check().ok()) return {};
   const PackedSizes one = layout.packed_sizes(shape.of_one_expert());
   const int64_t experts = shape.experts;
@@ -106,9 +106,9 @@ int64_t packed_bytes(const BlockLayout& layout, const BlockShape& shape) {
                             : shape.experts * expert_bytes(layout, shape);
 }
 
-Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,
+Status pack(const ScaledLayout& layout, const ScaledView& weight, const PackedBuffers& packed,
             const Executor& executor) {
-  const IntGroup& shape = weight.shape;
+  const ScaledWeight& shape = weight.shape;
   if (Status status = shape.check(); !status.ok()) return status;
   if (Status status = weight.codes.check(shape); !status.ok()) return status;
   if (Status status = check_zeros(shape, "zeros", weight.zeros); !status.ok()) return status;
@@ -123,12 +123,12 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
   if (executor.device == Device::cpu) {
     want_huge_pages(packed.qweight, packed_sizes(layout, shape).qweight_bytes);
   }
-  const IntGroup one = shape.of_one_expert();
+  const ScaledWeight one = shape.of_one_expert();
   const PackedSizes sizes = layout.packed_sizes(one);
   const int64_t scale_bytes = size_of(one.scale_dtype), parameters = one.n * one.groups();
   for (int64_t e = 0; e < shape.experts; ++e) {
-    IntGroupView view{one, weight.codes, advance(weight.scales, e * parameters * scale_bytes),
-                      advance(weight.zeros, e * parameters)};
+    ScaledView view{one, weight.codes, advance(weight.scales, e * parameters * scale_bytes),
+                    advance(weight.zeros, e * parameters)};
     if (e > 0) view.codes.data = advance(weight.codes.data, e * one.n * one.k);  // in plain order
     const PackedBuffers to{advance(packed.qweight, e * sizes.qweight_bytes),
                            advance(packed.scales, e * sizes.scales * scale_bytes),
@@ -140,11 +140,11 @@ Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const Pack
   return {};
 }
 
-Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor) {
-  const IntGroup& shape = packed.shape;
+  const ScaledWeight& shape = packed.shape;
   if (Status status = shape.check(); !status.ok()) return status;
-  const IntGroupLayout* layout = find_int_group_layout(packed.layout);
+  const ScaledLayout* layout = find_scaled_layout(packed.layout);
   if (!layout) return no_layout(packed.layout);
   if (Status status = check_zeros(shape, "zeros", zeros); !status.ok()) return status;
   if (Status status = check_zeros(shape, "packed.zeros", packed.zeros); !status.ok()) return status;
@@ -155,7 +155,7 @@ Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_
   if (!packed.scales) return missing("packed.scales");
   if (!codes) return missing("codes");
   if (!scales) return missing("scales");
-  const IntGroup one = shape.of_one_expert();
+  const ScaledWeight one = shape.of_one_expert();
   const PackedSizes sizes = layout->packed_sizes(one);
   const int64_t parameters = one.n * one.groups();
   for (int64_t e = 0; e < shape.experts; ++e) {

@@ -63,15 +63,6 @@ Status workspace(const typename Op::Args& args, const Executor& executor, int64_
 
 }  // namespace
 
-const char* name(Granularity scales) {
-  switch (scales) {
-    case Granularity::tensor: return "tensor";
-    case Granularity::row: return "row";
-    case Granularity::block: return "block";
-  }
-  return "unknown scales";
-}
-
 Status check_scales(const char* argument, Granularity scales, bool blocks_allowed) {
   if (scales == Granularity::tensor || scales == Granularity::row) return {};
   if (scales == Granularity::block && blocks_allowed) return {};

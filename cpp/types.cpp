@@ -43,6 +43,16 @@ const char* name(Float8 type) {
   return "unknown float8";
 }
 
+const char* name(Granularity granularity) {
+  switch (granularity) {
+    case Granularity::tensor: return "tensor";
+    case Granularity::row: return "row";
+    case Granularity::group: return "group";
+    case Granularity::block: return "block";
+  }
+  return "unknown granularity";
+}
+
 const char* version() {
   return QCORE_VERSION;
 }

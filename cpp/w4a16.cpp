@@ -7,7 +7,7 @@ namespace qcore {
 namespace {
 
 Status check(const W4A16Args& args, const Executor& executor) {
-  const PackedIntGroup& weight = args.weight;
+  const PackedScaled& weight = args.weight;
   if (Status status = check_gemm(args, executor); !status.ok() || args.empty()) return status;
   if (!weight.qweight) return missing("weight.qweight");
   if (!weight.scales) return missing("weight.scales");

@@ -10,8 +10,8 @@ int64_t expert_bytes(const BlockLayout& layout, const BlockShape& shape) {
   return ceil_div(bytes, kLayouts * kLine) * kLayouts * kLine + layout.number * kLine;
 }
 
-PackedIntGroup expert_of(const PackedIntGroup& weight, const PackedSizes& sizes, int64_t expert) {
-  const IntGroup one = weight.shape.of_one_expert();
+PackedScaled expert_of(const PackedScaled& weight, const PackedSizes& sizes, int64_t expert) {
+  const ScaledWeight one = weight.shape.of_one_expert();
   return {one, weight.layout, advance(weight.qweight, expert * sizes.qweight_bytes),
           advance(weight.scales, expert * sizes.scales * size_of(one.scale_dtype)),
           advance(weight.zeros, expert * sizes.zeros)};

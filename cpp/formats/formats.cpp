@@ -37,24 +37,34 @@ const Format* find_format(std::string_view name) {
   return nullptr;
 }
 
-Status IntGroup::check() const {
+Status ScaledWeight::check() const {
   if (n < 0 || n > kMaxRows) return bad("n", "0 .. " + std::to_string(kMaxRows), n);
   if (k < 1 || k > kMaxColumns) return bad("k", "1 .. " + std::to_string(kMaxColumns), k);
   if (group_size < 1 || group_size > k) {
     return bad("group_size", "1 .. k (" + std::to_string(k) + ")", group_size);
   }
-  if (bits != 2 && bits != 3 && bits != 4 && bits != 8) return bad("bits", "2, 3, 4 or 8", bits);
   if (scale_dtype != DType::f32 && scale_dtype != DType::f16 && scale_dtype != DType::bf16) {
     return bad("scale_dtype", "f32, f16 or bf16", static_cast<int64_t>(scale_dtype));
   }
-  if (kind > CodeKind::e5m2) {
-    return bad("kind", "integer, e4m3 or e5m2", static_cast<int64_t>(kind));
+  if (!takes_zeros(elements) && !is_float(elements)) {
+    return Status::invalid(std::string("elements: expected u2, u3, u4, u8, e4m3 or e5m2, got ") +
+                           name(elements));
   }
-  if (has_floats() && bits != 8) return bad("bits", "8, because the codes are floats", bits);
-  if (has_floats() && has_zeros) {
+  if (granularity != Granularity::group) {
+    return Status::invalid(std::string("granularity: expected group, got ") + name(granularity));
+  }
+  if (has_zeros && !takes_zeros(elements)) {
     return Status::invalid("has_zeros: expected false, because the codes are floats");
   }
   return check_experts(experts, n);
+}
+
+Status elements_of_codes(int64_t bits, std::optional<Float8> floats, Elements& elements) {
+  const std::optional<Elements> integers = unsigned_of(bits);
+  if (!integers) return bad("bits", "2, 3, 4 or 8", bits);
+  elements = floats ? elements_of(*floats) : *integers;
+  if (bits_of(elements) == bits) return {};
+  return bad("bits", std::to_string(bits_of(elements)) + ", because the codes are floats", bits);
 }
 
 Status check_experts(int64_t experts, int64_t n) {
@@ -64,12 +74,13 @@ Status check_experts(int64_t experts, int64_t n) {
              experts);
 }
 
-Status CodeSource::check(const IntGroup& shape) const {
+Status CodeSource::check(const ScaledWeight& shape) const {
   if (order != CodeOrder::plain && shape.experts != 1) {
     return bad("experts", "1 for codes in an order other than plain", shape.experts);
   }
   if (order != CodeOrder::awq) return {};
-  if (shape.bits != 4) return bad("bits", "4, the only ones that AWQ checkpoints have", shape.bits);
+  if (shape.elements != Elements::u4)
+    return bad("bits", "4, the only ones that AWQ checkpoints have", shape.bits());
   if (shape.n % 8 != 0) return bad("n", "a multiple of 8 for codes in the order of AWQ", shape.n);
   return {};
 }

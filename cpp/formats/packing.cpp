@@ -15,12 +15,13 @@ Status too_large(const char* argument, const char* column, int value, int64_t in
                          std::to_string(index % width));
 }
 
-Status FirstBadCode::status(const IntGroupView& weight) const {
+Status FirstBadCode::status(const ScaledView& weight) const {
   const int64_t index = first_.load();
   if (index == kNone) return {};
   const uint32_t value = code_at(weight.codes, weight.shape, index / weight.shape.k,
                                  index % weight.shape.k, HostLoad{});
-  return too_large("codes", "k", static_cast<int>(value), index, weight.shape.k, weight.shape.bits);
+  return too_large("codes", "k", static_cast<int>(value), index, weight.shape.k,
+                   weight.shape.bits());
 }
 
 }  // namespace qcore

@@ -21,7 +21,7 @@ class FirstBadCode {
     while (index < seen && !first_.compare_exchange_weak(seen, index, std::memory_order_relaxed)) {
     }
   }
-  Status status(const IntGroupView& weight) const;
+  Status status(const ScaledView& weight) const;
 
  private:
   static constexpr int64_t kNone = std::numeric_limits<int64_t>::max();

@@ -40,12 +40,9 @@ int64_t aligned(int64_t bytes) {
 
 template <class Args>
 int64_t scales_of(const Args& args) {
-  switch (floats_scales(args)) {
-    case Granularity::tensor: return 1;
-    case Granularity::row: return args.m;
-    case Granularity::block: break;
-  }
-  return args.m * ceil_div(args.k, kScaleBlock);
+  const Granularity scales = floats_scales(args);
+  if (scales == Granularity::tensor) return 1;
+  return args.m * (scales == Granularity::block ? ceil_div(args.k, kScaleBlock) : 1);
 }
 
 // Quantized activations, if they are floats now, with what their scales need.

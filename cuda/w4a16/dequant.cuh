@@ -116,9 +116,9 @@ struct FloatCodes {
   uint32_t factor = 0;  // twice in T
 
   constexpr FloatCodes() = default;
-  constexpr FloatCodes(CodeKind kind, DType dtype) {
-    if (kind == CodeKind::integer) return;
-    const bool half = dtype == DType::f16, e4m3 = kind == CodeKind::e4m3;
+  constexpr FloatCodes(Elements elements, DType dtype) {
+    if (!is_float(elements)) return;
+    const bool half = dtype == DType::f16, e4m3 = elements == Elements::e4m3;
     // A code comes in the upper half of 16 bits. 5 or 8 bits of exponent instead of 4 or 5.
     shift = (half ? 5 : 8) - (e4m3 ? 4 : 5);
     mask = (0x7f00u >> shift) * 0x00010001u;

@@ -12,11 +12,11 @@ constexpr double kPerWeight = 1.7, kPerSum = 1.3, kPerWritten = 1.0 / 16;
 // What part of the instructions does not hide behind the products.
 constexpr double kExposed = 0.2;
 
-double cost(const IntGroup& w, int64_t m, int64_t chunks, HopperTileKey tile,
+double cost(const ScaledWeight& w, int64_t m, int64_t chunks, HopperTileKey tile,
             const tile::Split& split) {
   const double rows = tile.rows, tokens = tile.tokens, columns = kHopperColumns;
   const double sets = static_cast<double>(kHopperHalves) / flush_halves(w, kHopperHalves);
-  const double weight_bytes = rows * columns * stored_bits(w.bits) / 8;
+  const double weight_bytes = rows * columns * stored_bits(w.bits()) / 8;
   const double token_tiles = static_cast<double>(ceil_div(m, tile.tokens));
   // The weight comes from global memory once, and from the cache for all other tokens.
   const double instructions =
@@ -74,7 +74,7 @@ HopperPlan make_hopper_plan(const W4A16Args& args, HopperTileKey tile, Sharing s
 }
 
 HopperPlan choose_hopper_plan(const W4A16Args& args, int multiprocessors) {
-  const IntGroup& w = args.weight.shape;
+  const ScaledWeight& w = args.weight.shape;
   const int64_t chunks = hopper_chunks(Geometry(w));
   HopperPlan best{};
   double least = std::numeric_limits<double>::infinity();

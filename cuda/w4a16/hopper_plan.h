@@ -52,7 +52,7 @@ struct HopperVariant {
   static constexpr int kAllStagedBytes = kGroups * 4 * kStagedBytes;
 
   // A set is what one period of the sums has of scales, and of zero points.
-  static constexpr int flush_halves(const IntGroup& w) {
+  static constexpr int flush_halves(const ScaledWeight& w) {
     return w4a16::flush_halves(w, kHopperHalves);
   }
   static constexpr int scale_bytes(DType scale_dtype) {
@@ -60,18 +60,18 @@ struct HopperVariant {
   }
   static constexpr int zero_bytes(bool has_zeros) { return has_zeros ? kPanels * kPanelRows : 0; }
   // What comes at a time; stages start where the swizzle's pattern does.
-  static constexpr int copied_bytes(const IntGroup& w) {
+  static constexpr int copied_bytes(const ScaledWeight& w) {
     return kXBytes + kWeightBytes +
            kHopperHalves / flush_halves(w) * (scale_bytes(w.scale_dtype) + zero_bytes(w.has_zeros));
   }
-  static constexpr int stage_bytes(const IntGroup& w) {
+  static constexpr int stage_bytes(const ScaledWeight& w) {
     return static_cast<int>(ceil_div(copied_bytes(w), 1024)) * 1024;
   }
-  static constexpr int stages(const IntGroup& w) {
+  static constexpr int stages(const ScaledWeight& w) {
     return std::min(16,
                     (kHopperSharedBytes - kAllStagedBytes) / (stage_bytes(w) + kRingBarrierBytes));
   }
-  static constexpr int shared_bytes(const IntGroup& w) {
+  static constexpr int shared_bytes(const ScaledWeight& w) {
     return stages(w) * (stage_bytes(w) + kRingBarrierBytes) + kAllStagedBytes;
   }
 };
@@ -94,12 +94,12 @@ inline constexpr HopperTileKey kHopperTiles[] = {
 // Calls f.template operator()<HopperVariant<...>>() for the tile and the weight; false if it is not
 // built.
 template <class F>
-bool with_hopper_variant(const IntGroup& w, HopperTileKey key, const F& f) {
+bool with_hopper_variant(const ScaledWeight& w, HopperTileKey key, const F& f) {
 #define QCORE_W4A16_HOPPER_CASE(blocks, tokens)                         \
   if (key == QCORE_W4A16_HOPPER_KEY(blocks, tokens)) {                  \
-    if (w.has_floats()) {                                               \
+    if (is_float(w.elements)) {                                         \
       f.template operator()<HopperVariant<8, true, blocks, tokens>>();  \
-    } else if (stored_bits(w.bits) == 8) {                              \
+    } else if (stored_bits(w.bits()) == 8) {                            \
       f.template operator()<HopperVariant<8, false, blocks, tokens>>(); \
     } else {                                                            \
       f.template operator()<HopperVariant<4, false, blocks, tokens>>(); \

@@ -25,7 +25,7 @@ inline TensorFacts hopper_parameters(const void* base, const Geometry& g, int si
 template <class V, class Launch>
 Status hopper_maps(const W4A16Args& args, const tile::Product& pass, bool gathered,
                    const Launch& launch, HopperParams& p) {
-  const PackedIntGroup& weight = args.weight;
+  const PackedScaled& weight = args.weight;
   const Geometry g(weight.shape);
   const int64_t columns = gathered ? pass.padded_columns : pass.columns;
   // A single row has no stride that matters, but the hardware wants a good one.
@@ -59,7 +59,7 @@ Status hopper_maps(const W4A16Args& args, const tile::Product& pass, bool gather
 template <class T, class V, class Launch>
 Status run_hopper_variant(const W4A16Args& args, const tile::Product& pass, const HopperPlan& plan,
                           const Launch& launch) {
-  const IntGroup& w = args.weight.shape;
+  const ScaledWeight& w = args.weight.shape;
   const Geometry g(w);
   HopperParams p{};
   if (Status status = hopper_maps<V>(args, pass, plan.gather, launch, p); !status.ok()) {
@@ -77,8 +77,8 @@ Status run_hopper_variant(const W4A16Args& args, const tile::Product& pass, cons
   p.scale_dtype = w.scale_dtype;
   p.scale_size = static_cast<int>(size_of(w.scale_dtype));
   p.has_zeros = w.has_zeros;
-  p.center = w.center();
-  p.floats = dequant::FloatCodes(w.kind, args.dtype);
+  p.center = center_of(w.elements);
+  p.floats = dequant::FloatCodes(w.elements, args.dtype);
   p.shared_sums = {
       reinterpret_cast<ptx::Vec16*>(static_cast<char*>(pass.workspace) + plan.gathered_bytes),
       V::kPanels, V::kTokens / 8};

@@ -26,19 +26,19 @@ void unpack_parameters(const Geometry& g, int64_t n, const void* from, void* to)
 }
 
 // Scales travel as bits.
-bool wide(const IntGroup& shape) {
+bool wide(const ScaledWeight& shape) {
   return size_of(shape.scale_dtype) == 4;
 }
 
 }  // namespace
 
-PackedSizes packed_sizes(const IntGroup& shape) {
+PackedSizes packed_sizes(const ScaledWeight& shape) {
   if (!shape.check().ok()) return {};
   const Geometry g(shape);
   return {g.qweight_bytes(), g.parameters(), shape.has_zeros ? g.parameters() : 0};
 }
 
-Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor& executor) {
+Status pack(const ScaledView& weight, const PackedBuffers& packed, const Executor& executor) {
   const Geometry g(weight.shape);
   FirstBadCode first_bad;
   const auto bad = [&](int64_t n, int64_t k) { first_bad.report(n * g.k + k); };
@@ -58,7 +58,7 @@ Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Execu
   return first_bad.status(weight);
 }
 
-Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor) {
   const Geometry g(packed.shape);
   executor.parallel.for_range(g.n, kPanelRows, [&](int64_t begin, int64_t end) {
@@ -75,7 +75,7 @@ Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_
   return {};
 }
 
-constinit const IntGroupLayout layout{
+constinit const ScaledLayout layout{
     {.number = 2, .name = "fragment16", .format = "int_group", .device = Device::cuda},
     packed_sizes,
     pack,

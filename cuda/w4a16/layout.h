@@ -59,7 +59,7 @@ struct Geometry {
   int64_t chunks;
   int bits;  // as stored
 
-  constexpr explicit Geometry(const IntGroup& w)
+  constexpr explicit Geometry(const ScaledWeight& w)
       : n(w.n),
         k(w.k),
         group_size(w.group_size),
@@ -68,8 +68,8 @@ struct Geometry {
         group_halves(ceil_div(w.group_size, kHalfColumns)),
         halves((groups - 1) * group_halves +
                ceil_div(w.k - (groups - 1) * w.group_size, kHalfColumns)),
-        chunks(ceil_div(halves, chunk_halves(w.bits))),
-        bits(stored_bits(w.bits)) {}
+        chunks(ceil_div(halves, chunk_halves(w.bits()))),
+        bits(stored_bits(w.bits())) {}
 
   // Where column k of the weight lies, and which column lies at a padded one (-1: padding).
   constexpr int64_t padded_column(int64_t column) const {
@@ -149,7 +149,7 @@ constexpr CodePlace place_of(const Geometry& g, int64_t row, int64_t padded) {
 
 // Word `index` of the packed weight. `bad(n, k)` is told of a code that is too large.
 template <class Load, class Bad>
-constexpr uint32_t pack_word(const Geometry& g, const IntGroup& shape, const CodeSource& source,
+constexpr uint32_t pack_word(const Geometry& g, const ScaledWeight& shape, const CodeSource& source,
                              int64_t index, const Load& load, const Bad& bad) {
   const Word word = word_at(g, index);
   uint32_t bits = 0;
@@ -158,7 +158,7 @@ constexpr uint32_t pack_word(const Geometry& g, const IntGroup& shape, const Cod
     const int64_t n = word.row0 + e.row;
     const int64_t k = g.source_column(word.column + e.column);
     if (n >= g.n || k < 0) continue;
-    const uint32_t limit = 1u << shape.bits;
+    const uint32_t limit = 1u << shape.bits();
     const uint32_t code = code_at(source, shape, n, k, load);
     if (code >= limit) bad(n, k);
     bits |= (code & (limit - 1)) << (j * g.bits);
@@ -185,15 +185,15 @@ constexpr Parameter parameter_at(const Geometry& g, int64_t index) {
           tile / kTiles % g.groups};
 }
 
-PackedSizes packed_sizes(const IntGroup& shape);
-Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor&);
-Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+PackedSizes packed_sizes(const ScaledWeight& shape);
+Status pack(const ScaledView& weight, const PackedBuffers& packed, const Executor&);
+Status unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor&);
 // In the memory of a GPU: pack.cu.
-Status cuda_pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor&);
-Status cuda_unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status cuda_pack(const ScaledView& weight, const PackedBuffers& packed, const Executor&);
+Status cuda_unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
                    const Executor&);
 
-extern const IntGroupLayout layout;
+extern const ScaledLayout layout;
 
 }  // namespace qcore::w4a16

@@ -37,8 +37,7 @@ class Flags {
 
 }  // namespace
 
-Status cuda_pack(const IntGroupView& weight, const PackedBuffers& packed,
-                 const Executor& executor) {
+Status cuda_pack(const ScaledView& weight, const PackedBuffers& packed, const Executor& executor) {
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();
   const cudaStream_t stream = static_cast<cudaStream_t>(executor.stream);
@@ -48,15 +47,15 @@ Status cuda_pack(const IntGroupView& weight, const PackedBuffers& packed,
   Status status = run_pack(weight, packed, bad.data(), cuda::Launcher{stream});
   if (status.ok()) status = bad.read(found);
   if (!status.ok() || !(found[0] || found[1])) return status;
-  const std::string expected = "expected values below " + std::to_string(1 << weight.shape.bits) +
-                               " (bits = " + std::to_string(weight.shape.bits) + ")";
+  const std::string expected = "expected values below " + std::to_string(1 << weight.shape.bits()) +
+                               " (bits = " + std::to_string(weight.shape.bits()) + ")";
   if (found[1]) return Status::invalid("zeros: " + expected + ", got a larger one");
   return Status::invalid(weight.codes.perm
                              ? "codes: " + expected + " and perm in [0, k), got another one"
                              : "codes: " + expected + ", got a larger one");
 }
 
-Status cuda_unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status cuda_unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
                    const Executor& executor) {
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();

@@ -10,7 +10,7 @@ namespace qcore::w4a16 {
 
 struct PackCodesParams {
   Geometry geometry;
-  IntGroup shape;
+  ScaledWeight shape;
   CodeSource source;
   uint32_t* qweight;
   uint32_t* bad;  // becomes 1 if a code is too large or a permutation names no column
@@ -90,7 +90,7 @@ struct UnpackParameters {
 // The launches that pack a weight, and unpack it. `launch` as in run.h. `bad` is two words that are
 // 0: the first becomes 1 for a bad code or column, the second for a bad zero point.
 template <class Launch>
-Status run_pack(const IntGroupView& weight, const PackedBuffers& packed, uint32_t* bad,
+Status run_pack(const ScaledView& weight, const PackedBuffers& packed, uint32_t* bad,
                 const Launch& launch) {
   const Geometry g(weight.shape);
   const auto parameters = [&]<class T>(const void* from, void* to, T limit) {
@@ -106,11 +106,12 @@ Status run_pack(const IntGroupView& weight, const PackedBuffers& packed, uint32_
                ? parameters(weight.scales, packed.scales, ~uint32_t{0})
                : parameters(weight.scales, packed.scales, static_cast<uint16_t>(~0u));
   if (!status.ok() || !weight.zeros) return status;
-  return parameters(weight.zeros, packed.zeros, static_cast<uint8_t>((1 << weight.shape.bits) - 1));
+  return parameters(weight.zeros, packed.zeros,
+                    static_cast<uint8_t>((1 << weight.shape.bits()) - 1));
 }
 
 template <class Launch>
-Status run_unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status run_unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
                   const Launch& launch) {
   const Geometry g(packed.shape);
   const auto parameters = [&]<class T>(const void* from, T* to) {

@@ -7,13 +7,13 @@ namespace qcore::w4a16 {
 namespace {
 
 tile::Work work_of(const W4A16Args& args) {
-  const IntGroup& w = args.weight.shape;
+  const ScaledWeight& w = args.weight.shape;
   const Geometry g(w);
   return {.m = args.m,
           .n = g.n,
           .chunks = g.chunks,
-          .chunk_columns = chunk_columns(w.bits),
-          .bits = stored_bits(w.bits),
+          .chunk_columns = chunk_columns(w.bits()),
+          .bits = stored_bits(w.bits()),
           .gather = must_gather(args, g),
           .batch_invariant = args.batch_invariant,
           .variants = kVariants,
@@ -44,7 +44,7 @@ tile::Plan make_plan(const W4A16Args& args, tile::VariantKey variant, int splits
 }
 
 Status supports(const W4A16::Problem& problem) {
-  const IntGroup& w = problem.weight;
+  const ScaledWeight& w = problem.weight;
   if (Status status = w.check(); !status.ok()) return status;
   if (problem.m > 0 && problem.dtype == DType::f32) {  // packing does not know the dtype yet
     return Status::unsupported("multiplies fp16 and bf16 activations, these are fp32");

@@ -52,24 +52,24 @@ struct Variant : tile::Shape<kTokenTiles_, kWarpsK_> {
 
 // How many halves of K a kernel sums before it applies the scale: as many as divide every group, 1,
 // 2 or 4, within one chunk. One group has no inner border.
-constexpr int flush_halves(const IntGroup& w, int most) {
+constexpr int flush_halves(const ScaledWeight& w, int most) {
   const int64_t group = w.groups() == 1 ? 4 : ceil_div(w.group_size, kHalfColumns);
   int halves = most;
   while (group % halves != 0) halves /= 2;
   return halves;
 }
-constexpr int flush_halves(const IntGroup& w) {
-  return flush_halves(w, chunk_halves(w.bits));
+constexpr int flush_halves(const ScaledWeight& w) {
+  return flush_halves(w, chunk_halves(w.bits()));
 }
 
 // Calls f.template operator()<Variant>() for the variant of the key and the weight; false if it is
 // not built.
 template <class F>
-bool with_variant(const IntGroup& w, tile::VariantKey key, const F& f) {
+bool with_variant(const ScaledWeight& w, tile::VariantKey key, const F& f) {
   const int flush = flush_halves(w);
 #define QCORE_W4A16_CASE(token_tiles_, warps_k_)                                     \
   if (key.token_tiles == token_tiles_ && key.warps_k == warps_k_) {                  \
-    if (stored_bits(w.bits) == 8) {                                                  \
+    if (stored_bits(w.bits()) == 8) {                                                \
       flush == 2 ? f.template operator()<Variant<8, 2, token_tiles_, warps_k_>>()    \
                  : f.template operator()<Variant<8, 1, token_tiles_, warps_k_>>();   \
     } else {                                                                         \

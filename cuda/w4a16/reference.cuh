@@ -17,7 +17,7 @@ struct ReferenceParams {
   const void* scales;
   const uint8_t* zeros;  // null if symmetric
   int center;
-  CodeKind kind;
+  Elements elements;
   const int32_t* perm;
   const void* bias;
   void* y;
@@ -70,9 +70,8 @@ struct Reference {
     const int code = unpack_code(g, p.qweight, n, column, GlobalLoad{});
     const int64_t parameter = g.parameter(n, column / g.group_size);
     const float scale = load_element(p.scale_dtype, p.scales, parameter);
-    if (p.kind != CodeKind::integer) {
-      const Float8 type = p.kind == CodeKind::e4m3 ? Float8::e4m3 : Float8::e5m2;
-      return scale * float_of(type, static_cast<uint32_t>(code));
+    if (is_float(p.elements)) {
+      return scale * float_of(float8_of(p.elements), static_cast<uint32_t>(code));
     }
     const int zero = p.zeros ? ptx::load_global(p.zeros + parameter) : p.center;
     return scale * static_cast<float>(code - zero);

@@ -47,7 +47,7 @@ Status run_gather(const W4A16Args& args, const tile::Product& pass, const Launch
 template <class T, bool kExperts, class Launch>
 Status run_pass(const W4A16Args& args, const tile::Product& pass, const tile::Plan& plan,
                 const Launch& launch) {
-  const PackedIntGroup& weight = args.weight;
+  const PackedScaled& weight = args.weight;
   const Geometry g(weight.shape);
   if (plan.gather) {
     if (Status status = run_gather(args, pass, launch); !status.ok()) return status;
@@ -60,8 +60,8 @@ Status run_pass(const W4A16Args& args, const tile::Product& pass, const tile::Pl
   params.scale_dtype = weight.shape.scale_dtype;
   params.scale_size = static_cast<int>(size_of(weight.shape.scale_dtype));
   params.set_shift = weight.shape.scale_dtype == DType::f32 ? 3 : 2;
-  params.center = weight.shape.center();
-  params.floats = dequant::FloatCodes(weight.shape.kind, args.dtype);
+  params.center = center_of(weight.shape.elements);
+  params.floats = dequant::FloatCodes(weight.shape.elements, args.dtype);
   params.groups = static_cast<int>(g.groups);
   params.group_halves = static_cast<int>(g.groups > 1 ? g.group_halves : g.padded_k());
   params.halves = static_cast<int>(g.halves);
@@ -86,7 +86,7 @@ Status run_gemm(const W4A16Args& args, const tile::Plan& plan, const Launch& lau
 
 template <class Launch>
 Status run_reference(const W4A16Args& args, const Launch& launch) {
-  const PackedIntGroup& weight = args.weight;
+  const PackedScaled& weight = args.weight;
   return launch.template operator()<Reference>(
       Reference::blocks(weight.shape.n), 0,
       ReferenceParams{.dtype = args.dtype,
@@ -98,8 +98,8 @@ Status run_reference(const W4A16Args& args, const Launch& launch) {
                       .qweight = static_cast<const uint8_t*>(weight.qweight),
                       .scales = weight.scales,
                       .zeros = weight.zeros,
-                      .center = weight.shape.center(),
-                      .kind = weight.shape.kind,
+                      .center = center_of(weight.shape.elements),
+                      .elements = weight.shape.elements,
                       .perm = args.perm,
                       .bias = args.bias,
                       .y = args.y});

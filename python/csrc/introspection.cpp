@@ -25,18 +25,17 @@ Device parse_device(const std::string& text) {
   throw std::invalid_argument("device must be cpu or cuda, got " + text);
 }
 
-IntGroup make_weight(int64_t n, int64_t k, int64_t group_size, int bits, bool has_zeros,
-                     DType scale_dtype) {
-  IntGroup weight;
+ScaledWeight make_weight(int64_t n, int64_t k, int64_t group_size, int bits, bool has_zeros,
+                         DType scale_dtype) {
+  ScaledWeight weight;
   weight.n = n;
   weight.k = k;
   weight.group_size = group_size == -1 ? k : group_size;
-  weight.bits = bits;
   weight.has_zeros = has_zeros;
   weight.scale_dtype = scale_dtype;
-  if (const Status status = weight.check(); !status.ok()) {
-    throw std::invalid_argument(status.message());
-  }
+  Status status = elements_of_codes(bits, {}, weight.elements);
+  if (status.ok()) status = weight.check();
+  if (!status.ok()) throw std::invalid_argument(status.message());
   return weight;
 }
 
@@ -168,8 +167,8 @@ std::tuple<int, int64_t, int64_t, int64_t> packed_sizes(const std::string& op, i
   W4A16::Problem problem;
   problem.device = parse_device(device);
   problem.weight = make_weight(n, k, group_size, bits, has_zeros, parse_dtype(scale_dtype));
-  const IntGroupLayout* chosen = layout ? find_int_group_layout(layout)
-                                        : &select_or_throw<W4A16>(problem).row->weight_layout();
+  const ScaledLayout* chosen =
+      layout ? find_scaled_layout(layout) : &select_or_throw<W4A16>(problem).row->weight_layout();
   if (!chosen) {
     throw std::invalid_argument("layout must be 0 or one of " + all_layouts() + ", got " +
                                 std::to_string(layout));

@@ -1,6 +1,5 @@
 // torch.ops.qcore.w4a16_pack, _unpack and _repack: a weight of 2-, 3-, 4- or 8-bit codes
 // (int_group) into the layout of a kernel family, and back.
-#include <algorithm>
 #include <tuple>
 #include <utility>
 
@@ -17,39 +16,39 @@ constexpr const char* kRepack = "w4a16_repack";
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
-// What the codes of a tensor are: uint8, float8_e4m3fn or float8_e5m2.
-CodeKind kind_of(ScalarType type) {
-  if (type == ScalarType::Float8_e4m3fn) return CodeKind::e4m3;
-  return type == ScalarType::Float8_e5m2 ? CodeKind::e5m2 : CodeKind::integer;
+// What the codes of a tensor are, if they are floats.
+std::optional<Float8> floats_of(ScalarType type) {
+  if (type == ScalarType::Float8_e4m3fn) return Float8::e4m3;
+  if (type == ScalarType::Float8_e5m2) return Float8::e5m2;
+  return {};
 }
 
 // The last size of the descriptor.
-int64_t codes_of(const IntGroup& weight) {
-  if (weight.has_floats()) return weight.kind == CodeKind::e4m3 ? 2 : 3;
+int64_t codes_of(const ScaledWeight& weight) {
+  if (is_float(weight.elements)) return weight.elements == Elements::e4m3 ? 2 : 3;
   return weight.has_zeros;
 }
 
-IntGroup make_shape(const char* op, const Experts& experts, int64_t n, int64_t k,
-                    int64_t group_size, int64_t bits, const Tensor& scales, bool has_zeros,
-                    CodeKind kind = CodeKind::integer) {
+ScaledWeight make_shape(const char* op, const Experts& experts, int64_t n, int64_t k,
+                        int64_t group_size, int64_t bits, const Tensor& scales, bool has_zeros,
+                        std::optional<Float8> floats = {}) {
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16 [N, G], got ",
         describe(scales));
-  IntGroup weight;
+  ScaledWeight weight;
   weight.n = n;
   weight.k = k;
   weight.group_size = group_size == -1 ? k : group_size;
-  weight.bits = static_cast<int>(std::clamp<int64_t>(bits, -1, 99));
+  check(elements_of_codes(bits, floats, weight.elements), op);
   weight.has_zeros = has_zeros;
   weight.scale_dtype = to_dtype(scales.scalar_type());
-  weight.kind = kind;
   weight.experts = experts.value_or(1);
   check(weight.check(), op);
   return weight;
 }
 
 // `number` 0: the layout of the fastest kernel on the device of the tensors.
-const IntGroupLayout& choose_layout(const char* op, const IntGroup& weight, int64_t number,
-                                    Device device) {
+const ScaledLayout& choose_layout(const char* op, const ScaledWeight& weight, int64_t number,
+                                  Device device) {
   if (number == 0) {
     W4A16::Problem problem;
     problem.device = device;
@@ -58,7 +57,7 @@ const IntGroupLayout& choose_layout(const char* op, const IntGroup& weight, int6
     if (!choice.row) check(choice.status, op);
     return choice.row->weight_layout();
   }
-  const IntGroupLayout* layout = find_int_group_layout(number);
+  const ScaledLayout* layout = find_scaled_layout(number);
   check(layout != nullptr, op, "layout must be 0 or one of ", all_layouts(), ", got ", number);
   check(device == Device::cpu || layout->device == device, op, "layout ", number, " (",
         layout->name, ") is for ", name(layout->device),
@@ -68,7 +67,7 @@ const IntGroupLayout& choose_layout(const char* op, const IntGroup& weight, int6
 
 // Checks scales and zeros against the shape, then packs. `codes_name` is the argument that `codes`
 // points into, `like` that tensor.
-FourTensors pack_checked(const char* op, const Experts& experts, const IntGroup& weight,
+FourTensors pack_checked(const char* op, const Experts& experts, const ScaledWeight& weight,
                          const CodeSource& codes, const char* codes_name, const Tensor& like,
                          const Tensor& scales, const std::optional<Tensor>& zeros,
                          int64_t layout_number) {
@@ -87,7 +86,7 @@ FourTensors pack_checked(const char* op, const Experts& experts, const IntGroup&
   }
 
   const Place place(op, like);
-  const IntGroupLayout& layout = choose_layout(op, weight, layout_number, device_of(like));
+  const ScaledLayout& layout = choose_layout(op, weight, layout_number, device_of(like));
   const PackedSizes needed = layout.packed_sizes(weight.of_one_expert());
   const Tensor dense_scales = dense(scales);
   const Tensor out_qweight = new_tensor(like, experts, {needed.qweight_bytes}, ScalarType::Byte);
@@ -95,10 +94,10 @@ FourTensors pack_checked(const char* op, const Experts& experts, const IntGroup&
   const Tensor out_zeros = new_tensor(like, experts, {needed.zeros}, ScalarType::Byte);
   const Tensor shape = new_tensor(
       like,
-      {0, layout.number, weight.n, weight.k, weight.group_size, weight.bits, codes_of(weight)},
+      {0, layout.number, weight.n, weight.k, weight.group_size, weight.bits(), codes_of(weight)},
       ScalarType::Byte);
-  const IntGroupView view{weight, codes, dense_scales.const_data_ptr(),
-                          dense_zeros ? dense_zeros->const_data_ptr<uint8_t>() : nullptr};
+  const ScaledView view{weight, codes, dense_scales.const_data_ptr(),
+                        dense_zeros ? dense_zeros->const_data_ptr<uint8_t>() : nullptr};
   const PackedBuffers buffers{out_qweight.mutable_data_ptr(), out_scales.mutable_data_ptr(),
                               zeros ? out_zeros.mutable_data_ptr<uint8_t>() : nullptr};
   check(qcore::pack(layout, view, buffers, place.executor()), op);
@@ -107,14 +106,14 @@ FourTensors pack_checked(const char* op, const Experts& experts, const IntGroup&
 
 FourTensors pack(const Tensor& codes, const Tensor& scales, const std::optional<Tensor>& zeros,
                  int64_t group_size, int64_t bits, int64_t layout) {
-  const CodeKind kind = kind_of(codes.scalar_type());
-  check((codes.scalar_type() == ScalarType::Byte || kind != CodeKind::integer) &&
-            (codes.dim() == 2 || codes.dim() == 3),
-        kPack, "codes must be uint8, float8_e4m3fn or float8_e5m2 [N, K], got ", describe(codes));
+  const std::optional<Float8> floats = floats_of(codes.scalar_type());
+  check(
+      (codes.scalar_type() == ScalarType::Byte || floats) && (codes.dim() == 2 || codes.dim() == 3),
+      kPack, "codes must be uint8, float8_e4m3fn or float8_e5m2 [N, K], got ", describe(codes));
   Experts experts;
   if (codes.dim() == 3) experts = codes.size(0);
-  const IntGroup weight = make_shape(kPack, experts, codes.size(-2), codes.size(-1), group_size,
-                                     bits, scales, zeros.has_value(), kind);
+  const ScaledWeight weight = make_shape(kPack, experts, codes.size(-2), codes.size(-1), group_size,
+                                         bits, scales, zeros.has_value(), floats);
   const Tensor dense_codes = dense(codes);
   return pack_checked(kPack, experts, weight, {dense_codes.const_data_ptr()}, "codes", codes,
                       scales, zeros, layout);
@@ -128,8 +127,8 @@ CodeOrder parse_order(const std::string& order) {
   return CodeOrder::compressed_tensors;
 }
 
-std::pair<int64_t, int64_t> words_of(CodeOrder order, const IntGroup& weight) {
-  const int64_t along_k = ceil_div(weight.k * weight.bits, 32);
+std::pair<int64_t, int64_t> words_of(CodeOrder order, const ScaledWeight& weight) {
+  const int64_t along_k = ceil_div(weight.k * weight.bits(), 32);
   if (order == CodeOrder::gptq) return {along_k, weight.n};
   if (order == CodeOrder::awq) return {weight.k, weight.n / 8};
   return {weight.n, along_k};
@@ -138,7 +137,7 @@ std::pair<int64_t, int64_t> words_of(CodeOrder order, const IntGroup& weight) {
 FourTensors repack(const Tensor& qweight, const Tensor& scales, const std::optional<Tensor>& zeros,
                    const std::string& order, int64_t n, int64_t k, int64_t group_size, int64_t bits,
                    const std::optional<Tensor>& perm, int64_t layout) {
-  const IntGroup weight =
+  const ScaledWeight weight =
       make_shape(kRepack, {}, n, k, group_size, bits, scales, zeros.has_value());
   CodeSource codes;
   codes.order = parse_order(order);
@@ -146,7 +145,7 @@ FourTensors repack(const Tensor& qweight, const Tensor& scales, const std::optio
   const auto [rows, columns] = words_of(codes.order, weight);
   check(qweight.scalar_type() == ScalarType::Int && has_sizes(qweight, {rows, columns}), kRepack,
         "qweight must be int32 [", rows, ", ", columns, "] for n=", n, " k=", k,
-        " bits=", weight.bits, " in the order of ", order, ", got ", describe(qweight));
+        " bits=", weight.bits(), " in the order of ", order, ", got ", describe(qweight));
   std::optional<Tensor> index;
   if (perm) index = check_perm(kRepack, *perm, {}, k, "qweight", qweight);
   const Tensor words = dense(qweight);
@@ -162,10 +161,10 @@ std::tuple<Tensor, Tensor, Tensor> unpack(const Tensor& qweight, const Tensor& s
         "the weight is packed for ", name(packed.layout->device), " (layout ", packed.layout->name,
         "), qweight is on ", device_name(qweight), ": unpack it on ", name(packed.layout->device));
   const Place place(kUnpack, qweight);
-  const IntGroup& weight = packed.view.shape;
+  const ScaledWeight& weight = packed.view.shape;
   ScalarType type = ScalarType::Byte;
-  if (weight.kind == CodeKind::e4m3) type = ScalarType::Float8_e4m3fn;
-  if (weight.kind == CodeKind::e5m2) type = ScalarType::Float8_e5m2;
+  if (weight.elements == Elements::e4m3) type = ScalarType::Float8_e4m3fn;
+  if (weight.elements == Elements::e5m2) type = ScalarType::Float8_e5m2;
   const Tensor out_codes = new_tensor(qweight, packed.experts, {weight.n, weight.k}, type);
   const Tensor out_scales =
       new_tensor(qweight, packed.experts, {weight.n, weight.groups()}, scales.scalar_type());

@@ -1,12 +1,10 @@
 #include "w4a16_packed.h"
 
-#include <algorithm>
-
 namespace qcore::binding {
 
 std::string all_layouts() {
   std::string text;
-  for (const IntGroupLayout* layout : int_group_layouts()) {
+  for (const ScaledLayout* layout : scaled_layouts()) {
     text += (text.empty() ? "" : ", ") + std::to_string(layout->number) + " (" + layout->name + ")";
   }
   return text;
@@ -19,14 +17,15 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
             descriptor[6] <= 3,
         op, "shape must be the descriptor that w4a16_pack returned, uint8 [0, layout, n, k, ",
         "group_size, bits, codes], got ", describe(shape));
-  IntGroup weight;
+  ScaledWeight weight;
   weight.n = descriptor[2];
   weight.k = descriptor[3];
   weight.group_size = descriptor[4];
-  weight.bits = static_cast<int>(std::min<int64_t>(descriptor[5], 99));
   weight.has_zeros = descriptor[6] == 1;
-  if (descriptor[6] == 2) weight.kind = CodeKind::e4m3;
-  if (descriptor[6] == 3) weight.kind = CodeKind::e5m2;
+  std::optional<Float8> floats;
+  if (descriptor[6] == 2) floats = Float8::e4m3;
+  if (descriptor[6] == 3) floats = Float8::e5m2;
+  check(elements_of_codes(descriptor[5], floats, weight.elements), op);
   check(is_float(scales), op, "scales must be float32, float16 or bfloat16, got ",
         describe(scales));
   weight.scale_dtype = to_dtype(scales.scalar_type());
@@ -34,7 +33,7 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
   if (qweight.dim() == 2) experts = weight.experts = qweight.size(0);
   check(weight.check(), op);
 
-  const IntGroupLayout* layout = find_int_group_layout(descriptor[1]);
+  const ScaledLayout* layout = find_scaled_layout(descriptor[1]);
   if (!layout) {
     check(false, op, "shape names layout ", descriptor[1], ", expected one of ", all_layouts());
   }
@@ -43,7 +42,7 @@ PackedWeight check_packed(const char* op, const Tensor& qweight, const Tensor& s
     check(experts ? has_sizes(tensor, experts, {elements}) : tensor.numel() == elements, op, name,
           " must have ", experts ? "the sizes [" : "", in_front(experts), elements,
           experts ? "]" : " elements", " for n=", weight.n, " k=", weight.k,
-          " group_size=", weight.group_size, " bits=", weight.bits,
+          " group_size=", weight.group_size, " bits=", weight.bits(),
           weight.has_zeros ? ", asymmetric, got " : ", symmetric, got ", describe(tensor));
     check_same_device(op, name, tensor, "qweight", qweight);
   };

@@ -16,9 +16,9 @@ namespace qcore::binding {
 
 // A packed weight whose buffers are known to be as large as its descriptor says.
 struct PackedWeight {
-  PackedIntGroup view;
+  PackedScaled view;
   Experts experts;
-  const IntGroupLayout* layout;
+  const ScaledLayout* layout;
   Tensor qweight, scales, zeros;  // what `view` points into
 };
 

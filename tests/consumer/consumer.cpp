@@ -8,11 +8,11 @@
 
 int main() {
   constexpr int64_t n = 48, k = 256, group = 128;
-  qcore::IntGroup shape;
+  qcore::ScaledWeight shape;
   shape.n = n;
   shape.k = k;
   shape.group_size = group;
-  shape.bits = 4;
+  shape.elements = qcore::Elements::u4;
 
   std::vector<uint8_t> codes(n * k);
   std::vector<float> scales(n * shape.groups()), x(k), y(n);

@@ -56,42 +56,44 @@ struct Buffer {
 
 // An int_group weight as a method made it: codes [N, K], scales and zeros [N, G].
 struct Weight {
-  IntGroup shape;
+  ScaledWeight shape;
   std::vector<uint8_t> codes;
   Buffer scales;
   std::vector<uint8_t> zeros;  // empty if symmetric
 
-  IntGroupView view() const {
+  ScaledView view() const {
     return {shape, {codes.data()}, scales.data(), shape.has_zeros ? zeros.data() : nullptr};
   }
   // What a code stands for, before its scale.
   double value(int64_t n, int64_t k) const {
-    if (!shape.has_floats()) return centred(n, k) - zero_less_center(n, k / shape.group_size);
-    return f32_from_float8(shape.float_type(), codes[static_cast<size_t>(n * shape.k + k)]);
+    if (!is_float(shape.elements)) return centred(n, k) - zero_less_center(n, k / shape.group_size);
+    return f32_from_float8(float8_of(shape.elements), codes[static_cast<size_t>(n * shape.k + k)]);
   }
   int centred(int64_t n, int64_t k) const {
-    return codes[static_cast<size_t>(n * shape.k + k)] - shape.center();
+    return codes[static_cast<size_t>(n * shape.k + k)] - center_of(shape.elements);
   }
   int zero_less_center(int64_t n, int64_t g) const {
-    return shape.has_zeros ? zeros[static_cast<size_t>(n * shape.groups() + g)] - shape.center()
-                           : 0;
+    return shape.has_zeros
+               ? zeros[static_cast<size_t>(n * shape.groups() + g)] - center_of(shape.elements)
+               : 0;
   }
 };
 
-inline Weight random_weight(const IntGroup& shape, Rng& rng) {
+inline Weight random_weight(const ScaledWeight& shape, Rng& rng) {
   Weight w{shape, {}, Buffer(shape.scale_dtype, shape.n * shape.groups()), {}};
   w.codes.resize(static_cast<size_t>(shape.n * shape.k));
   for (uint8_t& code : w.codes) {
     do {
-      code = static_cast<uint8_t>(rng() >> (64 - shape.bits));
-    } while (shape.has_floats() && !std::isfinite(f32_from_float8(shape.float_type(), code)));
+      code = static_cast<uint8_t>(rng() >> (64 - shape.bits()));
+    } while (is_float(shape.elements) &&
+             !std::isfinite(f32_from_float8(float8_of(shape.elements), code)));
   }
   for (int64_t i = 0; i < shape.n * shape.groups(); ++i) {
     w.scales.set(i, 0.01f + 0.09f * static_cast<float>(uniform(rng, 0, 1000)) / 1000.0f);
   }
   if (shape.has_zeros) {
     w.zeros.resize(static_cast<size_t>(shape.n * shape.groups()));
-    for (uint8_t& zero : w.zeros) zero = static_cast<uint8_t>(rng() >> (64 - shape.bits));
+    for (uint8_t& zero : w.zeros) zero = static_cast<uint8_t>(rng() >> (64 - shape.bits()));
   }
   return w;
 }
@@ -100,11 +102,11 @@ inline Weight random_weight(const IntGroup& shape, Rng& rng) {
 struct Packed {
   std::vector<char> qweight, scales;
   std::vector<uint8_t> zeros;
-  PackedIntGroup view;
+  PackedScaled view;
   Status status;
 };
 
-inline Packed pack(const IntGroupLayout& layout, const Weight& w, const Parallel& parallel = {}) {
+inline Packed pack(const ScaledLayout& layout, const Weight& w, const Parallel& parallel = {}) {
   Packed p;
   const PackedSizes sizes = packed_sizes(layout, w.shape);
   p.qweight.resize(static_cast<size_t>(sizes.qweight_bytes), char(0xcc));
@@ -121,7 +123,7 @@ inline Packed pack(const Row<W4A16>& row, const Weight& w, const Parallel& paral
 }
 
 struct Case {
-  IntGroup weight;
+  ScaledWeight weight;
   int64_t m = 1;
   DType dtype = DType::f32;
   bool perm = false, bias = false;
@@ -129,13 +131,13 @@ struct Case {
 };
 
 inline std::string describe(const Case& c) {
-  const IntGroup& w = c.weight;
+  const ScaledWeight& w = c.weight;
   std::string text = "m=" + std::to_string(c.m) + " n=" + std::to_string(w.n) +
                      " k=" + std::to_string(w.k) + " group=" + std::to_string(w.group_size) +
-                     " bits=" + std::to_string(w.bits) + " scales=" + name(w.scale_dtype) +
+                     " bits=" + std::to_string(w.bits()) + " scales=" + name(w.scale_dtype) +
                      " dtype=" + name(c.dtype);
   if (w.has_zeros) text += " zeros";
-  if (w.has_floats()) text += std::string(" ") + name(w.float_type());
+  if (is_float(w.elements)) text += std::string(" ") + name(w.elements);
   if (c.perm) text += " perm";
   if (c.bias) text += " bias";
   if (c.gap) text += " gap=" + std::to_string(c.gap);
@@ -151,8 +153,8 @@ T pick(Rng& rng, std::initializer_list<T> values) {
 // groups that do not divide, blocks of rows.
 inline Case random_case(Rng& rng) {
   Case c;
-  IntGroup& w = c.weight;
-  w.bits = pick(rng, {2, 3, 4, 8});
+  ScaledWeight& w = c.weight;
+  w.elements = pick(rng, {Elements::u2, Elements::u3, Elements::u4, Elements::u8});
   w.n = pick<int64_t>(rng, {1, 15, 16, 17, 31, 32, 48, 65, uniform(rng, 1, 100)});
   w.k = pick<int64_t>(rng, {1, 31, 32, 33, 127, 128, 129, 256, 300, uniform(rng, 1, 700)});
   w.group_size = std::min(
@@ -177,7 +179,7 @@ struct GemmData {
   int64_t x_stride = 0;
   std::vector<int32_t> perm;
 
-  W4A16Args args(const PackedIntGroup& packed, void* y) const {
+  W4A16Args args(const PackedScaled& packed, void* y) const {
     return {.m = shape.m,
             .dtype = shape.dtype,
             .x = x.data(),
@@ -216,7 +218,7 @@ struct Exact {
 
 // [M, N]
 inline std::vector<Exact> exact_gemm(const GemmData& d) {
-  const IntGroup& w = d.weight.shape;
+  const ScaledWeight& w = d.weight.shape;
   std::vector<double> x(static_cast<size_t>(d.shape.m * w.k));
   for (int64_t m = 0; m < d.shape.m; ++m) {
     for (int64_t k = 0; k < w.k; ++k) x[static_cast<size_t>(m * w.k + k)] = d.x_at(m, k);

@@ -14,8 +14,8 @@ namespace qcore::testing {
 // columns and chunks of 64.
 inline Case gpu_case(Rng& rng) {
   Case c;
-  IntGroup& w = c.weight;
-  w.bits = pick(rng, {2, 3, 4, 4, 4, 8, 8});
+  ScaledWeight& w = c.weight;
+  w.elements = unsigned_of(pick(rng, {2, 3, 4, 4, 4, 8, 8})).value();
   w.n = pick<int64_t>(rng, {1, 15, 32, 33, 64, 65, 96, 255, 256, 257, uniform(rng, 1, 400)});
   w.k = pick<int64_t>(rng, {1, 8, 31, 64, 65, 128, 256, 264, 1000, uniform(rng, 1, 1200),
                             8 * uniform(rng, 1, 150)});
@@ -24,9 +24,9 @@ inline Case gpu_case(Rng& rng) {
   w.has_zeros = pick(rng, {false, true});
   w.scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16});
   c.dtype = pick(rng, {DType::f16, DType::bf16});
-  if (w.bits == 8 && !w.has_zeros) {
-    w.kind = pick(rng, {CodeKind::integer, CodeKind::e4m3, CodeKind::e5m2});
-    if (w.kind == CodeKind::e5m2) c.dtype = DType::bf16;  // a float16 would overflow
+  if (w.elements == Elements::u8 && !w.has_zeros) {
+    w.elements = pick(rng, {Elements::u8, Elements::e4m3, Elements::e5m2});
+    if (w.elements == Elements::e5m2) c.dtype = DType::bf16;  // a float16 would overflow
   }
   c.m = pick<int64_t>(rng, {1, 2, 7, 8, 9, 16, 17, 31, 33, 64, 65, uniform(rng, 1, 300)});
   c.perm = pick(rng, {false, false, true});
@@ -41,7 +41,7 @@ inline Case kind_case(Rng& rng, int bits, int64_t group, DType dtype, int64_t n,
   return {.weight = {.n = n,
                      .k = k,
                      .group_size = std::min(k, group),
-                     .bits = bits,
+                     .elements = unsigned_of(bits).value(),
                      .has_zeros = pick(rng, {false, true}),
                      .scale_dtype = pick(rng, {DType::f32, DType::f16, DType::bf16})},
           .m = m,

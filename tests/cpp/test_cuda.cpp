@@ -84,7 +84,7 @@ TEST_P(Cuda, LargeProducts) {
 
 TEST_P(Cuda, PacksTheBytesOfTheHost) {
   Rng rng = fresh_rng(53);
-  const IntGroupLayout& layout = GetParam()->weight_layout();
+  const ScaledLayout& layout = GetParam()->weight_layout();
   for (int i = 0; i < 20; ++i) {
     const Weight w = random_weight(random_case(rng).weight, rng);
     const Packed host = pack(layout, w);
@@ -109,7 +109,7 @@ TEST_P(Cuda, PacksTheBytesOfTheHost) {
 
 TEST_P(Cuda, PackReportsABadCode) {
   Rng rng = fresh_rng(54);
-  Weight w = random_weight({.n = 20, .k = 70, .group_size = 30, .bits = 3}, rng);
+  Weight w = random_weight({.n = 20, .k = 70, .group_size = 30, .elements = Elements::u3}, rng);
   w.codes[700] = 8;
   const PackedSizes sizes = GetParam()->weight_layout().packed_sizes(w.shape);
   const DeviceMemory codes(w.codes), scales(w.scales.bytes),

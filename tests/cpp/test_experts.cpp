@@ -126,7 +126,7 @@ TYPED_TEST(EveryRow, BadOffsetsAreNamed) {
 }
 
 TEST(Experts, SoManyThatSizesOverflowAreRefused) {
-  IntGroup shape{.n = 1 << 20, .k = 64, .group_size = 64, .experts = 1 << 12};
+  ScaledWeight shape{.n = 1 << 20, .k = 64, .group_size = 64, .experts = 1 << 12};
   EXPECT_EQ(shape.check().message(), "experts: expected 1 .. 2047, of 1048576 rows each, got 4096");
   shape.experts = 0;
   EXPECT_EQ(shape.check().code(), StatusCode::invalid_argument);
@@ -177,11 +177,11 @@ TEST(Experts, FloatsAreQuantizedForAllOfThem) {
 
 TEST(Experts, PackingThemIsPackingEach) {
   Rng rng(86);
-  for (const IntGroupLayout* layout : int_group_layouts()) {
+  for (const ScaledLayout* layout : scaled_layouts()) {
     for (int i = 0; i < 30; ++i) {
-      IntGroup shape = random_case(rng).weight;
+      ScaledWeight shape = random_case(rng).weight;
       shape.experts = uniform(rng, 1, 5);
-      IntGroup stretched = shape;
+      ScaledWeight stretched = shape;
       stretched.experts = 1;
       stretched.n *= shape.experts;
       Weight all = random_weight(stretched, rng);
@@ -247,16 +247,17 @@ TEST(Experts, PackingBlocksIsPackingEach) {
 
 TEST(Experts, PackNamesTheExpertOfABadCode) {
   Rng rng(88);
-  IntGroup shape{.n = 60, .k = 70, .group_size = 30, .bits = 3, .has_zeros = true};
+  ScaledWeight shape{
+      .n = 60, .k = 70, .group_size = 30, .elements = Elements::u3, .has_zeros = true};
   Weight w = random_weight(shape, rng);
   w.shape.n = 20;
   w.shape.experts = 3;
-  for (const IntGroupLayout* layout : int_group_layouts()) {
+  for (const ScaledLayout* layout : scaled_layouts()) {
     w.codes[(40 + 17) * 70 + 33] = 8;
     EXPECT_EQ(pack(*layout, w).status.message(),
               "codes: expected values below 8 (bits = 3), got 8 at n = 17, k = 33, expert 2");
     w.codes[(40 + 17) * 70 + 33] = 0;
-    IntGroupView foreign = w.view();
+    ScaledView foreign = w.view();
     foreign.codes.order = CodeOrder::gptq;
     char out[1];
     uint8_t zeros[1];

@@ -9,9 +9,9 @@ namespace {
 
 using namespace testing;
 
-class EveryLayout : public ::testing::TestWithParam<const IntGroupLayout*> {
+class EveryLayout : public ::testing::TestWithParam<const ScaledLayout*> {
  protected:
-  const IntGroupLayout& layout() const { return *GetParam(); }
+  const ScaledLayout& layout() const { return *GetParam(); }
 };
 
 TEST_P(EveryLayout, UnpackIsTheInverseOfPack) {
@@ -52,8 +52,8 @@ TEST_P(EveryLayout, WritesEveryByteWhateverWasThere) {
 // The codes of a weight as another checkpoint format stores them, written straight from its
 // description.
 std::vector<uint32_t> foreign(const Weight& w, CodeOrder order) {
-  const IntGroup& s = w.shape;
-  const int64_t stream = ceil_div(s.k * s.bits, 32);
+  const ScaledWeight& s = w.shape;
+  const int64_t stream = ceil_div(s.k * s.bits(), 32);
   std::vector<uint32_t> words(
       static_cast<size_t>(order == CodeOrder::awq ? s.k * (s.n / 8) : stream * s.n));
   for (int64_t n = 0; n < s.n; ++n) {
@@ -64,8 +64,8 @@ std::vector<uint32_t> foreign(const Weight& w, CodeOrder order) {
         words[static_cast<size_t>(k * (s.n / 8) + n / 8)] |= code << (4 * kPlace[n % 8]);
         continue;
       }
-      for (int b = 0; b < s.bits; ++b) {
-        const int64_t bit = k * s.bits + b;
+      for (int b = 0; b < s.bits(); ++b) {
+        const int64_t bit = k * s.bits() + b;
         const int64_t word = order == CodeOrder::gptq ? bit / 32 * s.n + n : n * stream + bit / 32;
         words[static_cast<size_t>(word)] |= (code >> b & 1u) << (bit % 32);
       }
@@ -79,9 +79,9 @@ TEST_P(EveryLayout, PacksForeignOrdersDirectly) {
   for (int i = 0; i < 60; ++i) {
     Weight w = random_weight(random_case(rng).weight, rng);
     for (const CodeOrder order : {CodeOrder::gptq, CodeOrder::awq, CodeOrder::compressed_tensors}) {
-      IntGroup shape = w.shape;
+      ScaledWeight shape = w.shape;
       if (order == CodeOrder::awq) {
-        shape.bits = 4;
+        shape.elements = Elements::u4;
         shape.n = ceil_div(shape.n, 8) * 8;
       }
       const Weight source = random_weight(shape, rng);
@@ -98,7 +98,7 @@ TEST_P(EveryLayout, PacksForeignOrdersDirectly) {
       const std::vector<uint32_t> words = foreign(source, order);
       Packed p = pack(layout(), permuted);
       const std::vector<char> expected = p.qweight;
-      IntGroupView view = source.view();
+      ScaledView view = source.view();
       view.codes = {words.data(), order, perm.data()};
       const Status status =
           pack(layout(), view,
@@ -111,7 +111,8 @@ TEST_P(EveryLayout, PacksForeignOrdersDirectly) {
 
 TEST_P(EveryLayout, PackNamesTheFirstBadCodeAndZero) {
   Rng rng(3);
-  Weight w = random_weight({.n = 20, .k = 70, .group_size = 30, .bits = 3, .has_zeros = true}, rng);
+  Weight w = random_weight(
+      {.n = 20, .k = 70, .group_size = 30, .elements = Elements::u3, .has_zeros = true}, rng);
   w.codes[17 * 70 + 33] = 8;
   w.codes[19 * 70 + 1] = 255;
   Packed p = pack(layout(), w);
@@ -125,12 +126,13 @@ TEST_P(EveryLayout, PackNamesTheFirstBadCodeAndZero) {
 }
 
 TEST_P(EveryLayout, NamesMissingAndWrongArguments) {
-  const IntGroup shape{.n = 1, .k = 2, .group_size = 2, .bits = 4, .has_zeros = true};
+  const ScaledWeight shape{
+      .n = 1, .k = 2, .group_size = 2, .elements = Elements::u4, .has_zeros = true};
   const uint8_t codes[2] = {}, zeros[1] = {};
   const float scales[1] = {};
   char q[4096], s[256];
   uint8_t z[64];
-  const auto message = [&](const IntGroupView& view, const PackedBuffers& to) {
+  const auto message = [&](const ScaledView& view, const PackedBuffers& to) {
     const Status status = pack(layout(), view, to, {});
     EXPECT_EQ(status.code(), StatusCode::invalid_argument);
     return status.message().substr(0, status.message().find(':'));
@@ -144,14 +146,14 @@ TEST_P(EveryLayout, NamesMissingAndWrongArguments) {
   EXPECT_EQ(message({shape, {codes, CodeOrder::awq}, scales, zeros}, {q, s, z}), "n");
   const int32_t perm[2] = {0, 2};
   EXPECT_EQ(message({shape, {codes, CodeOrder::plain, perm}, scales, zeros}, {q, s, z}), "perm");
-  IntGroup other = shape;
+  ScaledWeight other = shape;
   other.has_zeros = false;
   EXPECT_EQ(message({other, {codes}, scales, zeros}, {q, s, nullptr}), "zeros");
-  other.bits = 8;
+  other.elements = Elements::u8;
   EXPECT_EQ(message({other, {codes, CodeOrder::awq}, scales, nullptr}, {q, s, nullptr}), "bits");
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(int_group_layouts()),
+INSTANTIATE_TEST_SUITE_P(Layouts, EveryLayout, ::testing::ValuesIn(scaled_layouts()),
                          [](const auto& layout) { return std::string(layout.param->name); });
 
 std::vector<uint8_t> random_bytes(int64_t count, Rng& rng) {
@@ -239,24 +241,24 @@ INSTANTIATE_TEST_SUITE_P(Layouts, EveryBlockLayout,
 
 TEST(Layouts, AreFoundByTheirNumber) {
   for (const Layout* layout : layouts()) EXPECT_EQ(find_layout(layout->number), layout);
-  for (const IntGroupLayout* layout : int_group_layouts()) {
-    EXPECT_EQ(find_int_group_layout(layout->number), layout);
+  for (const ScaledLayout* layout : scaled_layouts()) {
+    EXPECT_EQ(find_scaled_layout(layout->number), layout);
     EXPECT_EQ(find_layout(layout->number), layout);
   }
   for (const BlockLayout* layout : block_layouts()) {
     EXPECT_EQ(find_block_layout(layout->number), layout);
     EXPECT_EQ(find_layout(layout->number), layout);
-    EXPECT_EQ(find_int_group_layout(layout->number), nullptr);
+    EXPECT_EQ(find_scaled_layout(layout->number), nullptr);
   }
-  EXPECT_EQ(layouts().size(), int_group_layouts().size() + block_layouts().size());
+  EXPECT_EQ(layouts().size(), scaled_layouts().size() + block_layouts().size());
   EXPECT_EQ(find_layout(999), nullptr);
   uint8_t byte = 0;
-  const PackedIntGroup packed{{.n = 1, .k = 1, .group_size = 1}, 999, &byte, &byte, nullptr};
+  const PackedScaled packed{{.n = 1, .k = 1, .group_size = 1}, 999, &byte, &byte, nullptr};
   EXPECT_EQ(unpack(packed, &byte, &byte, nullptr, {}).message(), "layout: there is no layout 999");
 }
 
 TEST(Layouts, NoGpuNoPackingThere) {
-  const IntGroupLayout* layout = find_int_group_layout(1);
+  const ScaledLayout* layout = find_scaled_layout(1);
   if (layout->cuda_pack) GTEST_SKIP();
   const uint8_t codes[2] = {};
   const float scales[1] = {};

@@ -26,7 +26,7 @@ TEST(Panel16, FieldsOfAUnitAreDisjointAndFillIt) {
 
 TEST(Panel16, FourBitsAreWhereTheLayoutSaysTheyAre) {
   // Row 5, columns 8..15 of one unit: dword 1 of lane 5, column 8 in the lowest nibble, code XOR 8.
-  Weight w{{.n = 16, .k = 32, .group_size = 32, .bits = 4},
+  Weight w{{.n = 16, .k = 32, .group_size = 32, .elements = Elements::u4},
            std::vector<uint8_t>(16 * 32, 8),
            Buffer(DType::f32, 16),
            {}};
@@ -43,7 +43,7 @@ TEST(Panel16, FourBitsAreWhereTheLayoutSaysTheyAre) {
 TEST(Panel16, SegmentsCoverKOnceAndStayInTheirGroup) {
   Rng rng(1);
   for (int i = 0; i < 200; ++i) {
-    const IntGroup shape = random_case(rng).weight;
+    const ScaledWeight shape = random_case(rng).weight;
     const panel16::Geometry g(shape);
     int64_t source = 0, unit = 0;
     for (int64_t s = 0; s < g.segments(); ++s) {

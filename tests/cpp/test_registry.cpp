@@ -59,7 +59,7 @@ TEST(Registry, EveryRowReadsAListedLayout) {
     EXPECT_EQ(found, row->layout);
     // The cast to the op's layout in Row::weight_layout() relies on it.
     if (row_of<W4A16>(*row)) {
-      EXPECT_EQ(find_int_group_layout(row->layout->number), row->layout);
+      EXPECT_EQ(find_scaled_layout(row->layout->number), row->layout);
     }
     if (row_of<Kquant>(*row)) {
       EXPECT_EQ(find_block_layout(row->layout->number), row->layout);
@@ -76,8 +76,8 @@ TEST(Registry, SaysWhatIsWrongWithAProblem) {
   EXPECT_NE(selection.status.message().find("layout 999"), std::string::npos);
   EXPECT_GE(selection.rejected.size(), runnable_rows<W4A16>().size());
   problem = kProblem;
-  problem.weight.bits = 5;
-  EXPECT_NE(select<W4A16>(problem).status.message().find("bits: expected"), std::string::npos);
+  problem.weight.elements = Elements::s8;
+  EXPECT_NE(select<W4A16>(problem).status.message().find("elements: expected"), std::string::npos);
 }
 
 TEST(ForceIsa, HidesStrongerRowsAndSaysSo) {

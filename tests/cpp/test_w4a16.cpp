@@ -15,7 +15,7 @@ class EveryRow : public ::testing::TestWithParam<const Row<W4A16>*> {
  protected:
   const Row<W4A16>& row() const { return *GetParam(); }
 
-  Output run(const GemmData& data, const PackedIntGroup& packed, const Parallel& parallel = {}) {
+  Output run(const GemmData& data, const PackedScaled& packed, const Parallel& parallel = {}) {
     Output y(data.shape.dtype, data.shape.m * data.shape.weight.n);
     const Status status = row().run(data.args(packed, y.data()), parallel);
     EXPECT_TRUE(status.ok()) << status.message();
@@ -48,9 +48,8 @@ TEST_P(EveryRow, FloatCodes) {
   Rng rng(21);
   for (int i = 0; i < 80; ++i) {
     Case c = random_case(rng);
-    c.weight.bits = 8;
     c.weight.has_zeros = false;
-    c.weight.kind = pick(rng, {CodeKind::e4m3, CodeKind::e5m2});
+    c.weight.elements = pick(rng, {Elements::e4m3, Elements::e5m2});
     c.dtype = pick(rng, {DType::f32, DType::bf16});  // a float16 would overflow
     compare(random_data(c, rng));
   }
@@ -60,10 +59,13 @@ TEST_P(EveryRow, EveryHeightOfTile) {
   Rng rng(12);
   for (const int bits : {2, 3, 4, 8}) {
     for (int64_t m = 1; m <= 34; ++m) {
-      compare(random_data(
-          {.weight = {.n = 49, .k = 200, .group_size = 72, .bits = bits, .has_zeros = m % 2 == 0},
-           .m = m},
-          rng));
+      compare(random_data({.weight = {.n = 49,
+                                      .k = 200,
+                                      .group_size = 72,
+                                      .elements = unsigned_of(bits).value(),
+                                      .has_zeros = m % 2 == 0},
+                           .m = m},
+                          rng));
     }
   }
 }
@@ -115,7 +117,7 @@ TEST_P(EveryRow, FullAccuracyNextToTheZeroPoint) {
           GemmData data = random_data({.weight = {.n = 35,
                                                   .k = k,
                                                   .group_size = std::min<int64_t>(k, 96),
-                                                  .bits = bits,
+                                                  .elements = unsigned_of(bits).value(),
                                                   .has_zeros = true},
                                        .m = m},
                                       rng);
@@ -135,10 +137,13 @@ TEST_P(EveryRow, CodesEqualToTheZeroPointGiveZero) {
   Rng rng(22);
   for (const int bits : {2, 3, 4, 8}) {
     for (const int64_t m : {1, 40}) {
-      GemmData data = random_data(
-          {.weight = {.n = 20, .k = 200, .group_size = 64, .bits = bits, .has_zeros = true},
-           .m = m},
-          rng);
+      GemmData data = random_data({.weight = {.n = 20,
+                                              .k = 200,
+                                              .group_size = 64,
+                                              .elements = unsigned_of(bits).value(),
+                                              .has_zeros = true},
+                                   .m = m},
+                                  rng);
       for (int64_t n = 0; n < 20; ++n) {
         for (int64_t k = 0; k < 200; ++k) {
           data.weight.codes[static_cast<size_t>(n * 200 + k)] =
@@ -201,7 +206,11 @@ TEST_P(EveryRow, OneHotActivationsReadTheWeightExactly) {
   Rng rng(15);
   for (const int bits : {2, 3, 4, 8}) {
     for (const bool zeros : {false, true}) {
-      Case c{.weight = {.n = 33, .k = 150, .group_size = 64, .bits = bits, .has_zeros = zeros},
+      Case c{.weight = {.n = 33,
+                        .k = 150,
+                        .group_size = 64,
+                        .elements = unsigned_of(bits).value(),
+                        .has_zeros = zeros},
              .m = 150};
       GemmData data = random_data(c, rng);
       for (int64_t m = 0; m < c.m; ++m) {
@@ -291,7 +300,7 @@ TEST(W4A16, BadArgumentsAreNamed) {
   EXPECT_EQ(named([](W4A16Args& a) { a.weight.scales = nullptr; }), "weight.scales");
   EXPECT_EQ(named([](W4A16Args& a) { a.weight.zeros = nullptr; }), "weight.zeros");
   EXPECT_EQ(named([](W4A16Args& a) { a.weight.layout = 77; }), "weight.layout");
-  EXPECT_EQ(named([](W4A16Args& a) { a.weight.shape.bits = 6; }), "weight.bits");
+  EXPECT_EQ(named([](W4A16Args& a) { a.weight.shape.elements = Elements::s8; }), "weight.elements");
   EXPECT_EQ(named([](W4A16Args& a) { a.weight.shape.group_size = 41; }), "weight.group_size");
 }
 

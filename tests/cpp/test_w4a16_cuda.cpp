@@ -133,7 +133,7 @@ TEST(Marlin, OneHotReturnsOneColumnExactly) {
     MarlinProblem problem(data);
     const std::vector<char> y =
         problem.multiply(w4a16::choose_plan(problem.args, {pick(rng, {1, 64}), 227 << 10}));
-    const IntGroup& w = c.weight;
+    const ScaledWeight& w = c.weight;
     for (int64_t m = 0; m < c.m; ++m) {
       const int64_t k = column[static_cast<size_t>(m)], g = k / w.group_size;
       for (int64_t n = 0; n < w.n; ++n) {
@@ -151,9 +151,9 @@ TEST(Marlin, OneHotReturnsOneColumnExactly) {
 // Every finite code, subnormal ones too, in the places of both rows that a lane holds.
 TEST(Marlin, FloatCodesAreReadExactly) {
   Rng rng = fresh_rng(42);
-  for (const CodeKind kind : {CodeKind::e4m3, CodeKind::e5m2}) {
+  for (const Elements floats : {Elements::e4m3, Elements::e5m2}) {
     for (const DType dtype : {DType::f16, DType::bf16}) {
-      Case c{.weight = {.n = 256, .k = 32, .group_size = 32, .bits = 8, .kind = kind},
+      Case c{.weight = {.n = 256, .k = 32, .group_size = 32, .elements = floats},
              .m = 32,
              .dtype = dtype};
       GemmData data = random_data(c, rng);
@@ -251,10 +251,10 @@ TEST(MarlinPack, DeviceGivesTheBytesOfTheHost) {
     simt::Buffer bad("bad", 8, Access::read_write);
     bad.fill(0);
     uint8_t* const zeros_to = w.shape.has_zeros ? packed_zeros.data<uint8_t>() : nullptr;
-    const IntGroupView view{w.shape,
-                            {codes_in.data<char>(), CodeOrder::plain, perm_in.data<int32_t>()},
-                            scales_in.data<char>(),
-                            w.shape.has_zeros ? zeros_in.data<uint8_t>() : nullptr};
+    const ScaledView view{w.shape,
+                          {codes_in.data<char>(), CodeOrder::plain, perm_in.data<int32_t>()},
+                          scales_in.data<char>(),
+                          w.shape.has_zeros ? zeros_in.data<uint8_t>() : nullptr};
     ASSERT_TRUE(w4a16::run_pack(view, {qweight.data<char>(), packed_scales.data<char>(), zeros_to},
                                 bad.data<uint32_t>(), launch)
                     .ok());
@@ -279,7 +279,8 @@ TEST(MarlinPack, DeviceGivesTheBytesOfTheHost) {
 
 TEST(MarlinPack, DeviceReportsBadCodesZerosAndColumns) {
   Rng rng = fresh_rng(40);
-  const IntGroup shape{.n = 20, .k = 70, .group_size = 30, .bits = 4, .has_zeros = true};
+  const ScaledWeight shape{
+      .n = 20, .k = 70, .group_size = 30, .elements = Elements::u4, .has_zeros = true};
   for (const int fault : {0, 1, 2, 3}) {
     Weight w = random_weight(shape, rng);
     std::vector<int32_t> perm(70);
@@ -297,10 +298,10 @@ TEST(MarlinPack, DeviceReportsBadCodesZerosAndColumns) {
         packed_zeros("packed zeros", static_cast<size_t>(sizes.zeros), Access::write_once);
     simt::Buffer bad("bad", 8, Access::read_write);
     bad.fill(0);
-    const IntGroupView view{shape,
-                            {codes.data<char>(), CodeOrder::plain, columns.data<int32_t>()},
-                            scales.data<char>(),
-                            zeros.data<uint8_t>()};
+    const ScaledView view{shape,
+                          {codes.data<char>(), CodeOrder::plain, columns.data<int32_t>()},
+                          scales.data<char>(),
+                          zeros.data<uint8_t>()};
     ASSERT_TRUE(
         w4a16::run_pack(
             view, {qweight.data<char>(), packed_scales.data<char>(), packed_zeros.data<uint8_t>()},

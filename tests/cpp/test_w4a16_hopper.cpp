@@ -60,7 +60,7 @@ TEST(MarlinHopper, EveryVariant) {
           Case c = kind_case(rng, bits, group, dtype, n, k, m);
           if (bits == 8 && group != 96) {
             c.weight.has_zeros = false;
-            c.weight.kind = pick(rng, {CodeKind::integer, CodeKind::e4m3});
+            c.weight.elements = pick(rng, {Elements::u8, Elements::e4m3});
           }
           kinds.insert(
               {w4a16::stored_bits(bits), w4a16::flush_halves(c.weight, w4a16::kHopperHalves)});
@@ -197,7 +197,8 @@ TEST(MarlinHopperPlan, KeepsAllMultiprocessorsBusyAndItsWorkspaceSmall) {
     for (const int64_t n : {256, 1024, 4096, 14336, 28672}) {
       for (const int bits : {4, 8}) {
         W4A16Args args{.m = m, .dtype = DType::bf16, .x_stride = 8192};
-        args.weight.shape = {.n = n, .k = 8192, .group_size = 128, .bits = bits};
+        args.weight.shape = {
+            .n = n, .k = 8192, .group_size = 128, .elements = unsigned_of(bits).value()};
         const HopperPlan plan = w4a16::choose_hopper_plan(args, 132);
         const int64_t chunks = w4a16::hopper_chunks(w4a16::Geometry(args.weight.shape));
         const Split split = plan.split(m, n, chunks);
@@ -225,12 +226,12 @@ TEST(MarlinHopperPlan, EveryWeightHasAPipeline) {
   for (const HopperTileKey& tile : w4a16::kHopperTiles) {
     for (const int bits : {4, 8}) {
       for (const int64_t group : {32, 64, 4096}) {
-        const IntGroup w{.n = 4096,
-                         .k = 4096,
-                         .group_size = group,
-                         .bits = bits,
-                         .has_zeros = true,
-                         .scale_dtype = DType::f32};
+        const ScaledWeight w{.n = 4096,
+                             .k = 4096,
+                             .group_size = group,
+                             .elements = unsigned_of(bits).value(),
+                             .has_zeros = true,
+                             .scale_dtype = DType::f32};
         EXPECT_TRUE(w4a16::with_hopper_variant(w, tile, [&]<class V>() {
           const bool large = bits == 8 && tile == w4a16::kHopperTiles[0];
           EXPECT_GE(V::stages(w), large && group == 32 ? 2 : 3);

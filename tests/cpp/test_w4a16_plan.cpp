@@ -17,7 +17,8 @@ TEST(MarlinPlan, FillsTheGpuAndFitsItsSharedMemory) {
         for (const DeviceLimits& limits :
              {DeviceLimits{132, 227 << 10}, DeviceLimits{108, 163 << 10}, {128, 99 << 10}}) {
           W4A16Args args{.m = m, .dtype = DType::f16};
-          args.weight.shape = {.n = n, .k = 4096, .group_size = 128, .bits = bits};
+          args.weight.shape = {
+              .n = n, .k = 4096, .group_size = 128, .elements = unsigned_of(bits).value()};
           args.weight.shape.scale_dtype = DType::f16;
           args.x_stride = 4096;
           const Plan plan = w4a16::choose_plan(args, limits);
@@ -50,7 +51,7 @@ TEST(MarlinPlan, EveryWeightHasAVariantOnSmallCards) {
             args.weight.shape = {.n = 4096,
                                  .k = 4096,
                                  .group_size = group,
-                                 .bits = bits,
+                                 .elements = unsigned_of(bits).value(),
                                  .has_zeros = has_zeros,
                                  .scale_dtype = scales};
             const Plan plan = w4a16::choose_plan(args, {128, 99 << 10});
@@ -84,7 +85,7 @@ TEST(MarlinPlan, WorkspaceStaysSmall) {
 
 TEST(MarlinPlan, SaysWhatItCannotCount) {
   W4A16::Problem problem{.device = Device::cuda, .dtype = DType::bf16, .m = 1};
-  problem.weight = {.n = 152064, .k = 8192, .group_size = 128, .bits = 8};
+  problem.weight = {.n = 152064, .k = 8192, .group_size = 128, .elements = Elements::u8};
   EXPECT_TRUE(w4a16::supports(problem).ok());
   problem.m = 1000000;
   EXPECT_TRUE(w4a16::supports(problem).ok());

@@ -23,7 +23,7 @@ constexpr UnitRange unit_range(const Geometry& g, int64_t group, int64_t inside)
 }
 
 template <int bits>
-void pack_panel(const Geometry& g, const IntGroupView& weight, int64_t panel, char* packed,
+void pack_panel(const Geometry& g, const ScaledView& weight, int64_t panel, char* packed,
                 FirstBadCode& first_bad) {
   const int64_t row0 = panel * kRows;
   const int rows = static_cast<int>(std::min<int64_t>(kRows, g.n - row0));
@@ -91,19 +91,19 @@ void unpack_parameters(const Geometry& g, int64_t panel, const void* from, void*
 
 }  // namespace
 
-PackedSizes packed_sizes(const IntGroup& shape) {
+PackedSizes packed_sizes(const ScaledWeight& shape) {
   if (!shape.check().ok()) return {};
   const Geometry g(shape);
   return {g.panels * g.panel_bytes(), g.parameters(), shape.has_zeros ? g.parameters() : 0};
 }
 
-Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor& executor) {
+Status pack(const ScaledView& weight, const PackedBuffers& packed, const Executor& executor) {
   const Geometry g(weight.shape);
   FirstBadCode first_bad;
   executor.parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
     char* qweight = static_cast<char*>(packed.qweight);
     for (int64_t panel = begin; panel < end; ++panel) {
-      switch (weight.shape.bits) {
+      switch (g.bits) {
         case 2: pack_panel<2>(g, weight, panel, qweight, first_bad); break;
         case 3: pack_panel<3>(g, weight, panel, qweight, first_bad); break;
         case 4: pack_panel<4>(g, weight, panel, qweight, first_bad); break;
@@ -116,13 +116,13 @@ Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Execu
   return first_bad.status(weight);
 }
 
-Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor) {
   const Geometry g(packed.shape);
   executor.parallel.for_range(g.panels, 1, [&](int64_t begin, int64_t end) {
     const char* qweight = static_cast<const char*>(packed.qweight);
     for (int64_t panel = begin; panel < end; ++panel) {
-      switch (packed.shape.bits) {
+      switch (g.bits) {
         case 2: unpack_panel<2>(g, panel, qweight, codes); break;
         case 3: unpack_panel<3>(g, panel, qweight, codes); break;
         case 4: unpack_panel<4>(g, panel, qweight, codes); break;

@@ -50,7 +50,7 @@ struct Geometry {
   int64_t group_segments;
   int bits;
 
-  constexpr explicit Geometry(const IntGroup& w)
+  constexpr explicit Geometry(const ScaledWeight& w)
       : n(w.n),
         k(w.k),
         group_size(w.group_size),
@@ -59,7 +59,7 @@ struct Geometry {
         group_units(ceil_div(w.group_size, kUnitColumns)),
         last_group_units(ceil_div(w.k - (w.groups() - 1) * w.group_size, kUnitColumns)),
         group_segments(ceil_div(group_units, kSegmentUnits)),
-        bits(w.bits) {}
+        bits(w.bits()) {}
 
   constexpr int64_t units_of(int64_t group) const {
     return group + 1 < groups ? group_units : last_group_units;
@@ -131,12 +131,12 @@ constexpr uint32_t get_code(const uint32_t* unit, int bits, int column, int row)
   return centred ^ (1u << (bits - 1));
 }
 
-PackedSizes packed_sizes(const IntGroup& shape);
-Status pack(const IntGroupView& weight, const PackedBuffers& packed, const Executor&);
-Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+PackedSizes packed_sizes(const ScaledWeight& shape);
+Status pack(const ScaledView& weight, const PackedBuffers& packed, const Executor&);
+Status unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor&);
 
-inline constexpr IntGroupLayout layout{
+inline constexpr ScaledLayout layout{
     {.number = 1, .name = "panel16", .format = "int_group", .device = Device::cpu},
     packed_sizes,
     pack,

@@ -21,17 +21,11 @@ QCORE_INLINE auto float8_field(Pair<V> a) {
   return Pair<decltype(lo)>{lo, float8_field<type, shift>(a.hi)};
 }
 
-// What templates call `bits` says what codes are: integers of 2, 3, 4 or 8 bits, or floats of 8.
-constexpr int kE4M3 = 8 | 16, kE5M2 = 8 | 32;
-constexpr int width_of(int bits) {
-  return bits & 15;
-}
-
 // A dword of each row that holds column C of a unit at bit column_shift(); the arrangement is told
 // in panel16.h.
 template <int bits, int C>
 QCORE_INLINE Ints16 column_words(const uint32_t* unit) {
-  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
+  constexpr panel16::Field f = panel16::field_of(bits, C);
   const Ints16 words = load_ints<Ints16>(unit + f.word * kRows);
   if constexpr (f.high_shift < 0) {
     return words;
@@ -42,19 +36,19 @@ QCORE_INLINE Ints16 column_words(const uint32_t* unit) {
 }
 template <int bits, int C>
 constexpr int column_shift() {
-  constexpr panel16::Field f = panel16::field_of(width_of(bits), C);
+  constexpr panel16::Field f = panel16::field_of(bits, C);
   return f.high_shift < 0 ? f.shift : 0;
 }
 
 // Column C of a unit as signed numbers (of floats: as they are), one lane per row.
-template <int bits, int C>
+template <Elements elements, int C>
 QCORE_INLINE Floats16 column(const uint32_t* unit) {
-  constexpr int shift = column_shift<bits, C>();
-  if constexpr (bits == kE4M3)
-    return float8_field<Float8::e4m3, shift>(column_words<bits, C>(unit));
-  if constexpr (bits == kE5M2)
-    return float8_field<Float8::e5m2, shift>(column_words<bits, C>(unit));
-  if constexpr (bits <= 8) return field<bits, shift>(column_words<bits, C>(unit));
+  constexpr int bits = bits_of(elements), shift = column_shift<bits, C>();
+  if constexpr (is_float(elements)) {
+    return float8_field<float8_of(elements), shift>(column_words<bits, C>(unit));
+  } else {
+    return field<bits, shift>(column_words<bits, C>(unit));
+  }
 }
 // The same less the zero point of its row.
 template <int bits, int C>

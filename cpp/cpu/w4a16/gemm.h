@@ -1,28 +1,25 @@
 // The gemm: prepares the activations of blocks of rows, then shares the panels out to threads.
 // Included by loops.h.
 
-template <int bits>
+template <Elements elements>
 void run_panels(const Block& b, int64_t begin, int64_t end) {
   constexpr auto kHeights = std::make_integer_sequence<int, kTileRows>();
-  if (b.tiling.rows > kDirectRows) return blocked_panels<bits>(b, begin, end);
-  if constexpr (bits <= 8) {
-    if (b.args.weight.zeros) return direct_block<bits, true>(b, begin, end, kHeights);
+  if (b.tiling.rows > kDirectRows) return blocked_panels<elements>(b, begin, end);
+  if constexpr (takes_zeros(elements)) {
+    if (b.args.weight.zeros) return direct_block<elements, true>(b, begin, end, kHeights);
   }
-  direct_block<bits, false>(b, begin, end, kHeights);
+  direct_block<elements, false>(b, begin, end, kHeights);
 }
 
 inline void run(const Block& b, int64_t begin, int64_t end) {
-  const IntGroup& shape = b.args.weight.shape;
-  switch (shape.bits) {
-    case 2: return run_panels<2>(b, begin, end);
-    case 3: return run_panels<3>(b, begin, end);
-    case 4: return run_panels<4>(b, begin, end);
-    default: break;
-  }
-  switch (shape.kind) {
-    case CodeKind::integer: return run_panels<8>(b, begin, end);
-    case CodeKind::e4m3: return run_panels<kE4M3>(b, begin, end);
-    case CodeKind::e5m2: return run_panels<kE5M2>(b, begin, end);
+  switch (b.args.weight.shape.elements) {
+    case Elements::u2: return run_panels<Elements::u2>(b, begin, end);
+    case Elements::u3: return run_panels<Elements::u3>(b, begin, end);
+    case Elements::u4: return run_panels<Elements::u4>(b, begin, end);
+    case Elements::u8: return run_panels<Elements::u8>(b, begin, end);
+    case Elements::e4m3: return run_panels<Elements::e4m3>(b, begin, end);
+    case Elements::e5m2: return run_panels<Elements::e5m2>(b, begin, end);
+    case Elements::s8: break;  // is not packed
   }
 }
 

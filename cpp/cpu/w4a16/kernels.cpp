@@ -64,7 +64,7 @@ Status check_perms(const W4A16Args& args) {
 
 W4A16Args args_of(const W4A16Args& args, int64_t expert) {
   W4A16Args of_one = args;
-  const IntGroup& shape = args.weight.shape;
+  const ScaledWeight& shape = args.weight.shape;
   of_one.weight = expert_of(args.weight, panel16::packed_sizes(shape.of_one_expert()), expert);
   of_one.perm = advance(args.perm, expert * shape.k);
   of_one.bias = advance(args.bias, expert * shape.n * size_of(args.dtype));

@@ -38,11 +38,12 @@ struct Parameters {
   Floats16 scale, zero;
 };
 
+template <Elements elements>
 QCORE_INLINE Parameters load_parameters(const Block& b, int64_t panel, int64_t group) {
-  const PackedIntGroup& w = b.args.weight;
+  const PackedScaled& w = b.args.weight;
   const int64_t at = b.geometry.group_offset(panel, group);
   const char* scales = static_cast<const char*>(w.scales) + at * size_of(w.shape.scale_dtype);
-  const float center = static_cast<float>(w.shape.center());
+  constexpr float center = center_of(elements);
   return {load_as(w.shape.scale_dtype, scales),
           w.zeros ? sub(to_floats(load_bytes<Ints16>(w.zeros + at)), splat<Floats16>(center))
                   : splat<Floats16>(0.0f)};
@@ -121,42 +122,43 @@ QCORE_INLINE void finish_segment(const Parameters (&parameters)[P], const Tile<R
 
 // ---- few rows: decode in registers ----
 
-template <int bits, bool zeros, int C, int R, int P>
+template <Elements elements, bool zeros, int C, int R, int P>
 QCORE_INLINE void direct_column(const uint32_t* const (&units)[P], int64_t word, const float* x,
-                                const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
+                                const ZeroPoint<bits_of(elements)> (&zero)[P], Tile<R, P>& acc) {
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
     const uint32_t* at = units[p] + word * kRows;
     Floats16 w;
     if constexpr (zeros) {
-      w = column_less<bits, C>(at, zero[p]);
+      w = column_less<bits_of(elements), C>(at, zero[p]);
     } else {
-      w = column<bits, C>(at);
+      w = column<elements, C>(at);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) acc.v[r][p] = fma_broadcast(x + C * R + r, w, acc.v[r][p]);
   }
 }
 
-template <int bits, bool zeros, int R, int P, int... C>
+template <Elements elements, bool zeros, int R, int P, int... C>
 QCORE_INLINE void direct_columns(const uint32_t* const (&units)[P], int64_t word, const float* x,
-                                 const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc,
+                                 const ZeroPoint<bits_of(elements)> (&zero)[P], Tile<R, P>& acc,
                                  std::integer_sequence<int, C...>) {
-  (direct_column<bits, zeros, C, R, P>(units, word, x, zero, acc), ...);
+  (direct_column<elements, zeros, C, R, P>(units, word, x, zero, acc), ...);
 }
 
 // The dwords of a unit are alike, so one is unrolled and the code stays small.
-template <int bits, bool zeros, int R, int P>
+template <Elements elements, bool zeros, int R, int P>
 QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x,
-                              const ZeroPoint<bits> (&zero)[P], Tile<R, P>& acc) {
-  constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
+                              const ZeroPoint<bits_of(elements)> (&zero)[P], Tile<R, P>& acc) {
+  constexpr int kWidth = bits_of(elements), kPerWord = 32 / kWidth;
 #pragma GCC unroll 1
   for (int word = 0; word < kWidth; ++word) {
-    direct_columns<bits, zeros, R, P>(units, word, x + word * kPerWord * R, zero, acc,
-                                      std::make_integer_sequence<int, kPerWord>());
+    direct_columns<elements, zeros, R, P>(units, word, x + word * kPerWord * R, zero, acc,
+                                          std::make_integer_sequence<int, kPerWord>());
   }
-  if constexpr (bits == 3) {  // the two columns in the bits left over
-    direct_columns<bits, zeros, R, P>(units, 0, x, zero, acc, std::integer_sequence<int, 30, 31>());
+  if constexpr (elements == Elements::u3) {  // the two columns in the bits left over
+    direct_columns<elements, zeros, R, P>(units, 0, x, zero, acc,
+                                          std::integer_sequence<int, 30, 31>());
   }
 }
 
@@ -164,9 +166,9 @@ QCORE_INLINE void direct_unit(const uint32_t* const (&units)[P], const float* x,
 constexpr int64_t kPrefetchWords = 256;
 
 // One tile of the block by P panels. Between segments x skips the other tiles.
-template <int bits, bool zeros, int R, int P>
+template <Elements elements, bool zeros, int R, int P>
 void direct(const Block& b, int64_t tile, int64_t panel) {
-  constexpr int kWidth = width_of(bits);
+  constexpr int kWidth = bits_of(elements);
   const Geometry& g = b.geometry;
   const int64_t row = b.tiling.first(tile);
   const float* x = b.x;
@@ -176,10 +178,10 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
   clear(total);
   for (int64_t group = 0; group < g.groups; ++group) {
     Parameters parameters[P];
-    ZeroPoint<bits> zero[P];
+    ZeroPoint<bits_of(elements)> zero[P];
     for (int p = 0; p < P; ++p) {
-      parameters[p] = load_parameters(b, panel + p, group);
-      if constexpr (zeros) zero[p] = zero_point<bits>(parameters[p].zero);
+      parameters[p] = load_parameters<elements>(b, panel + p, group);
+      if constexpr (zeros) zero[p] = zero_point<bits_of(elements)>(parameters[p].zero);
     }
     for (int64_t left = g.units_of(group); left > 0; left -= kSegmentUnits) {
       const int64_t count = std::min<int64_t>(left, kSegmentUnits);
@@ -192,9 +194,9 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
             prefetch(units[p] + kPrefetchWords + line * kRows);
           }
         }
-        direct_unit<bits, zeros, R, P>(units, column, zero, acc);
+        direct_unit<elements, zeros, R, P>(units, column, zero, acc);
         column += kUnitColumns * R;
-        for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(width_of(bits));
+        for (int p = 0; p < P; ++p) units[p] += panel16::unit_words(bits_of(elements));
       }
       x += count * kUnitColumns * b.tiling.rows;
       finish_segment<R, P>(parameters, acc, total);
@@ -207,19 +209,19 @@ void direct(const Block& b, int64_t tile, int64_t panel) {
   }
 }
 
-template <int bits, bool zeros, int R>
+template <Elements elements, bool zeros, int R>
 void direct_tile(const Block& b, int64_t tile, int64_t begin, int64_t end) {
   constexpr int P = direct_panels(R);
-  for (; begin + P <= end; begin += P) direct<bits, zeros, R, P>(b, tile, begin);
+  for (; begin + P <= end; begin += P) direct<elements, zeros, R, P>(b, tile, begin);
   if constexpr (P > 1) {
-    for (; begin < end; ++begin) direct<bits, zeros, R, 1>(b, tile, begin);
+    for (; begin < end; ++begin) direct<elements, zeros, R, 1>(b, tile, begin);
   }
 }
 
-template <int bits, bool zeros, int... R>
+template <Elements elements, bool zeros, int... R>
 void direct_block(const Block& b, int64_t begin, int64_t end, std::integer_sequence<int, R...>) {
   using TileFunction = void (*)(const Block&, int64_t, int64_t, int64_t);
-  static constexpr TileFunction kTiles[] = {direct_tile<bits, zeros, R + 1>...};
+  static constexpr TileFunction kTiles[] = {direct_tile<elements, zeros, R + 1>...};
   // Tiles inside, so that the panels of a step are still in the cache for the next tile.
   for (int64_t panel = begin; panel < end; panel += kStep) {
     for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
@@ -230,17 +232,17 @@ void direct_block(const Block& b, int64_t begin, int64_t end, std::integer_seque
 
 // ---- many rows: decode a segment into L1, then multiply all tiles by it ----
 
-template <int bits, int P, int... C>
+template <Elements elements, int P, int... C>
 QCORE_INLINE void decode_columns(const uint32_t* word, Floats16 zero, float* out,
                                  std::integer_sequence<int, C...>) {
-  (store(out + C * P * kRows, sub(column<bits, C>(word), zero)), ...);
+  (store(out + C * P * kRows, sub(column<elements, C>(word), zero)), ...);
 }
 
 // code - zero as [column][panel][16].
-template <int bits, int P>
+template <Elements elements, int P>
 void decode_segment(const Block& b, int64_t panel, const Segment& segment,
                     const Parameters (&parameters)[P], float* out) {
-  constexpr int kWidth = width_of(bits), kPerWord = 32 / kWidth;
+  constexpr int kWidth = bits_of(elements), kPerWord = 32 / kWidth;
   for (int p = 0; p < P; ++p) {
     const uint32_t* unit = unit_at(b, panel + p, segment.unit);
     const Floats16 zero = parameters[p].zero;
@@ -248,13 +250,13 @@ void decode_segment(const Block& b, int64_t panel, const Segment& segment,
       float* to = out + (k * P + p) * kRows;
 #pragma GCC unroll 1
       for (int word = 0; word < kWidth; ++word) {
-        decode_columns<bits, P>(unit + word * kRows, zero, to + word * kPerWord * P * kRows,
-                                std::make_integer_sequence<int, kPerWord>());
+        decode_columns<elements, P>(unit + word * kRows, zero, to + word * kPerWord * P * kRows,
+                                    std::make_integer_sequence<int, kPerWord>());
       }
-      if constexpr (bits == 3) {
-        decode_columns<bits, P>(unit, zero, to, std::integer_sequence<int, 30, 31>());
+      if constexpr (elements == Elements::u3) {
+        decode_columns<elements, P>(unit, zero, to, std::integer_sequence<int, 30, 31>());
       }
-      unit += panel16::unit_words(width_of(bits));
+      unit += panel16::unit_words(bits_of(elements));
     }
   }
 }
@@ -297,7 +299,7 @@ constexpr std::array<TileFunction<P>, sizeof...(R)> tile_functions(
 
 constexpr int64_t kBlockRows = 128;
 
-template <int bits, int P>
+template <Elements elements, int P>
 void blocked(const Block& b, int64_t panel) {
   static constexpr auto kTiles = tile_functions<P>(std::make_integer_sequence<int, kTileRows>());
   const Geometry& g = b.geometry;
@@ -308,8 +310,9 @@ void blocked(const Block& b, int64_t panel) {
   for (int64_t index = 0; index < segments; ++index) {
     const Segment segment = panel16::segment_at(g, index);
     Parameters parameters[P];
-    for (int p = 0; p < P; ++p) parameters[p] = load_parameters(b, panel + p, segment.group);
-    decode_segment<bits, P>(b, panel, segment, parameters, weights);
+    for (int p = 0; p < P; ++p)
+      parameters[p] = load_parameters<elements>(b, panel + p, segment.group);
+    decode_segment<elements, P>(b, panel, segment, parameters, weights);
     const float* x = b.x + segment.unit * kUnitColumns * b.tiling.rows;
     for (int64_t tile = 0; tile < b.tiling.tiles; ++tile) {
       const int64_t height = b.tiling.height(tile);
@@ -324,11 +327,11 @@ void blocked(const Block& b, int64_t panel) {
   }
 }
 
-template <int bits>
+template <Elements elements>
 void blocked_panels(const Block& b, int64_t begin, int64_t end) {
-  for (; begin + kTilePanels <= end; begin += kTilePanels) blocked<bits, kTilePanels>(b, begin);
+  for (; begin + kTilePanels <= end; begin += kTilePanels) blocked<elements, kTilePanels>(b, begin);
   if constexpr (kTilePanels > 1) {
-    for (; begin < end; ++begin) blocked<bits, 1>(b, begin);
+    for (; begin < end; ++begin) blocked<elements, 1>(b, begin);
   }
 }
 

@@ -19,22 +19,23 @@ constexpr int64_t kBlockRows = 128;
 constexpr int64_t kGrain = 1 << 12;  // of multiply-adds
 
 // What a unit holds of row n, dequantized; the product of a scale and a code is exact in double.
-void dequantize_unit(const PackedIntGroup& weight, const Geometry& g, int64_t n, int64_t group,
+void dequantize_unit(const PackedScaled& weight, const Geometry& g, int64_t n, int64_t group,
                      int64_t unit, int columns, double* w) {
-  const IntGroup& shape = weight.shape;
+  const ScaledWeight& shape = weight.shape;
   const int64_t panel = n / panel16::kRows;
   const int r = static_cast<int>(n % panel16::kRows);
   const int64_t parameter = g.group_offset(panel, group) + r;
   const double scale = load_scalar(shape.scale_dtype, weight.scales, parameter);
-  const int zero = weight.zeros ? weight.zeros[parameter] : shape.center();
+  const int zero = weight.zeros ? weight.zeros[parameter] : center_of(shape.elements);
   uint32_t words[panel16::unit_words(8)] = {};
   std::memcpy(words, static_cast<const char*>(weight.qweight) + g.unit_offset(panel, unit),
               static_cast<size_t>(panel16::unit_bytes(g.bits)));
   for (int c = 0; c < columns; ++c) {
     const uint32_t code = panel16::get_code(words, g.bits, c, r);
     const double value =
-        shape.has_floats() ? double{f32_from_float8(shape.float_type(), static_cast<uint8_t>(code))}
-                           : static_cast<double>(code) - zero;
+        is_float(shape.elements)
+            ? double{f32_from_float8(float8_of(shape.elements), static_cast<uint8_t>(code))}
+            : static_cast<double>(code) - zero;
     w[c] = scale * value;
   }
 }

@@ -3,9 +3,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
+#include "qcore/elements.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
@@ -19,39 +21,38 @@ struct Format {
 std::span<const Format> formats();
 const Format* find_format(std::string_view name);  // null if there is none
 
-// int_group: a weight [N, K] of unsigned b-bit codes, b in {2, 3, 4, 8}, cut along K into groups of
-// `group_size` columns (the last may be shorter), with a scale per row and group and, if
-// asymmetric, a zero point:  W[n, k] = scale[n, g] * (code[n, k] - zero[n, g]),  g = k /
-// group_size. Symmetric weights have the constant zero point 2^(b-1).
+// A weight [N, K] of elements under scales, the one description for packed layouts and for ops on
+// plain tensors: W[n, k] = scale * (code[n, k] - zero), where `granularity` says which scale, and
+// the zero point is the element's center unless the weight has some of its own, one for each scale.
 //
-// Codes of 8 bits may be floats instead, without zero points: W[n, k] = scale[n, g] * code[n, k].
+// int_group, what is packed, has a scale for each row and group of `group_size` columns (the last
+// may be shorter): scale[n, g], g = k / group_size.
 //
 // A weight [E, N, K] is E of them, one after the other, of the same shape: the weights of experts.
-enum class CodeKind : uint8_t { integer, e4m3, e5m2 };
-
-struct IntGroup {
+struct ScaledWeight {
   int64_t n = 0;
   int64_t k = 0;
-  int64_t group_size = 0;  // 1 .. k
-  int bits = 4;
+  int64_t group_size = 0;  // of groups: 1 .. k
+  Elements elements = Elements::u4;
   bool has_zeros = false;
   DType scale_dtype = DType::f32;
-  CodeKind kind = CodeKind::integer;
+  Granularity granularity = Granularity::group;
   int64_t experts = 1;  // E
 
-  constexpr IntGroup of_one_expert() const {
-    IntGroup one = *this;
+  constexpr ScaledWeight of_one_expert() const {
+    ScaledWeight one = *this;
     one.experts = 1;
     return one;
   }
   constexpr int64_t groups() const { return ceil_div(k, group_size); }
-  constexpr int center() const { return 1 << (bits - 1); }
-  constexpr bool has_floats() const { return kind != CodeKind::integer; }
-  constexpr Float8 float_type() const {  // of codes that are floats
-    return kind == CodeKind::e4m3 ? Float8::e4m3 : Float8::e5m2;
-  }
+  constexpr int bits() const { return bits_of(elements); }
+  // As int_group: unsigned integers or floats, in groups.
   Status check() const;
 };
+
+// What codes of so many bits stand for: floats of a type, or unsigned integers. Names `bits` if
+// there are no such elements.
+Status elements_of_codes(int64_t bits, std::optional<Float8> floats, Elements& elements);
 
 // How many experts a weight with rows of n may have, so that no size derived from it overflows.
 Status check_experts(int64_t experts, int64_t n);
@@ -70,7 +71,7 @@ struct CodeSource {
   CodeOrder order = CodeOrder::plain;
   const int32_t* perm = nullptr;  // [K] or null: column j is column perm[j] of the data (act-order)
 
-  Status check(const IntGroup& shape) const;
+  Status check(const ScaledWeight& shape) const;
 };
 
 }  // namespace qcore

@@ -5,8 +5,8 @@
 //   struct W4A16 {
 //     static constexpr const char* kName = "w4a16";
 //     using Args = W4A16Args;                 // of one call
-//     using Problem = GemmProblem<IntGroup>;  // what a row may look at before it says yes
-//     using Layout = IntGroupLayout;          // of the weight
+//     using Problem = GemmProblem<ScaledWeight>;  // what a row may look at before it says yes
+//     using Layout = ScaledLayout;          // of the weight
 //   };
 //
 // Ops on canonical tensors (int8.h, fp8.h, quantize.h) have no layout.

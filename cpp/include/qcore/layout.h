@@ -19,8 +19,8 @@ namespace qcore {
 
 // An int_group weight in the layout of one kernel family. Each buffer holds one expert after the
 // other, without gaps.
-struct PackedIntGroup {
-  IntGroup shape;
+struct PackedScaled {
+  ScaledWeight shape;
   int layout = 0;                  // its number
   const void* qweight = nullptr;   // codes
   const void* scales = nullptr;    // shape.scale_dtype
@@ -36,8 +36,8 @@ struct PackedSizes {
 
 // What is packed: codes, scales [N, G] and zeros [N, G] (null if symmetric), contiguous; of experts
 // [E, N, K] and [E, N, G].
-struct IntGroupView {
-  IntGroup shape;
+struct ScaledView {
+  ScaledWeight shape;
   CodeSource codes;
   const void* scales = nullptr;
   const uint8_t* zeros = nullptr;
@@ -58,12 +58,12 @@ struct Layout {
   Device device;       // whose kernels read it
 };
 
-struct IntGroupLayout : Layout {  // of one expert
-  using Pack = Status (*)(const IntGroupView&, const PackedBuffers&, const Executor&);
-  using Unpack = Status (*)(const PackedIntGroup&, uint8_t* codes, void* scales, uint8_t* zeros,
+struct ScaledLayout : Layout {  // of one expert
+  using Pack = Status (*)(const ScaledView&, const PackedBuffers&, const Executor&);
+  using Unpack = Status (*)(const PackedScaled&, uint8_t* codes, void* scales, uint8_t* zeros,
                             const Executor&);
 
-  PackedSizes (*packed_sizes)(const IntGroup&);
+  PackedSizes (*packed_sizes)(const ScaledWeight&);
   Pack pack;  // these rely on the checks of the functions below
   Unpack unpack;
   Pack cuda_pack;  // in the memory of a GPU; null if there is none
@@ -91,27 +91,27 @@ struct BlockLayout : Layout {
 };
 
 std::span<const Layout* const> layouts();
-std::span<const IntGroupLayout* const> int_group_layouts();
+std::span<const ScaledLayout* const> scaled_layouts();
 std::span<const BlockLayout* const> block_layouts();
 // Null if there is none of that number, or it is of another format.
 const Layout* find_layout(int64_t number);
-const IntGroupLayout* find_int_group_layout(int64_t number);
+const ScaledLayout* find_scaled_layout(int64_t number);
 const BlockLayout* find_block_layout(int64_t number);
 
 // How large a packed weight is, with all of its experts; nothing if the shape fails its check().
-PackedSizes packed_sizes(const IntGroupLayout& layout, const IntGroup& shape);
+PackedSizes packed_sizes(const ScaledLayout& layout, const ScaledWeight& shape);
 int64_t packed_bytes(const BlockLayout& layout, const BlockShape& shape);
 // From one expert to the next: whole cache lines, and so many that their number tells the layout.
 int64_t expert_bytes(const BlockLayout& layout, const BlockShape& shape);
 
 // One expert of a packed weight; `sizes` are those of one.
-PackedIntGroup expert_of(const PackedIntGroup& weight, const PackedSizes& sizes, int64_t expert);
+PackedScaled expert_of(const PackedScaled& weight, const PackedSizes& sizes, int64_t expert);
 
 // Check their arguments, then run in the memory that executor.device names. In the memory of a GPU
 // packing waits for the result, because a code may turn out to be too large.
-Status pack(const IntGroupLayout& layout, const IntGroupView& weight, const PackedBuffers& packed,
+Status pack(const ScaledLayout& layout, const ScaledView& weight, const PackedBuffers& packed,
             const Executor& executor);
-Status unpack(const PackedIntGroup& packed, uint8_t* codes, void* scales, uint8_t* zeros,
+Status unpack(const PackedScaled& packed, uint8_t* codes, void* scales, uint8_t* zeros,
               const Executor& executor);
 
 // Blocks [N, K / elements] or [E, N, K / elements], of any alignment.

@@ -1,14 +1,15 @@
 // The public interface of the core: raw pointers in, Status out, no torch anywhere.
 //
-//   qcore::IntGroup shape{.n = N, .k = K, .group_size = 128, .bits = 4};
+//   qcore::ScaledWeight shape{.n = N, .k = K, .group_size = 128, .elements = qcore::Elements::u4};
 //   auto choice = qcore::select<qcore::W4A16>({.weight = shape});
-//   const qcore::IntGroupLayout& layout = choice.row->weight_layout();
+//   const qcore::ScaledLayout& layout = choice.row->weight_layout();
 //   auto sizes = qcore::packed_sizes(layout, shape);       // allocate, then
 //   qcore::pack(layout, {shape, {codes}, scales}, {qweight, packed_scales}, {});
 //   qcore::w4a16_gemm(args, {});                           // selects a row by the weight's layout
 #pragma once
 
 #include "qcore/blocks.h"
+#include "qcore/elements.h"
 #include "qcore/executor.h"
 #include "qcore/formats.h"
 #include "qcore/fp8.h"

@@ -3,22 +3,13 @@
 
 #include <cstdint>
 
+#include "qcore/elements.h"
 #include "qcore/executor.h"
 #include "qcore/kernel.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
 namespace qcore {
-
-// Which elements of a matrix of rows of K elements share a scale (rows of activations are tokens).
-enum class Granularity : uint8_t {
-  tensor,  // one
-  row,     // one for each row
-  block    // of activations [rows, ceil(K / 128)], of weights [ceil(rows / 128), ceil(K / 128)]
-};
-inline constexpr int64_t kScaleBlock = 128;
-
-const char* name(Granularity scales);
 
 // Rows of floats. With norm_weight, RMSNorm comes first, in float32 and not rounded to the dtype in
 // between:

@@ -1,4 +1,4 @@
-// Element types and devices: the vocabulary that every other header uses.
+// Types of tensors, and devices: the vocabulary that every other header uses.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +13,10 @@ enum class Device : uint8_t { cpu, cuda };
 // 448) and torch.float8_e5m2 (the upper half of a float16, the largest 57344).
 enum class Float8 : uint8_t { e4m3, e5m2 };
 
-// What a matrix of 8-bit numbers consists of: signed integers, or those floats.
-enum class Elements : uint8_t { s8, e4m3, e5m2 };
-
 const char* name(DType dtype);
 const char* name(Device device);
 const char* name(Float8 type);
 
-constexpr Elements elements_of(Float8 type) {
-  return type == Float8::e4m3 ? Elements::e4m3 : Elements::e5m2;
-}
-constexpr Float8 float8_of(Elements floats) {
-  return floats == Elements::e4m3 ? Float8::e4m3 : Float8::e5m2;
-}
 constexpr float max_of(Float8 type) {
   return type == Float8::e4m3 ? 448.0f : 57344.0f;
 }

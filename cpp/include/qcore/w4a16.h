@@ -21,7 +21,7 @@ struct W4A16Args {
   DType dtype = DType::f32;  // of x, bias and y
   const void* x = nullptr;   // [M, K], rows `x_stride` elements apart, each row contiguous
   int64_t x_stride = 0;
-  PackedIntGroup weight = {};
+  PackedScaled weight = {};
   // [K] or [E, K], or null; column j of the weight meets x[:, perm[j]]
   const int32_t* perm = nullptr;
   const void* bias = nullptr;  // [N] or [E, N], or null
@@ -39,8 +39,8 @@ struct W4A16Args {
 struct W4A16 {
   static constexpr const char* kName = "w4a16";
   using Args = W4A16Args;
-  using Problem = GemmProblem<IntGroup>;
-  using Layout = IntGroupLayout;
+  using Problem = GemmProblem<ScaledWeight>;
+  using Layout = ScaledLayout;
 };
 
 // Selects the row for the problem, checks the arguments and runs it.

@@ -27,20 +27,12 @@ struct Call {
   int64_t blocks;  // of K, one if the scales are no blocks
 
   float x_scale(int64_t m, int64_t b) const {
-    switch (args.x_scales) {
-      case Granularity::tensor: return args.x_scale[0];
-      case Granularity::row: return args.x_scale[m];
-      case Granularity::block: break;
-    }
-    return args.x_scale[m * blocks + b];
+    if (args.x_scales == Granularity::block) return args.x_scale[m * blocks + b];
+    return args.x_scale[args.x_scales == Granularity::row ? m : 0];
   }
   float w_scale(int64_t n, int64_t b) const {
-    switch (args.w_scales) {
-      case Granularity::tensor: return args.w_scale[0];
-      case Granularity::row: return args.w_scale[n];
-      case Granularity::block: break;
-    }
-    return args.w_scale[n / kScaleBlock * blocks + b];
+    if (args.w_scales == Granularity::block) return args.w_scale[n / kScaleBlock * blocks + b];
+    return args.w_scale[args.w_scales == Granularity::row ? n : 0];
   }
 
   void run(int64_t n) const {
