@@ -19,7 +19,7 @@ LAYERS = (
     {"_C", "interrupts", "progress", "report", "requires"},
     {"ops"},
     {"formats"},
-    {"linears", "qweight", "schemes"},
+    {"conversion", "linears", "qweight", "schemes"},
     {"methods", "nn"},
     {"calibration", "tensors"},
     {"models"},

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 __all__ = [
     "LINEAR_KINDS",
     "LinearKind",
+    "StandIn",
     "as_linear",
     "carry_hooks",
     "gates",
     "is_linear",
+    "is_transposed",
     "kind_of",
     "linear_names",
     "make_linear",
@@ -160,7 +162,7 @@ def make_linear(model: nn.Module) -> dict[str, nn.Module]:
     """Puts an `nn.Linear` of the same weight, [N, K], in the place of every transposed layer, so that nobody
     who measures or changes weights has to know of them. Returns what was there, by name."""
     replaced: dict[str, nn.Module] = {}
-    stand_ins: dict[nn.Module, nn.Linear] = {}
+    stand_ins: dict[nn.Module, StandIn] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         kind = kind_of(module)
         if kind is not None and kind.transposed:
@@ -169,6 +171,17 @@ def make_linear(model: nn.Module) -> dict[str, nn.Module]:
                 stand_ins[module] = _stand_in(module)
             _put(model, name, stand_ins[module])
     return replaced
+
+
+class StandIn(nn.Linear):
+    """In the place of a transposed layer."""
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a layer, or the one in whose place it is, keeps its weight as [K, N]."""
+    kind = kind_of(module)
+    stands_in = isinstance(module, StandIn) or getattr(module, "was_transposed", False)
+    return stands_in or (kind is not None and kind.transposed)
 
 
 @contextmanager
@@ -181,16 +194,17 @@ def as_linear(model: nn.Module) -> Iterator[None]:
     finally:
         for name, module in replaced.items():
             linear = model.get_submodule(name)
-            if isinstance(linear, nn.Linear):
+            if isinstance(linear, StandIn):
                 module.weight.data = linear.weight.data.T.contiguous()
                 _put(model, name, module)
 
 
-def _stand_in(module: nn.Module) -> nn.Linear:
+def _stand_in(module: nn.Module) -> StandIn:
     n, k = matrix_shape(module)
-    linear = nn.Linear(k, n, bias=False, device="meta")
+    linear = StandIn(k, n, bias=False, device="meta")
     weight = module.get_parameter("weight")
-    linear.weight = nn.Parameter(weight.data.T, requires_grad=weight.requires_grad)
+    linear.weight = nn.Parameter(weight.data.T.contiguous(), requires_grad=weight.requires_grad)
+    weight.data = linear.weight.data.T  # one memory for both
     linear.bias = module._parameters.get("bias")  # type: ignore[assignment]
     carry_hooks(module, linear)
     return linear.train(module.training)

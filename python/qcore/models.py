@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qcore.linears import carry_hooks, matrix_shape
+from qcore.linears import carry_hooks, is_transposed, matrix_shape
 from qcore.nn import QLinear
 from qcore.qweight import QWeight
 
@@ -115,6 +115,7 @@ def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
         weight = weight.to(old.device)
     new = QLinear(weight, linear._parameters.get("bias"))
     carry_hooks(linear, new)
+    new.was_transposed = is_transposed(linear)
     for module in list(model.modules()):
         for leaf, child in module._modules.items():
             if child is linear:

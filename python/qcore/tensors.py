@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +13,6 @@ from qcore.nn import QEmbedding, QLinear
 
 __all__ = [
     "persistent_tensors",
-    "renamer",
     "set_tensor",
     "shared_names",
     "stored_names",
@@ -37,15 +36,6 @@ def persistent_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def renamer(model: nn.Module) -> Callable[[str], str]:
-    """The model's name for each tensor of a checkpoint: some were renamed since they were saved."""
-    from transformers.conversion_mapping import get_model_conversion_mapping
-    from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-    renamings = [t for t in get_model_conversion_mapping(model) if isinstance(t, WeightRenaming)]
-    return lambda stored: str(rename_source_key(stored, renamings, [])[0])
-
-
 def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:
     """Replaces a parameter or buffer by a tensor; None leaves a parameter on the meta device."""
     owner, leaf = _place(model, name)
@@ -62,11 +52,14 @@ def set_tensor(model: nn.Module, name: str, tensor: Tensor | None) -> None:
         owner._buffers[leaf] = tensor
 
 
-def stored_names(model: nn.Module, checkpoint: Iterable[str]) -> dict[str, str]:
+def stored_names(model: nn.Module, same: Mapping[str, str]) -> dict[str, str]:
     """Where a checkpoint stores each of the model's parameters and persistent buffers: its name there, which
-    for tied weights may be that of their twin. What is not stored is absent."""
-    ours, rename = persistent_tensors(model).keys(), renamer(model)
-    stored = {name: key for key in checkpoint if (name := rename(key)) in ours}
+    for tied weights may be that of their twin. What is not stored as it is, is absent.
+
+    Args:
+        same: see `qcore.conversion.Conversion`.
+    """
+    stored = dict(same)
     for group in shared_names(model):
         key = next((stored[name] for name in group if name in stored), None)
         if key is not None:

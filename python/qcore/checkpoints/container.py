@@ -88,7 +88,7 @@ class Container(ABC):
 
         Args:
             weights: what was written of each quantized layer.
-            linears: names of all linear layers of the model, quantized or not.
+            linears: names of all linear layers, quantized or not, in the model and in the checkpoint.
         """
         raise NotImplementedError(self.method)
 
@@ -100,16 +100,19 @@ class QWeightInfo:
     Attributes:
         divided: it has a divisor of its inputs.
         permuted: its columns are in activation order.
+        transposed: its model keeps such weights as [K, N].
     """
 
     format: Format
     divided: bool = False
     permuted: bool = False
+    transposed: bool = False
 
     @classmethod
-    def of(cls, weight: QWeight) -> QWeightInfo:
+    def of(cls, weight: QWeight, transposed: bool = False) -> QWeightInfo:
         inputs = weight.inputs
-        return cls(weight.format, inputs.divisor is not None, inputs.permutation is not None)
+        divided, permuted = inputs.divisor is not None, inputs.permutation is not None
+        return cls(weight.format, divided, permuted, transposed)
 
 
 def expect_parts(

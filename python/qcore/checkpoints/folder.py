@@ -66,7 +66,8 @@ class _FolderDestination(Destination):
         model, stored = self.source.model, self.source.stored
         copies: dict[str, list[str]] = {}
         for target, source in tied_names(model).items() if head_name(model) in self.formats else ():
-            if target.removesuffix(".weight") not in self.formats and stored[target] == stored[source]:
+            one = source in stored and stored.get(target) == stored[source]
+            if one and target.removesuffix(".weight") not in self.formats:
                 copies.setdefault(stored[source], []).append(target)
         return copies
 
@@ -146,27 +147,16 @@ class FolderStore(Store):
 
 def _check_targets(source: FolderSource, formats: Mapping[str, Format]) -> None:
     """Everything that can be known to fail, before anything is computed or written."""
+    source.check_shapes()
     checkpoint = source.checkpoint
-    for name, parameter in source.model.named_parameters():
-        if name not in source.stored:
-            raise ValueError(
-                f"{checkpoint.path}: has no tensor {name}, which the model needs (if transformers fuses it "
-                f"from others on loading, quantize the model in memory)"
-            )
-        key = source.stored[name]
-        if checkpoint.shape(key) != tuple(parameter.shape):
-            raise ValueError(
-                f"{checkpoint.files[key]}: {key}: expected shape {tuple(parameter.shape)}, got "
-                f"{checkpoint.shape(key)}"
-            )
     for name, format in formats.items():
-        key = source.key_of(name)
-        if checkpoint.dtype(key) not in FLOATS:
-            raise ValueError(
-                f"{checkpoint.files[key]}: {key}: expected one of {', '.join(FLOATS)}, got "
-                f"{checkpoint.dtype(key)}"
-            )
-        expect_storable(WRITTEN, name, format, checkpoint.shape(key)[1])
+        for key in source.keys_of(f"{name}.weight"):
+            if checkpoint.dtype(key) not in FLOATS:
+                raise ValueError(
+                    f"{checkpoint.files[key]}: {key}: expected one of {', '.join(FLOATS)}, got "
+                    f"{checkpoint.dtype(key)}"
+                )
+        expect_storable(WRITTEN, name, format, source.shape(f"{name}.weight")[1])
 
 
 def _bytes(checkpoint: Checkpoint, name: str) -> int:

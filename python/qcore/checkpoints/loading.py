@@ -11,13 +11,13 @@ from torch import nn
 
 from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
+from qcore.conversion import Conversion, renamer
 from qcore.linears import linear_names
 from qcore.models import config_of, empty_model, replace_linear, untie_quantized_heads
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.tensors import (
     persistent_tensors,
-    renamer,
     set_tensor,
     shared_names,
     stored_names,
@@ -94,9 +94,11 @@ def _load_quantized(
 
 def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
     """Everything besides the quantized layers: what these keys hold."""
-    groups, stored, rename = shared_names(model), stored_names(model, keys), renamer(model)
-    unused = {rename(key): key for key in set(keys) - set(stored.values())}
-    missing, unknown = unmatched(model, persistent_tensors(model).keys() - stored.keys(), unused)
+    names = persistent_tensors(model).keys()
+    conversion = Conversion(model, names, keys, checkpoint.shape)
+    groups, stored = shared_names(model), stored_names(model, conversion.same)
+    unused = conversion.unused
+    missing, unknown = unmatched(model, names - stored.keys() - conversion.merges.keys(), unused)
     _expect_all(checkpoint, missing)
     unknown = [name for name in unknown if not _is_idle(model, checkpoint, unused[name], name)]
     _report_unused(checkpoint, sorted(unused[name] for name in unknown))
@@ -110,6 +112,10 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: 
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
         set_tensor(model, name, tensor)
+    for merge in {id(merge): merge for merge in conversion.merges.values()}.values():
+        for name, tensor in merge.made(checkpoint.tensor).items():
+            if name in names:
+                set_tensor(model, name, tensor if dtype is None else tensor.to(dtype))
     tie_weights(model, stored, groups)
     _expect_all(checkpoint, [name for name, p in model.named_parameters() if p.is_meta])
     if (checkpoint.path / "generation_config.json").exists() and model.can_generate():  # type: ignore[operator]

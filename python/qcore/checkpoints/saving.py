@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,14 @@ from qcore.checkpoints.container import Container, QWeightInfo
 from qcore.checkpoints.containers import WRITTEN
 from qcore.checkpoints.files import ShardWriter, atomic_folder, write_json
 from qcore.checkpoints.sink import Sink
+from qcore.conversion import renamer, source_layout, source_name
 from qcore.formats import Format
+from qcore.linears import is_linear, is_transposed
 from qcore.models import head_name
 from qcore.nn import QEmbedding, QLinear
 from qcore.progress import track
 from qcore.qweight import QWeight
-from qcore.tensors import persistent_tensors, renamer, tied_names
+from qcore.tensors import persistent_tensors, tied_names
 
 __all__ = ["SHARD_BYTES", "FolderSink", "expect_savable", "expect_storable", "save", "write_model"]
 
@@ -84,10 +86,12 @@ def write_model(model: Any, folder: Path, shard_bytes: int) -> None:
     if getattr(model, "generation_config", None) is not None and model.can_generate():
         model.generation_config.save_pretrained(folder)
     sink = FolderSink(folder, model, shard_bytes)
-    for name, tensor in _plain_tensors(model).items():
+    layers = _quantized_layers(model)
+    quantized = [f"{name}.weight" for name in layers]
+    for name, tensor in source_layout(model, _plain_tensors(model), quantized).items():
         sink.keep(name, tensor)
-    for name, layer in track(list(_quantized_layers(model).items()), "saving layers"):
-        sink.emit(name, layer.to_qweight())
+    for name, layer in track(list(layers.items()), "saving layers"):
+        sink.emit(source_name(model, name), layer.to_qweight())
     sink.config = {**config.to_dict(), "architectures": [type(model).__name__]}
     sink.finish()
 
@@ -140,25 +144,41 @@ class FolderSink(Sink):
         self.writer = ShardWriter(folder, shard_bytes)
         self.rename = renamer(model)
         self.written: dict[str, QWeightInfo] = {}
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self.kept: dict[str, tuple[int, ...]] = {}
         self.config: dict[str, Any] = {}
 
     def emit(self, layer: str, weight: QWeight) -> None:
         for key, tensor in self.container.write(layer, weight).items():
             self.writer.add(key, tensor)
-        # Configurations speak of the model's layers, whatever the checkpoint calls them.
-        self.written[self.rename(f"{layer}.weight").removesuffix(".weight")] = QWeightInfo.of(weight)
+        # Some readers look for the model's layers in the configuration, others for those of the checkpoint.
+        ours = self.rename(f"{layer}.weight").removesuffix(".weight")
+        transposed = ours in self.modules and is_transposed(self.modules[ours])
+        for name in (ours, layer):
+            self.written[name] = QWeightInfo.of(weight, transposed)
 
     def keep(self, key: str, tensor: Tensor) -> None:
         for name in (key, *self.copies.get(key, ())):
             self.writer.add(name, tensor)
+        self.kept[key] = tuple(tensor.shape)
+
+    def _left(self) -> Iterator[str]:
+        """Layers that are not quantized: the model's, and whatever else in the files may be one."""
+        modules = self.modules
+        yield from (name for name, module in modules.items() if is_linear(module))
+        for key, shape in self.kept.items():
+            name, _, leaf = key.rpartition(".")
+            ours = modules.get(self.rename(key).rpartition(".")[0])
+            if isinstance(ours, nn.Embedding) or len(shape) not in (2, 3):
+                continue
+            if ours is None or is_linear(ours) or len(shape) == 3:
+                yield name if leaf == "weight" or len(shape) == 3 else key
 
     def finish(self) -> None:
         self.writer.finish()
         config = {key: value for key, value in self.config.items() if key not in _OF_THE_SOURCE}
         if head_name(self.model) in self.written:
             config["tie_word_embeddings"] = False  # the quantized head no longer is the embedding
-        modules = self.model.named_modules(remove_duplicate=False)
-        linears = [name for name, module in modules if type(module) in (nn.Linear, QLinear)]
-        written = {name: self.written[name] for name in linears if name in self.written}
-        config["quantization_config"] = self.container.config(written, linears)
+        left = dict.fromkeys(name for name in self._left() if name not in self.written)
+        config["quantization_config"] = self.container.config(self.written, list(left))
         write_json(self.folder / "config.json", config)

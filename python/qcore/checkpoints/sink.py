@@ -12,7 +12,13 @@ __all__ = ["Sink"]
 
 
 class Sink(ABC):
-    """Takes each tensor once, in any order."""
+    """Takes each tensor once, in any order.
+
+    Attributes:
+        by_model: what the checkpoint has in other pieces than the model comes in the model's, by its names.
+    """
+
+    by_model: bool = False
 
     @abstractmethod
     def emit(self, layer: str, weight: QWeight) -> None:

@@ -6,16 +6,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qcore.calibration.chain import Weights
 from qcore.checkpoints.containers import expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.sink import Sink
+from qcore.conversion import Conversion, renamer
 from qcore.formats import Format
+from qcore.linears import make_linear
 from qcore.models import config_of, empty_model
 from qcore.qweight import QWeight
-from qcore.tensors import renamer, set_tensor, stored_names, tie_weights
+from qcore.tensors import persistent_tensors, set_tensor, stored_names, tie_weights
 
 __all__ = ["FolderSource", "StreamedWeights"]
 
@@ -26,8 +28,9 @@ class FolderSource:
     Attributes:
         config: of transformers.
         trust_remote_code: whether code that the folder brings is run.
-        model: empty: its parameters are on the meta device.
-        stored: the checkpoint's key for each parameter and buffer of the model.
+        model: empty: its parameters are on the meta device. Transposed layers stand as `nn.Linear`s.
+        stored: the checkpoint's key for each parameter and buffer of the model that is stored as it is.
+        merges: the others, made of several keys or cut out of one.
     """
 
     def __init__(self, checkpoint: Checkpoint, trust_remote_code: bool = False) -> None:
@@ -38,11 +41,45 @@ class FolderSource:
         self.trust_remote_code = trust_remote_code
         self.config = config_of(checkpoint.path, trust_remote_code)
         self.model: nn.Module = empty_model(self.config, trust_remote_code)
-        self.stored = stored_names(self.model, checkpoint)
+        conversion = Conversion(
+            self.model, persistent_tensors(self.model).keys(), checkpoint, checkpoint.shape
+        )
+        self.transposed = {f"{name}.weight" for name in make_linear(self.model)}
+        self.stored = stored_names(self.model, conversion.same)
+        self.merges = conversion.merges
 
-    def key_of(self, linear: str) -> str:
-        """The checkpoint's key of a linear layer's weight."""
-        return self.stored[f"{linear}.weight"]
+    def keys_of(self, name: str) -> list[str]:
+        """What the checkpoint makes a tensor of the model of; nothing if it lacks it."""
+        if name in self.stored:
+            return [self.stored[name]]
+        return [key for key, _ in self.merges[name].keys] if name in self.merges else []
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of a tensor of the model, as the checkpoint has it."""
+        if name not in self.stored:
+            return self.merges[name].shapes[name]
+        shape = self.checkpoint.shape(self.stored[name])
+        return shape[::-1] if name in self.transposed else shape
+
+    def tensor(self, name: str) -> Tensor:
+        """A tensor of the model, from the checkpoint."""
+        if name not in self.stored:
+            return self.merges[name].made(self.checkpoint.tensor)[name]
+        tensor = self.checkpoint.tensor(self.stored[name])
+        return tensor.T.contiguous() if name in self.transposed else tensor
+
+    def check_shapes(self) -> None:
+        """Raises, naming it, if a parameter is missing from the checkpoint or has another shape."""
+        for name, parameter in self.model.named_parameters():
+            keys = self.keys_of(name)
+            if not keys:
+                raise ValueError(f"{self.checkpoint.path}: has no tensor {name}, which the model needs")
+            if self.shape(name) != tuple(parameter.shape):
+                flip = -1 if name in self.transposed else 1
+                raise ValueError(
+                    f"{self.checkpoint.files[keys[0]]}: {keys[0]}: expected shape "
+                    f"{tuple(parameter.shape)[::flip]}, got {self.shape(name)[::flip]}"
+                )
 
     def check(self, formats: Mapping[str, Format]) -> None:
         """Nothing here: what is stored was checked with the destination."""
@@ -67,13 +104,19 @@ class StreamedWeights(Weights):
 
     def __init__(self, source: FolderSource, sink: Sink, device: str | torch.device | None = None) -> None:
         super().__init__(source.model, device)
-        self.checkpoint, self.stored, self.sink = source.checkpoint, source.stored, sink
+        self.source, self.sink = source, sink
+        self.checkpoint, self.stored = source.checkpoint, source.stored
         self.rename = renamer(source.model)
         self.done: set[str] = set()
+        self.emitted: set[str] = set()  # of what rules of transformers make, by the model's names
 
     def emit(self, name: str, weight: QWeight) -> None:
         """Hands on what a linear layer became, under the name that the checkpoint has for it; a weight that
-        is tied to another one there gets a name of its own."""
+        is tied to another one there, or is made of others, has the model's name."""
+        if f"{name}.weight" not in self.stored:
+            self.emitted.add(f"{name}.weight")
+            self.sink.emit(name, weight)
+            return
         key = self.stored[f"{name}.weight"]
         own = self.rename(key) == f"{name}.weight"
         self.sink.emit(key.removesuffix(".weight") if own else name, weight)
@@ -83,13 +126,13 @@ class StreamedWeights(Weights):
     def prepare(self, blocks: Sequence[str]) -> None:
         inside = tuple(f"{name}." for name in blocks)
         buffers = {name for name, _ in self.model.named_buffers()}
-        for name in self.stored:
+        for name in (*self.stored, *self.source.merges):
             if name in buffers or not name.startswith(inside):
                 self._fill(name)
         tie_weights(self.model, self.stored)
 
     def _fill(self, name: str) -> None:
-        set_tensor(self.model, name, self.checkpoint.tensor(self.stored[name]))
+        set_tensor(self.model, name, self.source.tensor(name))
 
     def load(self, prefix: str) -> None:
         for name, parameter in self._parameters(prefix):
@@ -100,9 +143,10 @@ class StreamedWeights(Weights):
     def release(self, prefix: str) -> None:
         super().release(prefix)
         for name, parameter in self._parameters(prefix):
-            key = self.stored[name]
-            if key not in self.done:
-                self.sink.keep(key, parameter.data)
+            key = self.stored.get(name)  # what is made of others is copied in the end, as it was
+            if key is not None and key not in self.done:
+                transposed = name in self.source.transposed
+                self.sink.keep(key, parameter.data.T if transposed else parameter.data)
                 self.done.add(key)
             set_tensor(self.model, name, None)
 
@@ -112,7 +156,16 @@ class StreamedWeights(Weights):
         return [(dot + n, p) for n, p in part.named_parameters(remove_duplicate=False)]
 
     def finish(self) -> None:
-        """Hands on what calibration did not touch."""
+        """Hands on what calibration did not touch. What a rule of transformers applies to stays in the pieces
+        that the checkpoint has, unless some of what comes of it is quantized, or the sink wants the other."""
+        for merge in {id(merge): merge for merge in self.source.merges.values()}.values():
+            names = [name for name in merge.shapes if name in self.source.merges]
+            if self.sink.by_model or not self.emitted.isdisjoint(names):
+                rest = set(names) - self.emitted
+                made = merge.made(self.checkpoint.tensor) if rest else {}
+                for name in sorted(rest):
+                    self.sink.keep(name, made[name])
+                self.done |= {key for key, _ in merge.keys}
         for key in self.checkpoint:
             if key not in self.done:
                 self.sink.keep(key, self.checkpoint.tensor(key))

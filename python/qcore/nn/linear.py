@@ -39,6 +39,8 @@ class QLinear(nn.Module):
     batch_invariant: bool = False
     """Set to True to get the same bits for a row of x whatever the number of rows, where kernels for CUDA
     would otherwise choose by it (see `qcore.ops.w4a16_gemm`). Not part of the state dict."""
+    was_transposed: bool = False
+    """Whether it stands for a layer that keeps its weight as [K, N], like GPT-2's `Conv1D`: files say so."""
     float_activations: bool = False
     """Set to True to multiply x as it is where it would otherwise be rounded to 8 bits: slower, exact. With a
     block format see `qcore.ops.kquant_gemm`; a weight with 8-bit inputs is dequantized in every call. Not

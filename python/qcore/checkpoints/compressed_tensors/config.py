@@ -19,7 +19,10 @@ _PACKED, _INT, _FLOAT, _NAIVE, _MIXED = (
 # compressed-tensors cannot express that an input is divided by a vector. A folder that holds such a layer
 # says so by its format, so that other readers refuse it instead of answering nonsense.
 _DIVIDED = "qcore-act-scale"
-_FORMATS = (_PACKED, _INT, _FLOAT, _NAIVE, _MIXED, _DIVIDED)
+# Nor that a layer is none of `nn.Linear`, as GPT-2's, whose weight is [K, N]: transformers would leave it at
+# random values.
+_TRANSPOSED = "qcore-transposed"
+_FORMATS = (_PACKED, _INT, _FLOAT, _NAIVE, _MIXED, _DIVIDED, _TRANSPOSED)
 
 
 # -- writing ------------------------------------------------------------------------------------
@@ -30,7 +33,8 @@ def quantization_config(weights: Mapping[str, QWeightInfo], linears: Collection[
     by_format: dict[tuple[Format, bool], list[str]] = {}
     for name, weight in weights.items():
         by_format.setdefault((weight.format, weight.permuted), []).append(name)
-    divided = any(weight.divided for weight in weights.values())
+    marks = [_TRANSPOSED] if any(weight.transposed for weight in weights.values()) else []
+    marks += [_DIVIDED] if any(weight.divided for weight in weights.values()) else []
     groups = {}
     for index, ((format, permuted), names) in enumerate(by_format.items()):
         order = {"actorder": "group"} if permuted else {}
@@ -39,7 +43,7 @@ def quantization_config(weights: Mapping[str, QWeightInfo], linears: Collection[
             "weights": {**_weights(format), **order},
             "input_activations": _input_activations(format),
             "output_activations": None,
-            "format": _DIVIDED if divided else _format_name(format),
+            "format": marks[-1] if marks else _format_name(format),
         }
     stored = {group["format"] for group in groups.values()}
     return {

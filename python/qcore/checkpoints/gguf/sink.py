@@ -46,6 +46,8 @@ _CASTS = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfl
 class _GgufSink(Sink):
     """A file that is being written. What it has no place for is left out."""
 
+    by_model = True
+
     def __init__(self, plan: GgufDestination, writer: GgufWriter) -> None:
         self.plan, self.writer = plan, writer
 
@@ -69,7 +71,8 @@ class GgufDestination(Destination):
     """What will be in the file, decided before anything is computed.
 
     Attributes:
-        names: the file's name for each of the checkpoint's keys that it has a place for.
+        names: the file's name for each of the checkpoint's keys that it has a place for; where the checkpoint
+            has a tensor in other pieces than the model, by the model's name.
         types: the type of each tensor of the file.
         formats: of the linear layers whose codes a method chooses: those inside blocks.
     """
@@ -87,13 +90,14 @@ class GgufDestination(Destination):
             raise ValueError(f"scheme: expected one of {', '.join(GGUF_SCHEMES)}, got {scheme!r}")
         self.path, self.overwrite, self.scheme = path, overwrite, scheme.upper()
         self.method = method.without_divisors()  # a file has no place for one that no norm can absorb
-        self.checkpoint, self.model, self.stored = source.checkpoint, source.model, source.stored
+        self.source, self.checkpoint, self.model = source, source.checkpoint, source.model
         self.config, self.trust_remote_code = source.config, source.trust_remote_code
         self.architecture: Architecture = architecture_of(self.config)
         self.factors = rope_factors(self.config)
+        source.check_shapes()
         parameters = {n: tuple(p.shape) for n, p in self.model.named_parameters()}
         self.names = self._names(parameters)
-        self.shapes = {name: self.checkpoint.shape(key) for key, name in self.names.items()}
+        self.shapes = {self.names[k]: s for n, s in parameters.items() if (k := self._key(n)) in self.names}
         if self.factors is not None:
             self.shapes[ROPE_FREQS] = tuple(self.factors.shape)
         mix_model = MixModel(
@@ -118,27 +122,27 @@ class GgufDestination(Destination):
             finally:
                 writer.close()
 
+    def _key(self, name: str) -> str:
+        """What the sink will be given a tensor of the model under."""
+        return self.source.stored.get(name, name)
+
     def _names(self, parameters: dict[str, tuple[int, ...]]) -> dict[str, str]:
         names = self.architecture.tensor_names(parameters, self.config.num_hidden_layers)
         head = head_name(self.model)
         tied = f"{head}.weight" if self.config.tie_word_embeddings else None
         found = {}
-        for name, shape in parameters.items():
+        for name in parameters:
             if name == tied:
                 continue
-            if name not in self.stored:
-                raise ValueError(f"{self.checkpoint.path}: has no tensor {name}, which the model needs")
-            key = self.stored[name]
-            where = f"{self.checkpoint.files[key]}: {key}"
-            if self.checkpoint.shape(key) != shape:
-                raise ValueError(f"{where}: expected shape {shape}, got {self.checkpoint.shape(key)}")
-            if self.checkpoint.dtype(key) not in _FLOATS:
-                raise ValueError(
-                    f"{where}: expected one of {', '.join(_FLOATS)}, got {self.checkpoint.dtype(key)}"
-                )
+            for key in self.source.keys_of(name):
+                if self.checkpoint.dtype(key) not in _FLOATS:
+                    raise ValueError(
+                        f"{self.checkpoint.files[key]}: {key}: expected one of {', '.join(_FLOATS)}, got "
+                        f"{self.checkpoint.dtype(key)}"
+                    )
             if name not in names:
                 raise ValueError(f"{name}: has no name in GGUF files of {self.architecture.name}")
-            found[key] = names[name]
+            found[self._key(name)] = names[name]
         if self.architecture.shared_head and "output.weight" in found.values():
             raise ValueError(
                 f"{self.checkpoint.path}: {self.architecture.name} cannot have a head of its own"
@@ -149,7 +153,7 @@ class GgufDestination(Destination):
         head = head_name(self.model)
         formats: dict[str, Format] = {}
         for name in linear_names(self.model):
-            type = None if name == head else self.types[self.names[self.stored[f"{name}.weight"]]]
+            type = None if name == head else self.types[self.names[self._key(f"{name}.weight")]]
             if type is not None and type.name in BLOCK_FORMATS:
                 formats[name] = BLOCK_FORMATS[type.name]
         return formats
@@ -161,7 +165,7 @@ class GgufDestination(Destination):
                 report.add_format(name, asked[name].name, self.types[name].name)
         reasons: dict[str, tuple[str, bool]] = {}
         for layer in linear_names(self.model):
-            stored = self.names.get(self.stored.get(f"{layer}.weight", ""))
+            stored = self.names.get(self._key(f"{layer}.weight"))
             if stored is not None and layer not in self.formats:
                 fits, k = asked[stored] == self.types[stored], self.shapes[stored][-1]
                 what = f"{asked[stored].name} was asked" if fits else f"{asked[stored].name}: rows of {k}"
