@@ -328,3 +328,10 @@ def test_no_paths_of_this_machine(source: Path, tmp_path: Path) -> None:
     for write in (quantized, saved):
         out = write(source, tmp_path / write.__name__)
         assert str(tmp_path) not in (out / "config.json").read_text()
+
+
+def test_adapters_are_not_lost(source: Path, tmp_path: Path) -> None:
+    (source / "adapter_config.json").write_text("{}")
+    for call in (load, inspect_checkpoint, lambda path: quantized(path, tmp_path / "out")):
+        with pytest.raises(ValueError, match="source: holds an adapter"):
+            call(source)  # type: ignore[operator]

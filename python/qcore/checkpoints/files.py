@@ -72,6 +72,11 @@ class Checkpoint:
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.path = resolve_source(source)
+        if (self.path / "adapter_config.json").exists():
+            raise ValueError(
+                f"{self.path}: holds an adapter (adapter_config.json), which would be lost; merge it into "
+                f"its model first, by merge_and_unload of peft"
+            )
         self.config = self._config()
         self.quantization = _quantization(self.config)
         self._headers: dict[Path, _Header] = {}
