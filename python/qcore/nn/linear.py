@@ -85,8 +85,6 @@ class QLinear(nn.Module):
         """
         if n < 1 or k < 1:
             raise ValueError(f"n, k: expected sizes of 1 or more, got {n}, {k}")
-        if format.for_columns(k) != format:
-            raise ValueError(f"k: {format} does not store rows of {k} elements")
         shapes = {"divisor": torch.float32, "permutation": torch.int32}
         if unknown := set(transforms) - set(shapes):
             raise ValueError(f"transforms: expected some of {list(shapes)}, got {sorted(unknown)}")

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from qcore import _C
 from qcore.ops.common import bias_gradient, input_gradient, need
-from qcore.ops.transforms import asks_gradient, differentiable, follow_linear, register_fakes
+from qcore.ops.sizes import packed_blocks
+from qcore.ops.transforms import differentiable, follow_linear, overload, register_fakes
 
 _BLOCKS = {block["name"]: block for block in _C.block_formats()}
+_FIRST = {row["device"]: row["number"] for row in _C.layouts() if row["format"] == "blocks"}
 
 
 def _row_bytes(op: str, type: str, k: int) -> int:
@@ -143,13 +145,9 @@ def _fake_pack(blocks: Tensor, type: str, k: int, layout: int = 0) -> Tensor:
     need(blocks.dim() in (2, 3), "kquant_pack", f"blocks have the sizes {list(blocks.shape)}")
     experts = blocks.shape[:-2]
     device = "cuda" if blocks.device.type == "cuda" else "cpu"
-    sizes = {
-        row["layout"] if layout else row["device"]: row["expert_elements" if experts else "elements"]
-        for row in _C.packed_blocks(type, int(blocks.shape[-2]), k)
-    }
-    chosen = layout or device
-    need(chosen in sizes, "kquant_pack", f"there is no layout {chosen}")
-    return blocks.new_empty(*experts, sizes[chosen])
+    chosen = layout or _FIRST[device]
+    need(chosen in _FIRST.values(), "kquant_pack", f"there is no layout {chosen}")
+    return blocks.new_empty(*experts, packed_blocks(type, blocks.shape[-2], k, bool(experts), chosen))
 
 
 def kquant_unpack(packed: Tensor, type: str, n: int, k: int) -> Tensor:
@@ -208,12 +206,9 @@ def kquant_gemm(
     Returns:
         [..., n] in the dtype of x.
     """
-    gemm = _GEMM if asks_gradient(x, bias) else _GEMM_NO_GRAD
+    gemm = overload(torch.ops.qcore.kquant_gemm, x, bias)
     y: Tensor = gemm(x, packed, type, n, k, bias, float_activations, offsets)
     return y
-
-
-_GEMM, _GEMM_NO_GRAD = torch.ops.qcore.kquant_gemm.default, torch.ops.qcore.kquant_gemm.no_grad
 
 
 @register_fakes("kquant_gemm")

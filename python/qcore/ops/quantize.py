@@ -7,10 +7,15 @@ from torch import Tensor
 
 from qcore import _C  # noqa: F401 - registers the ops
 from qcore.ops.common import need
-from qcore.ops.transforms import refuse_gradients, register_fakes
+from qcore.ops.transforms import overload, refuse_gradients, register_fakes
 
 BLOCK = 128
 """Columns of activations, and rows and columns of a weight, that share a scale in blocks."""
+
+
+def used_eps(norm_weight: Tensor | None, norm_eps: float) -> float:
+    """Without a norm a literal: torch.compile takes a float for a variable first, and starts again."""
+    return 1e-6 if norm_weight is None else norm_eps
 
 
 def quantize_int8(
@@ -44,8 +49,9 @@ def quantize_int8(
         q int8 like x; scale float32 [..., 1] or [1]; zero int32 of the sizes of scale, or without elements
         if symmetric.
     """
-    q, used, used_zero = torch.ops.qcore.quantize_int8(
-        x, symmetric, per_token, scale, zero, norm_weight, norm_eps
+    quantize = overload(torch.ops.qcore.quantize_int8, x, scale, norm_weight)
+    q, used, used_zero = quantize(
+        x, symmetric, per_token, scale, zero, norm_weight, used_eps(norm_weight, norm_eps)
     )
     return q, used, used_zero
 
@@ -95,7 +101,8 @@ def quantize_fp8(
     Returns:
         q in dtype like x; scale float32 [..., 1], [1] or [..., ceil(K / 128)].
     """
-    q, used = torch.ops.qcore.quantize_fp8(x, scale, granularity, dtype, norm_weight, norm_eps)
+    quantize = overload(torch.ops.qcore.quantize_fp8, x, scale, norm_weight)
+    q, used = quantize(x, scale, granularity, dtype, norm_weight, used_eps(norm_weight, norm_eps))
     return q, used
 
 

@@ -12,14 +12,8 @@ from torch import Tensor
 
 from qcore import _C  # noqa: F401 - registers the ops
 from qcore.ops.common import bias_gradient, input_gradient, need
-from qcore.ops.quantize import BLOCK
-from qcore.ops.transforms import (
-    asks_gradient,
-    differentiable,
-    follow_linear,
-    refuse_gradients,
-    register_fakes,
-)
+from qcore.ops.quantize import BLOCK, used_eps
+from qcore.ops.transforms import differentiable, follow_linear, overload, refuse_gradients, register_fakes
 
 
 def int8_gemm(
@@ -53,9 +47,8 @@ def int8_gemm(
     Returns:
         [..., N] in out_dtype. It has no gradients; :func:`int8_linear` has.
     """
-    y: Tensor = torch.ops.qcore.int8_gemm(
-        x, weight, x_scale, w_scale, x_zero, bias, out_dtype, w_sum, offsets
-    )
+    gemm = overload(torch.ops.qcore.int8_gemm, x_scale, w_scale, bias)
+    y: Tensor = gemm(x, weight, x_scale, w_scale, x_zero, bias, out_dtype, w_sum, offsets)
     return y
 
 
@@ -97,7 +90,8 @@ def fp8_gemm(
     Returns:
         [..., N] in out_dtype. It has no gradients; :func:`fp8_linear` has.
     """
-    y: Tensor = torch.ops.qcore.fp8_gemm(x, weight, x_scale, w_scale, bias, out_dtype)
+    gemm = overload(torch.ops.qcore.fp8_gemm, x, weight, x_scale, w_scale, bias)
+    y: Tensor = gemm(x, weight, x_scale, w_scale, bias, out_dtype)
     return y
 
 
@@ -146,14 +140,21 @@ def int8_linear(
     Returns:
         [..., N] in the dtype of x.
     """
-    linear = _INT8 if asks_gradient(x, bias, norm_weight) else _INT8_NO_GRAD
+    linear = overload(torch.ops.qcore.int8_linear, x, bias, norm_weight)
     y: Tensor = linear(
-        x, weight, w_scale, w_sum, bias, symmetric, x_scale, x_zero, norm_weight, norm_eps, offsets
+        x,
+        weight,
+        w_scale,
+        w_sum,
+        bias,
+        symmetric,
+        x_scale,
+        x_zero,
+        norm_weight,
+        used_eps(norm_weight, norm_eps),
+        offsets,
     )
     return y
-
-
-_INT8, _INT8_NO_GRAD = torch.ops.qcore.int8_linear.default, torch.ops.qcore.int8_linear.no_grad
 
 
 @register_fakes("int8_linear")
@@ -199,12 +200,9 @@ def fp8_linear(
     Returns:
         [..., N] in the dtype of x.
     """
-    linear = _FP8 if asks_gradient(x, bias, norm_weight) else _FP8_NO_GRAD
-    y: Tensor = linear(x, weight, w_scale, bias, x_scale, norm_weight, norm_eps)
+    linear = overload(torch.ops.qcore.fp8_linear, x, bias, norm_weight)
+    y: Tensor = linear(x, weight, w_scale, bias, x_scale, norm_weight, used_eps(norm_weight, norm_eps))
     return y
-
-
-_FP8, _FP8_NO_GRAD = torch.ops.qcore.fp8_linear.default, torch.ops.qcore.fp8_linear.no_grad
 
 
 @register_fakes("fp8_linear")

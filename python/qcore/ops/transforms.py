@@ -22,16 +22,16 @@ _AUTOCAST_KEYS = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU) | tor
 )
 
 
-def asks_gradient(*tensors: Tensor | None) -> bool:
-    """Whether something flows through a product of these: gradients, or tangents of forward mode."""
+def overload(op: Any, *tensors: Tensor | None) -> Any:
+    """What a wrapper calls: torch.ops.qcore.<op>.no_grad, unless something may flow through a product of
+    these tensors: gradients, or tangents of forward mode."""
     if forward_ad._current_level >= 0:
-        return True
-    if not torch.is_grad_enabled():
-        return False
-    for tensor in tensors:  # noqa: SIM110 - any() takes as long again as all else here
-        if tensor is not None and tensor.requires_grad:
-            return True
-    return False
+        return op.default
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return op.default
+    return op.no_grad
 
 
 def differentiable(op: str, backward: Callable[..., Any], setup_context: Callable[..., Any]) -> None:
@@ -96,16 +96,16 @@ def follow_linear(op: str) -> None:
     `torch.vmap` over x alone the batch is one more leading dimension.
     """
     for name in ("default", "no_grad"):
-        overload = getattr(getattr(torch.ops.qcore, op), name)
+        called = getattr(getattr(torch.ops.qcore, op), name)
         for device, key in _AUTOCAST.items():
-            _LIBRARY.impl(overload, _in_dtype_of_region(overload, device), key)
-        torch.library.register_vmap(overload, _batch_rows(op, overload))
+            _LIBRARY.impl(called, _in_dtype_of_region(called, device), key)
+        torch.library.register_vmap(called, _batch_rows(op, called))
 
 
-def _in_dtype_of_region(overload: Any, device: str) -> Callable[..., Any]:
+def _in_dtype_of_region(called: Any, device: str) -> Callable[..., Any]:
     def run(x: Tensor, *others: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(_AUTOCAST_KEYS):
-            return overload(in_autocast_dtype(x, device), *others)
+            return called(in_autocast_dtype(x, device), *others)
 
     return run
 
@@ -116,8 +116,8 @@ def in_autocast_dtype(x: Tensor, device: str) -> Tensor:
     return x.to(torch.get_autocast_dtype(device)) if casts else x
 
 
-def _batch_rows(op: str, overload: Any) -> Callable[..., Any]:
-    names = [argument.name for argument in overload._schema.arguments]
+def _batch_rows(op: str, called: Any) -> Callable[..., Any]:
+    names = [argument.name for argument in called._schema.arguments]
 
     def run(info: Any, in_dims: tuple[int | None, ...], x: Tensor, *others: Any) -> tuple[Tensor, int]:
         given = dict(zip(names[1:], others, strict=False))
@@ -125,7 +125,7 @@ def _batch_rows(op: str, overload: Any) -> Callable[..., Any]:
         if batched or given.get("offsets") is not None:
             why = f"got a batch of {', '.join(batched)}" if batched else "got the weight of experts"
             raise NotImplementedError(f"qcore.{op}: vmap goes over x alone, {why}: call it in a loop")
-        return overload(x.movedim(in_dims[0] or 0, 0), *others), 0
+        return called(x.movedim(in_dims[0] or 0, 0), *others), 0
 
     return run
 

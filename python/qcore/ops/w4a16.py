@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import torch  # before _C, which links against the libraries that torch loads
 from torch import Tensor
 
-from qcore import _C
 from qcore.ops.common import bias_gradient, expert_of_rows, input_gradient, need
-from qcore.ops.transforms import asks_gradient, differentiable, follow_linear, register_fakes
+from qcore.ops.sizes import packed_groups
+from qcore.ops.transforms import differentiable, follow_linear, overload, register_fakes
 
 # The last size of a descriptor: 0 integers, 1 integers with zero points, or these.
 _FLOAT_CODES = {torch.float8_e4m3fn: 2, torch.float8_e5m2: 3}
@@ -70,7 +70,7 @@ def _fake_pack(
     codes: Tensor, scales: Tensor, zeros: Tensor | None, group_size: int, bits: int = 4, layout: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     need(codes.dim() in (2, 3), "w4a16_pack", f"codes have the sizes {list(codes.shape)}")
-    sizes = int(codes.shape[-2]), int(codes.shape[-1])
+    sizes = codes.shape[-2], codes.shape[-1]
     return _fake_packed(codes, scales, zeros, sizes, group_size, bits, layout, codes.shape[:-2])
 
 
@@ -90,8 +90,8 @@ def _fake_packed(
     width = k if group_size == -1 else group_size
     device = "cpu" if codes.device.type == "meta" else codes.device.type
     dtype = str(scales.dtype).removeprefix("torch.")
-    number, n_qweight, n_scales, n_zeros = _C.packed_sizes(
-        "w4a16", n, k, width, bits, zeros is not None, dtype, device, layout
+    number, n_qweight, n_scales, n_zeros = packed_groups(
+        n, k, width, bits, zeros is not None, dtype, device, layout
     )
     kind = _FLOAT_CODES.get(codes.dtype, int(zeros is not None))
     return (
@@ -169,6 +169,7 @@ def _fake_unpack(
 ) -> tuple[Tensor, Tensor, Tensor]:
     n, k, group_size, _, kind = _described("w4a16_unpack", shape)
     need(group_size > 0 and kind < len(_CODE_DTYPES), "w4a16_unpack", f"shape is {list(shape.shape)}")
+    kind = int(kind)  # it says the dtype, so a trace is for one
     groups = (k + group_size - 1) // group_size
     experts = qweight.shape[:-1]
     return (
@@ -179,9 +180,9 @@ def _fake_unpack(
 
 
 def _described(op: str, shape: Tensor) -> tuple[int, ...]:
-    """N, K, group_size, bits and codes, from the descriptor of a packed weight."""
+    """N, K, group_size, bits and codes, from the descriptor of a packed weight; symbols stay symbols."""
     need(shape.dim() == 7, op, f"shape is {list(shape.shape)} and no descriptor of a packed weight")
-    return tuple(int(size) for size in shape.shape[2:])
+    return shape.shape[2:]
 
 
 def w4a16_gemm(
@@ -225,12 +226,9 @@ def w4a16_gemm(
     Returns:
         [..., N] in the dtype of x.
     """
-    gemm = _GEMM if asks_gradient(x, bias) else _GEMM_NO_GRAD
+    gemm = overload(torch.ops.qcore.w4a16_gemm, x, bias)
     y: Tensor = gemm(x, qweight, scales, zeros, shape, perm, bias, batch_invariant, offsets)
     return y
-
-
-_GEMM, _GEMM_NO_GRAD = torch.ops.qcore.w4a16_gemm.default, torch.ops.qcore.w4a16_gemm.no_grad
 
 
 @register_fakes("w4a16_gemm")
@@ -285,7 +283,7 @@ def _dequantize(qweight: Tensor, scales: Tensor, zeros: Tensor, shape: Tensor) -
     group_size, bits, kind = shape.shape[4:]
     codes, scales, zeros = torch.ops.qcore.w4a16_unpack(qweight, scales, zeros, shape)
     group = torch.arange(codes.shape[-1], device=codes.device) // group_size
-    zero: Tensor | float = zeros[..., group].float() if kind == 1 else float(1 << (bits - 1))
+    zero: Tensor | float = zeros[..., group].float() if kind == 1 else float(1 << (int(bits) - 1))
     if codes.dtype != torch.uint8:
         zero = 0.0
     weight: Tensor = (codes.float() - zero) * scales.float()[..., group]
