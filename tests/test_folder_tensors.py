@@ -224,6 +224,45 @@ def test_buffers_come_from_the_file_too(tmp_path: Path) -> None:
         load(tmp_path / "m")
 
 
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+def test_what_transformers_computes_may_be_missing(method: str, tmp_path: Path) -> None:
+    """Marian's table of positions is in no checkpoint."""
+    config = tf.MarianConfig(
+        vocab_size=64, d_model=64, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=96, decoder_ffn_dim=96, max_position_embeddings=32,
+        decoder_vocab_size=64, pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=0,
+        forced_eos_token_id=0,
+    )  # fmt: skip
+    tf.MarianMTModel(config).eval().save_pretrained(tmp_path / "source")
+    assert not any("positions" in key for key in load_file(tmp_path / "source" / "model.safetensors"))
+    model: Any = load(tmp_path / "source")
+    ids = {"input_ids": tiny.tokens() % 63 + 1, "decoder_input_ids": tiny.tokens(seed=1)}
+    quantize_folder(tmp_path / "source", tmp_path / "out", "W8A16", method, [ids], group_size=32)
+    loaded: Any = load(tmp_path / "out")
+    positions = "model.encoder.embed_positions.weight"
+    assert torch.equal(loaded.get_parameter(positions), model.get_parameter(positions))
+    with torch.no_grad():
+        assert tiny.distance(loaded(**ids).logits, model(**ids).logits) < 0.05
+
+
+def test_numbers_of_another_kind_are_no_floats(folder: Path) -> None:
+    for name in ("model.norm.weight", f"{UP}.bias"):
+        original = load_file(folder / "model.safetensors")[name]
+        change_tensors(folder, {name: torch.ones(original.shape, dtype=torch.int8)})
+        with pytest.raises(ValueError, match=rf"{name}: holds codes \(I8\)"):
+            load(folder)
+        change_tensors(folder, {name: original})
+
+
+def test_buffers_that_a_source_lacks(tmp_path: Path) -> None:
+    config = tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    tf.ResNetForImageClassification(config).eval().save_pretrained(tmp_path / "m")
+    name = "resnet.embedder.embedder.normalization.running_mean"
+    change_tensors(tmp_path / "m", {name: None})
+    with pytest.raises(ValueError, match=rf"has no tensor {name}"):
+        quantize_folder(tmp_path / "m", tmp_path / "out", "W8A16", "rtn", group_size=-1)
+
+
 def test_batch_statistics_are_no_constants(tmp_path: Path) -> None:
     config = tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
     model: Any = tf.ResNetForImageClassification(config).eval()

@@ -5,7 +5,7 @@ transformers takes seconds to import, and is where it is used.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ __all__ = [
     "config_of",
     "empty_model",
     "head_name",
+    "places_of",
     "replace_linear",
     "trusting",
     "untie_quantized_heads",
@@ -97,8 +98,24 @@ def _auto_class(config: Any, architecture: str | None) -> str:
     return language_model if known or language_model in models else (models or ["AutoModel"])[0]
 
 
-def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
+Places = Mapping[nn.Module, Sequence[tuple[nn.Module, str]]]
+
+
+def places_of(model: nn.Module) -> Places:
+    """The owners of each module, and its names in them: one, unless it is shared."""
+    places: dict[nn.Module, list[tuple[nn.Module, str]]] = {}
+    for owner in model.modules():
+        for leaf, child in owner._modules.items():
+            if child is not None:
+                places.setdefault(child, []).append((owner, leaf))
+    return places
+
+
+def replace_linear(model: nn.Module, name: str, weight: QWeight, places: Places | None = None) -> None:
     """Puts a QLinear in the place of the named linear layer, where it was, under all names that it has.
+
+    Args:
+        places: of the model's layers, if many are replaced.
 
     Raises:
         ValueError: a weight of another shape.
@@ -116,10 +133,8 @@ def replace_linear(model: nn.Module, name: str, weight: QWeight) -> None:
     new = QLinear(weight, linear._parameters.get("bias"))
     carry_hooks(linear, new)
     new.was_transposed = is_transposed(linear)
-    for module in list(model.modules()):
-        for leaf, child in module._modules.items():
-            if child is linear:
-                module._modules[leaf] = new
+    for owner, leaf in (places_of(model) if places is None else places)[linear]:
+        owner._modules[leaf] = new
 
 
 def untie_quantized_heads(model: nn.Module) -> None:

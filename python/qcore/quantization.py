@@ -25,7 +25,7 @@ from qcore.choice import Choice, choose_formats
 from qcore.formats import Format
 from qcore.linears import as_linear
 from qcore.methods import Method, resolve_method
-from qcore.models import replace_linear, untie_quantized_heads
+from qcore.models import places_of, replace_linear, untie_quantized_heads
 from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, resolve_scheme
@@ -266,8 +266,9 @@ class _ModelDestination(Destination, Sink):
         raise AssertionError(key)  # it is there
 
     def finish(self) -> None:
+        places = places_of(self.model)
         for name, weight in self.done.items():
-            replace_linear(self.model, name, weight)
+            replace_linear(self.model, name, weight, places)
         save_as_quantized(self.model)
         untie_quantized_heads(self.model)
 

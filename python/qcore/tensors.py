@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from qcore.nn import QEmbedding, QLinear
 
 __all__ = [
+    "fill_computed",
     "persistent_tensors",
     "set_tensor",
     "shared_names",
@@ -127,6 +128,33 @@ def unmatched(model: nn.Module, missing: Iterable[str], unused: Iterable[str]) -
     if adjust is not None:
         adjust(info)
     return sorted(info.missing_keys), sorted(info.unexpected_keys)
+
+
+def fill_computed(model: nn.Module, missing: Iterable[str], dtype: torch.dtype | None) -> list[str]:
+    """Of the tensors that a checkpoint lacks, the names of those that remain missing. Those that transformers
+    has a rule to pass over, as it computes them, are computed in its way.
+
+    Args:
+        dtype: of what is computed; None: float32.
+    """
+    lacking = set(missing)
+    left, _ = unmatched(model, lacking, ())
+    passed = lacking - set(left)
+    for owner_name in sorted({name.rpartition(".")[0] for name in passed}):
+        owner, dot = model.get_submodule(owner_name), f"{owner_name}." if owner_name else ""
+        empty = {dot + name for name, p in owner._parameters.items() if p is not None and p.is_meta}
+        if not empty & passed:
+            continue  # buffers, which are there
+        for name in empty:
+            set_tensor(model, name, torch.empty_like(_tensor(model, name), device="cpu"))
+        path = owner_name.split(".")
+        around = [model.get_submodule(".".join(path[:end])) for end in range(len(path), -1, -1)]
+        initialize: Any = next(m._init_weights for m in around if hasattr(m, "_init_weights"))
+        with torch.no_grad():
+            initialize(owner)
+        for name in empty:
+            set_tensor(model, name, _tensor(model, name).to(dtype) if name in passed else None)
+    return left
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

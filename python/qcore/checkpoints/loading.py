@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.conversion import Conversion, renamer
 from qcore.linears import linear_names
-from qcore.models import config_of, empty_model, replace_linear, untie_quantized_heads
+from qcore.models import config_of, empty_model, places_of, replace_linear, untie_quantized_heads
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.tensors import (
+    fill_computed,
     persistent_tensors,
     set_tensor,
     shared_names,
@@ -44,8 +45,9 @@ def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_
     expect_plain(checkpoint)
     config = config_of(checkpoint.path, trust_remote_code)
     empty: Any = empty_model(config, trust_remote_code)
+    floats = {name for name, tensor in persistent_tensors(empty).items() if tensor.is_floating_point()}
     for key in checkpoint:
-        _expect_floats(checkpoint, key, key)
+        _expect_floats(checkpoint, key, key, floats)
     try:
         model, info = type(empty).from_pretrained(
             checkpoint.path,
@@ -77,7 +79,7 @@ def _load_quantized(
             f"{checkpoint.path}: quantization_config says {container.method}, but no layer is quantized"
         )
     model = empty_model(config_of(checkpoint.path, trust_remote_code), trust_remote_code)
-    linears, rename = set(linear_names(model)), renamer(model)
+    linears, rename, places = set(linear_names(model)), renamer(model), places_of(model)
     for layer in track(layers, "loading layers"):
         name = rename(f"{layer.name}.weight").removesuffix(".weight")
         if name not in linears:
@@ -85,7 +87,7 @@ def _load_quantized(
                 f"{checkpoint.path}: {layer.name} is quantized, but is no linear layer of the model"
             )
         tensors = {key: checkpoint.tensor(key) for key in layer.parts}
-        replace_linear(model, name, container.read(layer, stored, tensors))
+        replace_linear(model, name, container.read(layer, stored, tensors), places)
     untie_quantized_heads(model)
     parts = {key for layer in layers for key in layer.parts}
     _fill(model, checkpoint, [key for key in checkpoint if key not in parts], dtype)
@@ -94,12 +96,14 @@ def _load_quantized(
 
 def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
     """Everything besides the quantized layers: what these keys hold."""
-    names = persistent_tensors(model).keys()
+    ours = persistent_tensors(model)
+    names, floats = ours.keys(), {name for name, tensor in ours.items() if tensor.is_floating_point()}
     conversion = Conversion(model, names, keys, checkpoint.shape)
     groups, stored = shared_names(model), stored_names(model, conversion.same)
     unused = conversion.unused
-    missing, unknown = unmatched(model, names - stored.keys() - conversion.merges.keys(), unused)
-    _expect_all(checkpoint, missing)
+    missing = names - stored.keys() - conversion.merges.keys()
+    _expect_all(checkpoint, fill_computed(model, missing, dtype or getattr(model.config, "dtype", None)))
+    _, unknown = unmatched(model, (), unused)
     unknown = [name for name in unknown if not _is_idle(model, checkpoint, unused[name], name)]
     _report_unused(checkpoint, sorted(unused[name] for name in unknown))
     read: set[str] = set()
@@ -107,7 +111,7 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: 
         if key in read:  # tied below
             continue
         read.add(key)
-        _expect_floats(checkpoint, name, key)
+        _expect_floats(checkpoint, name, key, floats)
         tensor = checkpoint.tensor(key)
         if dtype is not None and tensor.is_floating_point():
             tensor = tensor.to(dtype)
@@ -125,8 +129,9 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: 
     model.name_or_path = str(checkpoint.path)  # type: ignore[assignment]
 
 
-def _expect_floats(checkpoint: Checkpoint, name: str, key: str) -> None:
-    if name.endswith("weight") and checkpoint.dtype(key) not in (*FLOATS, "F64"):
+def _expect_floats(checkpoint: Checkpoint, name: str, key: str, floats: Collection[str]) -> None:
+    """Raises if a tensor is none of floats, but is one of those of the model that are, or a weight."""
+    if (name in floats or name.endswith("weight")) and checkpoint.dtype(key) not in (*FLOATS, "F64"):
         raise ValueError(
             f"{key}: holds codes ({checkpoint.dtype(key)}), but nothing says what they stand for"
         )

@@ -17,7 +17,7 @@ from qcore.formats import Format
 from qcore.linears import make_linear
 from qcore.models import config_of, empty_model
 from qcore.qweight import QWeight
-from qcore.tensors import persistent_tensors, set_tensor, stored_names, tie_weights
+from qcore.tensors import fill_computed, persistent_tensors, set_tensor, stored_names, tie_weights
 
 __all__ = ["FolderSource", "StreamedWeights"]
 
@@ -31,6 +31,8 @@ class FolderSource:
         model: empty: its parameters are on the meta device. Transposed layers stand as `nn.Linear`s.
         stored: the checkpoint's key for each parameter and buffer of the model that is stored as it is.
         merges: the others, made of several keys or cut out of one.
+        missing: those that the checkpoint lacks.
+        computed: those that it may lack, because transformers computes them; they are there.
     """
 
     def __init__(self, checkpoint: Checkpoint, trust_remote_code: bool = False) -> None:
@@ -47,6 +49,9 @@ class FolderSource:
         self.transposed = {f"{name}.weight" for name in make_linear(self.model)}
         self.stored = stored_names(self.model, conversion.same)
         self.merges = conversion.merges
+        lacking = persistent_tensors(self.model).keys() - self.stored.keys() - self.merges.keys()
+        self.missing = fill_computed(self.model, lacking, getattr(self.config, "dtype", None))
+        self.computed = lacking - set(self.missing)
 
     def keys_of(self, name: str) -> list[str]:
         """What the checkpoint makes a tensor of the model of; nothing if it lacks it."""
@@ -69,11 +74,15 @@ class FolderSource:
         return tensor.T.contiguous() if name in self.transposed else tensor
 
     def check_shapes(self) -> None:
-        """Raises, naming it, if a parameter is missing from the checkpoint or has another shape."""
-        for name, parameter in self.model.named_parameters():
+        """Raises, naming it, if a tensor is missing from the checkpoint or has another shape."""
+        if self.missing:
+            raise ValueError(
+                f"{self.checkpoint.path}: has no tensor {self.missing[0]}, which the model needs"
+            )
+        for name, parameter in persistent_tensors(self.model).items():
             keys = self.keys_of(name)
             if not keys:
-                raise ValueError(f"{self.checkpoint.path}: has no tensor {name}, which the model needs")
+                continue  # computed
             if self.shape(name) != tuple(parameter.shape):
                 flip = -1 if name in self.transposed else 1
                 raise ValueError(
@@ -148,7 +157,8 @@ class StreamedWeights(Weights):
                 transposed = name in self.source.transposed
                 self.sink.keep(key, parameter.data.T if transposed else parameter.data)
                 self.done.add(key)
-            set_tensor(self.model, name, None)
+            if name not in self.source.computed:
+                set_tensor(self.model, name, None)
 
     def _parameters(self, prefix: str) -> list[tuple[str, nn.Parameter]]:
         dot = f"{prefix}." if prefix else ""
