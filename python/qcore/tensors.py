@@ -137,9 +137,9 @@ def fill_computed(model: nn.Module, missing: Iterable[str], dtype: torch.dtype |
     Args:
         dtype: of what is computed; None: float32.
     """
-    lacking = set(missing)
-    left, _ = unmatched(model, lacking, ())
-    passed = lacking - set(left)
+    lacking = list(missing)
+    left = set(unmatched(model, lacking, ())[0])
+    passed = set(lacking) - left
     for owner_name in sorted({name.rpartition(".")[0] for name in passed}):
         owner, dot = model.get_submodule(owner_name), f"{owner_name}." if owner_name else ""
         empty = {dot + name for name, p in owner._parameters.items() if p is not None and p.is_meta}
@@ -154,7 +154,7 @@ def fill_computed(model: nn.Module, missing: Iterable[str], dtype: torch.dtype |
             initialize(owner)
         for name in empty:
             set_tensor(model, name, _tensor(model, name).to(dtype) if name in passed else None)
-    return left
+    return [name for name in lacking if name in left]
 
 
 def _place(model: nn.Module, name: str) -> tuple[nn.Module, str]:

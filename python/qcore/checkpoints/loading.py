@@ -101,7 +101,7 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: 
     conversion = Conversion(model, names, keys, checkpoint.shape)
     groups, stored = shared_names(model), stored_names(model, conversion.same)
     unused = conversion.unused
-    missing = names - stored.keys() - conversion.merges.keys()
+    missing = [name for name in names if name not in stored and name not in conversion.merges]
     _expect_all(checkpoint, fill_computed(model, missing, dtype or getattr(model.config, "dtype", None)))
     _, unknown = unmatched(model, (), unused)
     unknown = [name for name in unknown if not _is_idle(model, checkpoint, unused[name], name)]

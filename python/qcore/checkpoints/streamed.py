@@ -49,9 +49,10 @@ class FolderSource:
         self.transposed = {f"{name}.weight" for name in make_linear(self.model)}
         self.stored = stored_names(self.model, conversion.same)
         self.merges = conversion.merges
-        lacking = persistent_tensors(self.model).keys() - self.stored.keys() - self.merges.keys()
+        ours = persistent_tensors(self.model)
+        lacking = [name for name in ours if name not in self.stored and name not in self.merges]
         self.missing = fill_computed(self.model, lacking, getattr(self.config, "dtype", None))
-        self.computed = lacking - set(self.missing)
+        self.computed = set(lacking) - set(self.missing)
 
     def keys_of(self, name: str) -> list[str]:
         """What the checkpoint makes a tensor of the model of; nothing if it lacks it."""
