@@ -29,10 +29,11 @@ from qcore.models import places_of, replace_linear, untie_quantized_heads
 from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, resolve_scheme
+from qcore.text import Sequences, TokenizerOf, forward_calls
 
 __all__ = ["calibration_batches", "quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
 
-Calibration = Tensor | Batch | Iterable[Tensor | Batch] | None
+Calibration = str | os.PathLike[str] | Tensor | Batch | Sequences | Iterable[Any] | None
 
 
 def quantize(
@@ -44,6 +45,7 @@ def quantize(
     group_size: int | None = None,
     sequential: bool = True,
     device: str | torch.device | None = None,
+    tokenizer: Any = None,
 ) -> nn.Module:
     """Quantizes a model's linear layers in place and returns it, ready for inference.
 
@@ -55,13 +57,18 @@ def quantize(
             `qcore.SCHEMES`, which round inputs too; NF4; a block format of GGUF, as Q4_K; a format; or a
             function that gives each layer its own (`qcore.schemes.Scheme`).
         method: rtn, imatrix, gptq, awq, awq+gptq, or a method object with options of its own.
-        calibration: token ids int64 [sequences, T], or an iterable of such tensors or of keyword
-            arguments of the model's forward. Not needed for rtn, unless input scales are static.
+        calibration: token ids int64 [sequences, T], or an iterable of such tensors, of lists of ids, or of
+            keyword arguments of the model's forward, as a DataLoader gives them; texts, chats (lists of
+            messages with role and content), rows of a data set (`qcore.text.records.ROW_KINDS`), or the path
+            of a file of them: JSON lines, CSV, or one text. Texts and chats longer than 2,048 tokens, or than
+            the model takes, become several sequences. Not needed for rtn, unless input scales are static.
         ignore: layers to leave as they are: names, last parts of names, or "re:" and an expression.
         group_size: columns per scale, -1 for one scale per row; by default the scheme's, 128. Block
             formats have their own.
         sequential: calibrate each layer behind the already quantized layers of its own block too.
         device: where blocks are calibrated and quantized, one at a time; by default where the model is.
+        tokenizer: of the model, for calibration with texts and chats: the special tokens are those that it
+            puts around texts, and chats go through its chat template.
 
     Returns:
         The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was chosen, and what was
@@ -74,7 +81,7 @@ def quantize(
     with as_linear(model):
         choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore)
         destination = _ModelDestination(model, choice, resolve_method(method))
-        report = _run(_ModelSource(model), destination, calibration, sequential, device)
+        report = _run(_ModelSource(model), destination, calibration, sequential, device, tokenizer)
     model.qcore_report = report  # type: ignore[assignment]
     return model
 
@@ -89,6 +96,7 @@ def quantize_checkpoint(
     overwrite: bool = False,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    tokenizer: Any = None,
     **options: Any,
 ) -> QuantizationReport:
     """Quantizes a Hugging Face folder into what the destination's name says: a GGUF file if it ends in .gguf,
@@ -100,6 +108,7 @@ def quantize_checkpoint(
 
     Args:
         trust_remote_code: run Python code that the source brings; see `qcore.load`.
+        tokenizer: for calibration with texts and chats; by default the source's own.
         options: of the store: `ignore`, `group_size` and `shard_bytes` for a folder (see `quantize_folder`),
             `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are those of
             `qcore.quantize`.
@@ -114,7 +123,8 @@ def quantize_checkpoint(
             raise ValueError(f"{name}: " + (f"is not for {store.noun}" if known else "is no option"))
     origin = FolderSource(Checkpoint(source), trust_remote_code)
     plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
-    return _run(origin, plan, calibration, sequential, device)
+    own = TokenizerOf(source, trust_remote_code)
+    return _run(origin, plan, calibration, sequential, device, own if tokenizer is None else tokenizer)
 
 
 def quantize_folder(
@@ -195,13 +205,14 @@ def _run(
     calibration: Calibration,
     sequential: bool,
     device: str | torch.device | None,
+    tokenizer: Any,
 ) -> QuantizationReport:
     """The pipeline: the source's weights, part by part, through the method, into the destination."""
     model, formats, method, report = source.model, destination.formats, destination.method, destination.report
     if report.warning is not None:
         warnings.warn(report.warning, stacklevel=4)
     needed = bool(formats) and needs_calibration(method, formats.values())
-    batches = calibration_batches(calibration, model) if needed else []
+    batches = _batches(calibration, model, tokenizer, report) if needed else []
     source.check(formats)
     with source.opened(), destination.opened() as sink, torch.no_grad():
         weights = source.weights(sink, device)
@@ -210,6 +221,15 @@ def _run(
         weights.finish()
         sink.finish()
     return report
+
+
+def _batches(
+    calibration: Calibration, model: nn.Module, tokenizer: Any, report: QuantizationReport
+) -> list[Batch]:
+    if calibration is None or isinstance(calibration, Tensor):
+        return calibration_batches(calibration, model)
+    calls, report.calibration = forward_calls(calibration, model, tokenizer)
+    return calibration_batches(calls, model)
 
 
 class _ModelSource:
@@ -273,7 +293,9 @@ class _ModelDestination(Destination, Sink):
         untie_quantized_heads(self.model)
 
 
-def calibration_batches(calibration: Calibration, model: nn.Module) -> list[Batch]:
+def calibration_batches(
+    calibration: Tensor | Iterable[Tensor | Batch] | None, model: nn.Module
+) -> list[Batch]:
     """Forward calls from what a user may pass; token ids are cut into batches of a few sequences."""
     if calibration is None:
         raise ValueError(

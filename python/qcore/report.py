@@ -31,6 +31,7 @@ class QuantizationReport:
     """What became of the layers of a model; `model.qcore_report` after `qcore.quantize`.
 
     Attributes:
+        calibration: what the calibration data was, where it was not token ids already, and how much of it.
         not_called: linear layers that the model never calls but whose weights it reads (the `dt_proj` of
             Mamba). They stay as they were.
         without_tokens: layers that no token of the calibration data reached, e.g. experts that no token was
@@ -45,6 +46,7 @@ class QuantizationReport:
             has several, parameter.
     """
 
+    calibration: str = ""
     not_called: list[str] = field(default_factory=list)
     without_tokens: list[str] = field(default_factory=list)
     padding_counted: list[str] = field(default_factory=list)
@@ -83,6 +85,8 @@ class QuantizationReport:
         chosen = ", ".join(f"{count} x {name}" for name, count in _descending(self.formats))
         lines = [f"{chosen}; {self.share:.1%} of the parameters besides embeddings and head are quantized"]
         lines += [f"{what}: {_some(names)}" for what, names in self.narrowed.items()]
+        if self.calibration:
+            lines.append(f"calibrated on {self.calibration}")
         if self.left_out:
             lines.append("not quantized: " + "; ".join(self._largest(6, self.left_out.items())))
         for what, names in (

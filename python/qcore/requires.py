@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 __all__ = ["MODELS", "MissingPackage", "models_for"]
 
-MODELS = frozenset({"accelerate", "gguf", "huggingface_hub", "rich", "tokenizers", "transformers", "typer"})
+MODELS = frozenset(
+    {"accelerate", "gguf", "huggingface_hub", "jinja2", "rich", "tokenizers", "transformers", "typer"}
+)
 
 
 class MissingPackage(ModuleNotFoundError):

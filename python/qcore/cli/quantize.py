@@ -49,8 +49,10 @@ def quantize(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="A UTF-8 text like what the model will see. Needed by all methods but rtn, and by schemes "
-            "with static input scales."
+            help="A file like what the model will see: a UTF-8 text, or JSON lines (or CSV) of texts (text), "
+            "chats (messages, conversations) or answers (prompt and completion, instruction and output); "
+            "chats go through the tokenizer's template. Needed by all methods but rtn, and by schemes with "
+            "static input scales."
         ),
     ] = None,
     group_size: Annotated[
@@ -100,7 +102,7 @@ def quantize(
     """
     from qcore.checkpoints.files import resolve_source
     from qcore.quantization import quantize_checkpoint
-    from qcore.text import token_chunks
+    from qcore.text import TokenizerOf, read_sequences
 
     with errors():
         store, where = store_for(destination), present(device)
@@ -121,7 +123,9 @@ def quantize(
             if calibration is None:
                 needs = f"scheme {name}" if static else f"method {method.value}"
                 raise ValueError(f"--calibration: {needs} needs a text file")
-            tokens = token_chunks(folder, calibration, sequence_length, samples, trust_remote_code)
+            tokens = read_sequences(
+                calibration, TokenizerOf(folder, trust_remote_code), sequence_length, samples, "--calibration"
+            )
         start = time.perf_counter()
         quantize_checkpoint(
             folder,
