@@ -13,7 +13,7 @@ from qcore.formats import Format
 from qcore.linears import gates, linear_names, matrix_shape
 from qcore.models import head_name
 from qcore.report import VECTOR, LeftOut, QuantizationReport
-from qcore.schemes import Layer, Scheme
+from qcore.schemes import Layer, Rule, Scheme
 
 __all__ = ["Choice", "account", "choose_formats", "is_ignored"]
 
@@ -43,7 +43,9 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
     return False
 
 
-def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> Choice:
+def choose_formats(
+    model: nn.Module, scheme: Scheme, ignore: Sequence[str], rules: Sequence[Rule] = ()
+) -> Choice:
     """The format of each layer to quantize: of all linear layers but those ignored, what the scheme says.
     Gates and routers (`qcore.linears.gates`) stay as they are.
 
@@ -51,8 +53,14 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> C
     there is none, it stays as it is.
 
     "lm_head" in `ignore` stands for the layer that makes the logits, whatever its name.
+
+    Args:
+        rules: what they say of a layer counts before all else; the first that fits.
     """
     names = linear_names(model)
+    for each in rules:
+        if not any(each.pattern.search(name) for name in names):
+            raise ValueError(f"{each}: fits no linear layer of the model")
     head = head_name(model) if "lm_head" in ignore else None
     blocks = find_blocks(model, names)
     report = QuantizationReport()
@@ -61,13 +69,14 @@ def choose_formats(model: nn.Module, scheme: Scheme, ignore: Sequence[str]) -> C
         name: (why, False) for name, why in gates(model, names).items() if name != head_name(model)
     }
     for name in names:
-        if name == head or is_ignored(name, ignore):
+        rule = next((rule for rule in rules if rule.pattern.search(name)), None)
+        if rule is None and (name == head or is_ignored(name, ignore)):
             reasons[name] = ("ignored", True)
-        if name in reasons:
+        if rule is None and name in reasons:
             continue
         n, k = matrix_shape(model.get_submodule(name))
         block = next((i for i, prefix in enumerate(blocks) if name.startswith(prefix + ".")), None)
-        asked = scheme(Layer(name, (n, k), block, len(blocks)))
+        asked = scheme(Layer(name, (n, k), block, len(blocks))) if rule is None else rule.format
         format = None if asked is None else asked.for_columns(k)
         if format is not None:
             formats[name] = format

@@ -26,9 +26,10 @@ from qcore.formats import Format
 from qcore.linears import as_linear
 from qcore.methods import Method, resolve_method
 from qcore.models import places_of, replace_linear, untie_quantized_heads
+from qcore.nn import QLinear
 from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
-from qcore.schemes import Scheme, resolve_scheme
+from qcore.schemes import Scheme, parse_rules, resolve_scheme
 from qcore.text import Sequences, TokenizerOf, forward_calls
 
 __all__ = ["calibration_batches", "quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
@@ -46,6 +47,7 @@ def quantize(
     sequential: bool = True,
     device: str | torch.device | None = None,
     tokenizer: Any = None,
+    overrides: Sequence[str] = (),
 ) -> nn.Module:
     """Quantizes a model's linear layers in place and returns it, ready for inference.
 
@@ -69,6 +71,8 @@ def quantize(
         device: where blocks are calibrated and quantized, one at a time; by default where the model is.
         tokenizer: of the model, for calibration with texts and chats: the special tokens are those that it
             puts around texts, and chats go through its chat template.
+        overrides: PATTERN=SCHEME, or PATTERN=float, for layers in whose name the expression is found, ignored
+            ones too; the first that fits counts.
 
     Returns:
         The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was chosen, and what was
@@ -78,12 +82,37 @@ def quantize(
         ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
             The model is unchanged, unless the calibration data itself is at fault.
     """
+    _expect_floats(model)
     with as_linear(model):
-        choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore)
+        choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore, parse_rules(overrides))
         destination = _ModelDestination(model, choice, resolve_method(method))
         report = _run(_ModelSource(model), destination, calibration, sequential, device, tokenizer)
     model.qcore_report = report  # type: ignore[assignment]
     return model
+
+
+def _expect_floats(model: Any) -> None:
+    """A model in memory that is not quantized yet; else the call that was meant."""
+    if isinstance(model, (str, os.PathLike)):
+        path = os.fspath(model)
+        raise ValueError(
+            f"model: expected a model in memory, got {path!r}; call qcore.quantize_folder({path!r}, "
+            f"destination), or qcore.quantize(qcore.load({path!r}))"
+        )
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model: expected a torch.nn.Module, got a {type(model).__name__}")
+    done = [name for name, module in model.named_modules() if isinstance(module, QLinear)]
+    if done:
+        raise ValueError(
+            f"model: is quantized already ({len(done)} layers, the first is {done[0]}); quantize the model "
+            f"that it was made of, with overrides= where layers shall differ"
+        )
+    stored = getattr(getattr(model, "config", None), "quantization_config", None)
+    if stored is not None:
+        raise ValueError(
+            "model: is quantized already, by transformers (config.quantization_config); quantize the model "
+            "that it was made of, or what model.dequantize() returns"
+        )
 
 
 def quantize_checkpoint(
@@ -109,9 +138,9 @@ def quantize_checkpoint(
     Args:
         trust_remote_code: run Python code that the source brings; see `qcore.load`.
         tokenizer: for calibration with texts and chats; by default the source's own.
-        options: of the store: `ignore`, `group_size` and `shard_bytes` for a folder (see `quantize_folder`),
-            `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are those of
-            `qcore.quantize`.
+        options: of the store: `ignore`, `group_size`, `overrides` and `shard_bytes` for a folder (see
+            `quantize_folder`), `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are
+            those of `qcore.quantize`.
 
     Returns:
         What was chosen, and what was left out on the way.
@@ -140,6 +169,7 @@ def quantize_folder(
     shard_bytes: int = SHARD_BYTES,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
+    overrides: Sequence[str] = (),
 ) -> QuantizationReport:
     """Quantizes a Hugging Face folder into another one, in compressed-tensors.
 
@@ -157,6 +187,7 @@ def quantize_folder(
         trust_remote_code,
         ignore=ignore,
         group_size=group_size,
+        overrides=overrides,
         shard_bytes=shard_bytes,
     )
 

@@ -87,8 +87,9 @@ class QuantizationReport:
         lines += [f"{what}: {_some(names)}" for what, names in self.narrowed.items()]
         if self.calibration:
             lines.append(f"calibrated on {self.calibration}")
-        if self.left_out:
-            lines.append("not quantized: " + "; ".join(self._largest(6, self.left_out.items())))
+        vectors = {name for name, left in self.left_out.items() if left.reason == VECTOR}
+        if others := [(name, left) for name, left in self.left_out.items() if name not in vectors]:
+            lines.append("not quantized: " + "; ".join(self._largest(6, others)))
         for what, names in (
             ("never called, left as they are", self.not_called),
             ("reached by no calibration token, rounded to nearest", self.without_tokens),

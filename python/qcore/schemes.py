@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from qcore.formats import BLOCK_FORMATS, INTEGER_BITS, NF4, Activations, Float8, Format, Int8, IntGroup
 
-__all__ = ["SCHEMES", "Layer", "Scheme", "is_static", "resolve_scheme"]
+__all__ = [
+    "SCHEMES",
+    "Layer",
+    "Rule",
+    "Scheme",
+    "is_static",
+    "parse_rules",
+    "resolve_scheme",
+    "split_override",
+]
 
 
 @dataclass(frozen=True)
@@ -78,3 +88,48 @@ def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None)
 def is_static(format: Format) -> bool:
     """Whether the format rounds inputs with a scale from calibration."""
     return format.activations is not None and format.activations.static
+
+
+# What a rule says instead of a scheme's name for layers that it leaves alone.
+_FLOAT = "FLOAT"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An exception from the scheme.
+
+    Attributes:
+        pattern: found anywhere in the names of the layers that it is for.
+        format: of their weights; None leaves them as they are.
+    """
+
+    pattern: re.Pattern[str]
+    format: Format | None
+
+    def __str__(self) -> str:
+        return f"override {self.pattern.pattern}"
+
+
+def split_override(text: str, what: str) -> tuple[re.Pattern[str], str]:
+    """PATTERN and WHAT of an override PATTERN=WHAT; a leading "re:" is allowed."""
+    pattern, equals, name = text.removeprefix("re:").rpartition("=")
+    if not equals or not pattern:
+        raise ValueError(f"override: expected PATTERN={what}, got {text!r}")
+    try:
+        return re.compile(pattern), name.upper()
+    except re.error as error:
+        raise ValueError(f"override {text!r}: no regular expression: {error}") from None
+
+
+def parse_rules(texts: Iterable[str]) -> list[Rule]:
+    """Rules as a user types them: PATTERN=SCHEME, or PATTERN=float, where PATTERN is found anywhere in a
+    layer's name, and the first that fits counts."""
+    rules = []
+    for text in texts:
+        pattern, name = split_override(text, "SCHEME")
+        if name not in (*SCHEMES, _FLOAT):
+            raise ValueError(
+                f"override {text!r}: expected float or one of {', '.join(SCHEMES)}, got {name!r}"
+            )
+        rules.append(Rule(pattern, SCHEMES.get(name)))
+    return rules

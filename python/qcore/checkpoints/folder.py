@@ -24,7 +24,7 @@ from qcore.choice import Choice, choose_formats
 from qcore.formats import Format
 from qcore.methods import Method
 from qcore.models import head_name, trusting
-from qcore.schemes import SCHEMES, Scheme, is_static, resolve_scheme
+from qcore.schemes import SCHEMES, Scheme, is_static, parse_rules, resolve_scheme
 from qcore.tensors import tied_names
 
 __all__ = ["FolderStore"]
@@ -77,7 +77,7 @@ class FolderStore(Store):
 
     noun = "a folder"
     default_scheme = "W4A16"
-    options = frozenset({"ignore", "group_size", "shard_bytes"})
+    options = frozenset({"ignore", "group_size", "overrides", "shard_bytes"})
 
     def recognises(self, path: str | os.PathLike[str]) -> bool:
         return Path(path).is_dir()
@@ -89,8 +89,9 @@ class FolderStore(Store):
     def schemes(self) -> list[str]:
         return [name for name, format in SCHEMES.items() if WRITTEN.why_not(format) is None]
 
-    def is_static(self, scheme: str) -> bool:
-        return is_static(SCHEMES[scheme])
+    def is_static(self, scheme: str, overrides: Sequence[str] = ()) -> bool:
+        formats = [SCHEMES[scheme], *(rule.format for rule in parse_rules(overrides))]
+        return any(is_static(format) for format in formats if format is not None)
 
     def tokenizer(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Any:
         from transformers import AutoTokenizer
@@ -139,7 +140,7 @@ class FolderStore(Store):
         chosen = resolve_scheme(scheme, options.get("group_size"))
         if Path(path).exists() and source.checkpoint.path.samefile(path):
             raise ValueError(f"{path}: is the source itself; write to another folder")
-        choice = choose_formats(source.model, chosen, ignore)
+        choice = choose_formats(source.model, chosen, ignore, parse_rules(options.get("overrides", ())))
         _check_targets(source, choice.formats)
         shard_bytes = options.get("shard_bytes", SHARD_BYTES)
         return _FolderDestination(source, path, choice, method, overwrite, shard_bytes)

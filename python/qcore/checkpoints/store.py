@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,8 +94,8 @@ class Store(ABC):
         """The names that users type."""
 
     @abstractmethod
-    def is_static(self, scheme: str) -> bool:
-        """Whether a scheme needs calibration for its inputs, whatever the method."""
+    def is_static(self, scheme: str, overrides: Sequence[str] = ()) -> bool:
+        """Whether a scheme, or an exception from it, needs calibration for its inputs, by any method."""
 
     @abstractmethod
     def load(
@@ -105,6 +105,10 @@ class Store(ABC):
         device: str | torch.device,
         trust_remote_code: bool,
     ) -> nn.Module: ...
+
+    def named(self, path: str | os.PathLike[str]) -> str | None:
+        """The scheme that a checkpoint says it was made by, which need not be what most of it holds."""
+        return None
 
     @abstractmethod
     def inspect(self, path: str | os.PathLike[str]) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -69,8 +70,9 @@ def quantize(
     override: Annotated[
         list[str] | None,
         typer.Option(
-            help="re:EXPRESSION=TYPE, the type of tensors in whose GGUF name the expression is found, e.g. "
-            "'re:ffn_down=Q6_K'. Repeatable, the first that fits counts. GGUF files only."
+            help="re:EXPRESSION=SCHEME for layers in whose name the expression is found, e.g. "
+            "'re:down_proj=W8A16' or 're:layers.0=float'; for a GGUF file the type of tensors, by their "
+            "names there: 're:ffn_down=Q6_K'. Repeatable, the first that fits counts."
         ),
     ] = None,
     samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
@@ -118,7 +120,7 @@ def quantize(
         chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
         folder = resolve_source(source)
         tokens = None
-        static = store.is_static(name)
+        static = store.is_static(name, override or ())
         if chosen.needs_calibration or static:
             if calibration is None:
                 needs = f"scheme {name}" if static else f"method {method.value}"
@@ -127,7 +129,8 @@ def quantize(
                 calibration, TokenizerOf(folder, trust_remote_code), sequence_length, samples, "--calibration"
             )
         start = time.perf_counter()
-        quantize_checkpoint(
+        warnings.filterwarnings("ignore", "only .* of the parameters")  # said below
+        report = quantize_checkpoint(
             folder,
             destination,
             name,
@@ -145,6 +148,10 @@ def quantize(
         f"{destination}: {name} by {method.value}, {store.bytes(destination) / 1e6:.1f} MB, {seconds:.1f} s, "
         f"peak memory {_peak_memory_gb():.2f} GB"
     )
+    for line in report.lines():
+        console.print(line, markup=False)
+    if report.warning is not None:
+        typer.secho(f"warning: {report.warning}", err=True, fg=typer.colors.YELLOW)
 
 
 def _scheme(scheme: SchemeName | None, store: Store) -> str:
@@ -160,7 +167,7 @@ def _scheme(scheme: SchemeName | None, store: Store) -> str:
 
 
 # What stands for an option of one store in another.
-_INSTEAD = {"ignore": "overrides", "group_size": "overrides", "overrides": "ignore"}
+_INSTEAD = {"ignore": "overrides", "group_size": "overrides"}
 
 
 def _refuse(options: Iterable[str], store: Store) -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Type
 
+from qcore.schemes import split_override
+
 __all__ = ["GGUF_SCHEMES", "Mix", "MixModel", "asked_types", "choose_types", "parse_overrides"]
 
 
@@ -167,15 +169,10 @@ def parse_overrides(texts: Sequence[str]) -> list[Override]:
     (a leading "re:" is allowed), and the first that fits counts."""
     overrides = []
     for text in texts:
-        pattern, equals, name = text.removeprefix("re:").rpartition("=")
-        if not equals or not pattern:
-            raise ValueError(f"override: expected PATTERN=TYPE, got {text!r}")
-        if name.upper() not in _writable():
+        pattern, name = split_override(text, "TYPE")
+        if name not in _writable():
             raise ValueError(f"override {text!r}: expected one of {', '.join(_writable())}, got {name!r}")
-        try:
-            overrides.append((re.compile(pattern), Type[name.upper()]))
-        except re.error as error:
-            raise ValueError(f"override {text!r}: no regular expression: {error}") from None
+        overrides.append((pattern, Type[name]))
     return overrides
 
 

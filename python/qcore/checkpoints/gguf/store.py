@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class GgufStore(Store):
     def schemes(self) -> list[str]:
         return list(GGUF_SCHEMES)
 
-    def is_static(self, scheme: str) -> bool:
+    def is_static(self, scheme: str, overrides: Sequence[str] = ()) -> bool:
         return False  # inputs are rounded, if at all, as the kernel does
 
     def load(
@@ -53,6 +54,10 @@ class GgufStore(Store):
 
     def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
         return [Row.of(t.name, t.type.name, t.shape, t.nbytes) for t in GgufFile(path).tensors.values()]
+
+    def named(self, path: str | os.PathLike[str]) -> str | None:
+        number = GgufFile(path).metadata.get("general.file_type")
+        return next((name for name, mix in GGUF_SCHEMES.items() if mix.file_type == number), None)
 
     def tokenizer(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Any:
         from qcore.checkpoints.gguf.tokenizer_read import read_tokenizer
