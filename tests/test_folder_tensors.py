@@ -16,6 +16,8 @@ from torch import Tensor, nn
 import foreign_layers as foreign
 import tiny
 from qcore import QLinear, load, quantize, quantize_folder, save
+from qcore.checkpoints.containers import expect_plain
+from qcore.checkpoints.files import Checkpoint
 from test_foreign_folders import write
 
 UP = "model.layers.0.mlp.up_proj"
@@ -126,6 +128,33 @@ def test_what_was_untied_by_hand_is_kept(tmp_path: Path) -> None:
         quantize_folder(tmp_path / "source", out, "W8A16", method, tiny.tokens(), group_size=32)
         assert torch.equal(load(out).lm_head.weight, tiny_model.lm_head.weight)
         assert tiny.distance(tiny.logits(load(out)), tiny.logits(tiny_model)) < 0.05
+
+
+def test_a_buffer_in_two_places(tmp_path: Path) -> None:
+    config = tf.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], layer_type="basic")
+    model: Any = tf.ResNetForImageClassification(config).eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.running_mean = norms[0].running_mean
+    norms[0].running_mean.normal_()
+    with pytest.warns(UserWarning, match="Conv2d"):
+        quantize(model, "W8A16", "rtn", group_size=-1, ignore=())
+    save(model, tmp_path / "m")
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "m")(x).logits, model(x).logits)
+
+
+def test_a_parameter_that_is_named_like_a_part(tmp_path: Path) -> None:
+    """What the model itself has is no quantized layer."""
+    model: Any = tiny.make_model("llama")
+    change = {"model.norm.weight": None, "model.norm.weight_scale": torch.ones(64)}
+    model.save_pretrained(tmp_path / "m")
+    change_tensors(tmp_path / "m", change)
+    with pytest.raises(ValueError, match="belongs to a quantized layer"):
+        load(tmp_path / "m")
+    names = [*load_file(tmp_path / "m" / "model.safetensors")]
+    expect_plain(Checkpoint(tmp_path / "m"), names)
 
 
 def t5() -> nn.Module:

@@ -29,12 +29,16 @@ def container_of(config: Mapping[str, Any], names: Collection[str]) -> Container
     )
 
 
-def expect_plain(checkpoint: Header) -> None:
+def expect_plain(checkpoint: Header, names: Collection[str]) -> None:
     """Raises if a checkpoint without a `quantization_config` holds quantized layers all the same, as one does
-    that transformers saved of an older qcore's model."""
+    that transformers saved of an older qcore's model.
+
+    Args:
+        names: of the model's own tensors.
+    """
     marks = frozenset().union(*(container.marks for container in CONTAINERS))
     for key in checkpoint:
-        if key.rpartition(".")[2] in marks:
+        if key.rpartition(".")[2] in marks and key not in names:
             raise ValueError(
                 f"{key}: belongs to a quantized layer, but config.json has no quantization_config that says "
                 f"how it is stored (saved by save_pretrained of an older qcore? quantize the original again)"

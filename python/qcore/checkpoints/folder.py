@@ -58,8 +58,8 @@ class _FolderDestination(Destination):
         with atomic_folder(self.path, self.overwrite) as folder:
             sink = FolderSink(folder, self.source.model, self.shard_bytes, self._copies())
             sink.config = checkpoint.config
-            yield sink
             copy_companions(checkpoint.path, self.companions, folder)
+            yield sink
 
     def _copies(self) -> dict[str, list[str]]:
         """By key: the names that are tied to it in the source, and are not once the head is quantized."""

@@ -42,10 +42,11 @@ def load_folder(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_
 
 def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_code: bool) -> nn.Module:
     """An unquantized model, by transformers' own loader."""
-    expect_plain(checkpoint)
     config = config_of(checkpoint.path, trust_remote_code)
     empty: Any = empty_model(config, trust_remote_code)
-    floats = {name for name, tensor in persistent_tensors(empty).items() if tensor.is_floating_point()}
+    ours = persistent_tensors(empty)
+    expect_plain(checkpoint, ours)
+    floats = {name for name, tensor in ours.items() if tensor.is_floating_point()}
     for key in checkpoint:
         _expect_floats(checkpoint, key, key, floats)
     try:

@@ -38,19 +38,17 @@ class FolderSource:
     def __init__(self, checkpoint: Checkpoint, trust_remote_code: bool = False) -> None:
         if checkpoint.quantization:
             raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
-        expect_plain(checkpoint)
         self.checkpoint = checkpoint
         self.trust_remote_code = trust_remote_code
         self.config = config_of(checkpoint.path, trust_remote_code)
         self.model: nn.Module = empty_model(self.config, trust_remote_code)
-        conversion = Conversion(
-            self.model, persistent_tensors(self.model).keys(), checkpoint, checkpoint.shape
-        )
+        names = persistent_tensors(self.model).keys()
+        expect_plain(checkpoint, names)
+        conversion = Conversion(self.model, names, checkpoint, checkpoint.shape)
         self.transposed = {f"{name}.weight" for name in make_linear(self.model)}
         self.stored = stored_names(self.model, conversion.same)
         self.merges = conversion.merges
-        ours = persistent_tensors(self.model)
-        lacking = [name for name in ours if name not in self.stored and name not in self.merges]
+        lacking = [name for name in names if name not in self.stored and name not in self.merges]
         self.missing = fill_computed(self.model, lacking, getattr(self.config, "dtype", None))
         self.computed = set(lacking) - set(self.missing)
 
