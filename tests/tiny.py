@@ -52,10 +52,10 @@ FULLY_FOLDABLE = {
 }
 
 
-def make_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> nn.Module:
+def make_model(name: str, dtype: torch.dtype = torch.float32, seed: int = 0, **sizes: int) -> nn.Module:
     """A model with weights large enough that quantizing them shows in the output."""
     config_class, arguments = CONFIGS[name]
-    config = getattr(tf, config_class)(**arguments)
+    config = getattr(tf, config_class)(**{**arguments, **sizes})
     for token in ("bos_token_id", "eos_token_id", "pad_token_id"):
         if getattr(config, token, None) is not None:
             setattr(config, token, 0)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qcore.checkpoints.container import Container, Header, StoredLayer, expect_parts, naming
+from qcore.checkpoints.container import Container, Header, StoredLayer, expect_matrix, expect_parts, naming
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -20,7 +20,6 @@ from qcore.checkpoints.words import (
     check_devices,
     check_tensor,
     groups_of,
-    matrix_shape,
     needed_zeros,
 )
 from qcore.formats import IntGroup
@@ -53,7 +52,7 @@ class Awq(Container):
                 seen.add(name)
                 expect_parts(name, header, required, optional, ("weight", "g_idx", *_PARTS))
                 parts = tuple(f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in header)
-                k, words = matrix_shape(f"{name}.qweight", header)
+                k, words = expect_matrix(f"{name}.qweight", header)
                 with naming(name):
                     format = IntGroup(4, f"{name}.qzeros" not in header, _group_size(config))
                     found.append(StoredLayer(name, format, (words * 8, k), parts))

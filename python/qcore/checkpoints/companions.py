@@ -1,5 +1,5 @@
 """What lies beside the weights of a folder and goes along with them: tokenizers, templates, settings, code,
-the other modules of a sentence encoder: all but weights, their indices, and what is hidden."""
+the other modules of a sentence encoder: all but weights, what says how they are stored, and hidden files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+
+from qcore.checkpoints.containers import TWINS
 
 __all__ = ["companions", "copy_companions", "expect_plain_files", "inside"]
 
@@ -61,7 +63,10 @@ def companions(source: Path, tokenizer: bool = True) -> list[Path]:
             elif inner:
                 without.append(entry.name)
         elif not (
-            entry.name == "config.json" or _is_weight(entry.name) or (entry.suffix == ".py" and not scripts)
+            entry.name == "config.json"
+            or entry.name in TWINS
+            or _is_weight(entry.name)
+            or (entry.suffix == ".py" and not scripts)
         ):
             chosen.append(_expect_own(source, entry))
     if without:

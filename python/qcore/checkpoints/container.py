@@ -14,7 +14,16 @@ from torch import Tensor
 from qcore.formats import Format
 from qcore.qweight import QWeight
 
-__all__ = ["Container", "Header", "QWeightInfo", "StoredLayer", "expect_parts", "naming"]
+__all__ = [
+    "Container",
+    "Header",
+    "QWeightInfo",
+    "StoredLayer",
+    "expect_matrix",
+    "expect_parts",
+    "expect_plain_inputs",
+    "naming",
+]
 
 
 class Header(Protocol):
@@ -55,6 +64,12 @@ class Container(ABC):
     marks: frozenset[str]
     """Last parts of keys by which a quantized layer is known: no model has a parameter of such a name."""
 
+    twin: str | None = None
+    """A file beside config.json that says the same; in folders of older writers it is the only one."""
+
+    stores_transposed = False
+    """Whether it can say that the model keeps a weight as [K, N]."""
+
     def recognises(self, config: Mapping[str, Any], names: Collection[str]) -> bool:
         """Whether a checkpoint with this `quantization_config` and these tensors is one of its own."""
         return config.get("quant_method") == self.method
@@ -74,6 +89,14 @@ class Container(ABC):
         Raises:
             ValueError: tensors that are not what they should be, by name.
         """
+
+    def from_twin(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """The `quantization_config` that a twin stands for."""
+        return {**content, "quant_method": self.method}
+
+    def to_twin(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of the twin of a `quantization_config`."""
+        return dict(config)
 
     def why_not(self, format: Format, k: int | None = None) -> str | None:
         """Why it cannot store a format, for rows of K columns if that is given; None if it can."""
@@ -113,6 +136,26 @@ class QWeightInfo:
         inputs = weight.inputs
         divided, permuted = inputs.divisor is not None, inputs.permutation is not None
         return cls(weight.format, divided, permuted, transposed)
+
+
+def expect_plain_inputs(name: str, weight: QWeight, *, permuted: bool = False) -> None:
+    """Raises if a layer does to its inputs what most containers cannot express.
+
+    Args:
+        permuted: this one has activation order.
+    """
+    if weight.inputs.divisor is not None:
+        raise ValueError(f"{name}: divides its inputs by a vector, which this container cannot express")
+    if weight.inputs.permutation is not None and not permuted:
+        raise ValueError(f"{name}: is in activation order, which this container cannot express")
+
+
+def expect_matrix(key: str, header: Header) -> tuple[int, int]:
+    """The shape of a tensor that must be a matrix."""
+    shape = header.shape(key)
+    if len(shape) != 2:
+        raise ValueError(f"{key}: expected two dimensions, got {list(shape)}")
+    return shape[0], shape[1]
 
 
 def expect_parts(

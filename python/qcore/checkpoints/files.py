@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from qcore.checkpoints.companions import expect_plain_files, inside
+from qcore.checkpoints.containers import quantization_of
 from qcore.interrupts import uninterrupted
 
 __all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "read_json", "resolve_source", "write_json"]
@@ -66,7 +67,7 @@ class Checkpoint:
     Attributes:
         path: the folder.
         config: config.json.
-        quantization: what it says of quantized layers; empty if it says nothing.
+        quantization: what it, or a file beside it, says of quantized layers; empty if nothing is said.
         files: the shard that holds each tensor.
     """
 
@@ -78,12 +79,16 @@ class Checkpoint:
                 f"its model first, by merge_and_unload of peft"
             )
         self.config = self._config()
-        self.quantization = _quantization(self.config)
         self._headers: dict[Path, _Header] = {}
         self.files = self._index()
+        self.quantization = quantization_of(self.config, self.files, self._beside)
 
     def _config(self) -> dict[str, Any]:
         return read_json(self.path / "config.json")
+
+    def _beside(self, name: str) -> dict[str, Any] | None:
+        """A JSON file of the folder, if it is there."""
+        return read_json(self.path / name) if (self.path / name).is_file() else None
 
     def _index(self) -> dict[str, Path]:
         """Which file holds each tensor, by the same rule as in transformers: what the configuration names, or
@@ -253,19 +258,6 @@ def _replace(target: Path, work: Path) -> None:
         os.rename(old, target)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _quantization(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Early versions of compressed-tensors had another key for it, and no quant_method."""
-    if config.get("quantization_config"):
-        stored = config["quantization_config"]
-    else:
-        stored = config.get("compression_config") or {}
-        if isinstance(stored, dict) and stored:
-            stored = {"quant_method": "compressed-tensors", **stored}
-    if not isinstance(stored, dict):
-        raise ValueError(f"quantization_config: expected an object, got {type(stored).__name__}")
-    return stored
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qcore.checkpoints.bits import unpack_int32
-from qcore.checkpoints.container import Container, Header, StoredLayer, expect_parts, naming
+from qcore.checkpoints.container import Container, Header, StoredLayer, expect_matrix, expect_parts, naming
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -23,7 +23,6 @@ from qcore.checkpoints.words import (
     check_devices,
     check_tensor,
     groups_of,
-    matrix_shape,
     needed_zeros,
     permutation_of,
     words_for,
@@ -101,7 +100,7 @@ def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _shape(name: str, header: Header, bits: int) -> tuple[int, int]:
-    rows, n = matrix_shape(f"{name}.qweight", header)
+    rows, n = expect_matrix(f"{name}.qweight", header)
     if f"{name}.g_idx" in header:
         return n, header.shape(f"{name}.g_idx")[0]
     return n, rows * 32 // bits

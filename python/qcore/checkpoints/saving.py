@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qcore.checkpoints.companions import companions, copy_companions
 from qcore.checkpoints.container import Container, QWeightInfo
-from qcore.checkpoints.containers import WRITTEN
+from qcore.checkpoints.containers import WRITTEN, container_called
 from qcore.checkpoints.files import ShardWriter, atomic_folder, write_json
 from qcore.checkpoints.sink import Sink
 from qcore.conversion import renamer, source_layout, source_name
@@ -38,8 +38,9 @@ def save(
     tokenizer: Any = None,
     overwrite: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    container: str = WRITTEN.method,
 ) -> None:
-    """Saves a quantized transformers model as a Hugging Face folder in compressed-tensors.
+    """Saves a quantized transformers model as a Hugging Face folder.
 
     The folder loads with `qcore.load`, and in transformers, vLLM and SGLang. It appears under its name
     only once it is complete.
@@ -49,8 +50,11 @@ def save(
             local one. What else lies beside its weights is copied.
         overwrite: replace an existing folder.
         shard_bytes: the most bytes per safetensors file, about.
+        container: how the quantized layers are spelled: the `quant_method` of one that is written. Codes stay
+            what they are; formats that it does not have are an error.
     """
-    expect_savable(model)
+    spelling = container_called(container)
+    expect_savable(model, spelling)
     source = Path(getattr(model, "name_or_path", "") or "")
     is_folder = source.is_dir() and (source / "config.json").exists()
     beside = companions(source, tokenizer is None) if is_folder else []
@@ -58,10 +62,10 @@ def save(
         copy_companions(source, beside, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
-        write_model(model, folder, shard_bytes)
+        write_model(model, folder, shard_bytes, spelling)
 
 
-def expect_savable(model: nn.Module) -> None:
+def expect_savable(model: nn.Module, container: Container = WRITTEN) -> None:
     """Raises if a model cannot be saved, with the reason."""
     layers = _quantized_layers(model)
     if not layers:
@@ -69,13 +73,15 @@ def expect_savable(model: nn.Module) -> None:
     if getattr(model, "config", None) is None:
         raise ValueError("model: expected a transformers model, which has a config; got none")
     for name, layer in layers.items():
-        expect_storable(WRITTEN, name, layer.format, layer.in_features)
+        expect_storable(container, name, layer.format, layer.in_features)
     for name, module in model.named_modules():
         if isinstance(module, QEmbedding):
-            raise ValueError(f"{name}: {WRITTEN.method} has no quantized embeddings; a GGUF file stores them")
+            raise ValueError(
+                f"{name}: {container.method} has no quantized embeddings; a GGUF file stores them"
+            )
 
 
-def write_model(model: Any, folder: Path, shard_bytes: int) -> None:
+def write_model(model: Any, folder: Path, shard_bytes: int, container: Container = WRITTEN) -> None:
     """Weights, config.json, generation settings, and the model's code if it brought some."""
     from transformers.dynamic_module_utils import custom_object_save
 
@@ -85,7 +91,7 @@ def write_model(model: Any, folder: Path, shard_bytes: int) -> None:
             custom_object_save(own, folder, config=config)
     if getattr(model, "generation_config", None) is not None and model.can_generate():
         model.generation_config.save_pretrained(folder)
-    sink = FolderSink(folder, model, shard_bytes)
+    sink = FolderSink(folder, model, shard_bytes, container=container)
     layers = _quantized_layers(model)
     quantized = [f"{name}.weight" for name in layers]
     for name, tensor in source_layout(model, _plain_tensors(model), quantized).items():
@@ -138,9 +144,10 @@ class FolderSink(Sink):
         model: nn.Module,
         shard_bytes: int,
         copies: Mapping[str, Sequence[str]] | None = None,
+        container: Container = WRITTEN,
     ) -> None:
         self.copies = copies or {}
-        self.folder, self.model, self.container = folder, model, WRITTEN
+        self.folder, self.model, self.container = folder, model, container
         self.writer = ShardWriter(folder, shard_bytes)
         self.rename = renamer(model)
         self.written: dict[str, QWeightInfo] = {}
@@ -154,6 +161,10 @@ class FolderSink(Sink):
         # Some readers look for the model's layers in the configuration, others for those of the checkpoint.
         ours = self.rename(f"{layer}.weight").removesuffix(".weight")
         transposed = ours in self.modules and is_transposed(self.modules[ours])
+        if transposed and not self.container.stores_transposed:
+            raise ValueError(
+                f"{layer}: the model keeps its weight as [K, N], which {self.container.method} cannot express"
+            )
         for name in (ours, layer):
             self.written[name] = QWeightInfo.of(weight, transposed)
 
@@ -182,3 +193,6 @@ class FolderSink(Sink):
         left = dict.fromkeys(name for name in self._left() if name not in self.written)
         config["quantization_config"] = self.container.config(self.written, list(left))
         write_json(self.folder / "config.json", config)
+        if self.container.twin is not None:
+            twin = self.container.to_twin(config["quantization_config"])
+            write_json(self.folder / self.container.twin, twin)

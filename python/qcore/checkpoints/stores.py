@@ -41,7 +41,7 @@ def load(
 
     Args:
         path: a folder, a Hugging Face id, or a GGUF file (see `qcore.checkpoints.gguf.load`). Quantized: in
-            one of the containers `compressed-tensors`, `gptq` and `awq`.
+            one of the containers of `qcore.checkpoints.containers`.
         dtype: of everything that is not quantized, and so of the activations; by default as stored.
         device: where to put the model.
         trust_remote_code: run Python code that the folder brings (`auto_map`), where transformers has no

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from qcore.checkpoints.bits import unpack_int32
-from qcore.checkpoints.container import Header
 from qcore.formats import IntGroup
 from qcore.ops import PackedW4A16, w4a16_pack, w4a16_repack
 from qcore.qweight import Inputs, QWeight
@@ -25,7 +24,6 @@ __all__ = [
     "check_devices",
     "check_tensor",
     "groups_of",
-    "matrix_shape",
     "needed_zeros",
     "permutation_of",
     "unpack_padded",
@@ -145,14 +143,6 @@ def check_bits(bits: int) -> None:
 def words_for(count: int, bits: int) -> int:
     """How many words so many codes fill."""
     return -(-count * bits // 32)
-
-
-def matrix_shape(key: str, header: Header) -> tuple[int, int]:
-    """The shape of a tensor that must be a matrix."""
-    shape = header.shape(key)
-    if len(shape) != 2:
-        raise ValueError(f"{key}: expected two dimensions, got {list(shape)}")
-    return shape[0], shape[1]
 
 
 def groups_of(k: int, group_size: int) -> tuple[int, int]:

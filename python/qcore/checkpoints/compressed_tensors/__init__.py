@@ -31,6 +31,8 @@ class CompressedTensors(Container):
     method = METHOD
     marks = frozenset(("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"))
 
+    stores_transposed = True
+
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         formats = read_formats(config, header)
         for name, format in formats.items():

@@ -7,13 +7,14 @@ static activations `input_scale` [1], and `input_zero_point` int8 [1] if they ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 
 import torch
 from torch import Tensor
 
 from qcore.checkpoints.compressed_tensors.common import float_part, part
 from qcore.checkpoints.container import naming
-from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format
+from qcore.formats import BLOCK, ELEMENTS, ROW, Format
 from qcore.qweight import Inputs, QWeight
 
 __all__ = ["PARTS", "from_tensors", "parts", "to_tensors", "why_not"]
@@ -58,8 +59,19 @@ def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
     return tensors
 
 
-def from_tensors(name: str, tensors: Mapping[str, Tensor], format: Format) -> QWeight:
-    """The layer's weight. Writers differ in the shapes of scales; they are brought to ours."""
+def from_tensors(
+    name: str,
+    tensors: Mapping[str, Tensor],
+    format: Format,
+    scale: str = "weight_scale",
+    input_scale: str = "input_scale",
+) -> QWeight:
+    """The layer's weight. Writers differ in the shapes of scales; they are brought to ours.
+
+    Args:
+        scale: what its scales are called, where another container has the same tensors.
+        input_scale: and the static scale of its inputs.
+    """
     assert format.scaled is not None  # see read_formats
     elements, granularity = format.scaled.elements, format.scaled.granularity
     codes = part(name, tensors, "weight", elements.dtype).contiguous()
@@ -68,27 +80,33 @@ def from_tensors(name: str, tensors: Mapping[str, Tensor], format: Format) -> QW
     if elements == ELEMENTS["e4m3"] and bool((codes.view(torch.uint8) & 0x7F == 0x7F).any()):
         raise ValueError(f"{name}.weight: holds NaN")
     n, k = codes.shape
-    scales = float_part(name, tensors, "weight_scale")
+    scales = float_part(name, tensors, scale)
     if elements == ELEMENTS["s8"] and scales.numel() == 1:  # one for all rows
         scales = scales.reshape(1, 1).expand(n, 1).contiguous()
-    elif granularity == TENSOR and scales.numel() == 1:
-        scales = scales.reshape(1)
+    elif scales.numel() == 1 == prod(granularity.shape(n, k)):
+        scales = scales.reshape(granularity.shape(n, k))
     elif granularity == ROW and tuple(scales.shape) == (n,):
         scales = scales.reshape(n, 1)
+    expected = granularity.shape(n, k)
+    if tuple(scales.shape) != expected:
+        raise ValueError(
+            f"{name}.{scale}: expected {list(expected)} ({granularity}) for a weight {[n, k]}, got "
+            f"{list(scales.shape)}"
+        )
     _expect_zero(name, tensors, "weight_zero_point")
-    inputs = _inputs(name, tensors, format)
+    inputs = _inputs(name, tensors, format, input_scale)
     with naming(name):
         return QWeight(format, (n, k), {"codes": codes, "scales": scales}, inputs)
 
 
-def _inputs(name: str, tensors: Mapping[str, Tensor], format: Format) -> Inputs:
+def _inputs(name: str, tensors: Mapping[str, Tensor], format: Format, which: str) -> Inputs:
     """The static scale and zero point of the layer's inputs."""
     inputs = format.activations
     if inputs is None or not inputs.static:
         return Inputs()
-    scale = float_part(name, tensors, "input_scale")
+    scale = float_part(name, tensors, which)
     if scale.numel() != 1 or float(scale) <= 0:
-        raise ValueError(f"{name}.input_scale: expected one positive number, got {scale.tolist()}")
+        raise ValueError(f"{name}.{which}: expected one positive number, got {scale.tolist()}")
     if inputs.symmetric:
         _expect_zero(name, tensors, "input_zero_point")
         return Inputs(scale=scale.reshape(1))

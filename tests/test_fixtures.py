@@ -1,0 +1,54 @@
+"""Folders that the tools of others wrote (`tests/fixtures/make.py`) load with their weights and logits."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from qcore import QLinear, load
+from qcore.checkpoints.files import Checkpoint
+from qcore.checkpoints.stores import inspect_checkpoint
+
+FIXTURES = Path(__file__).parent / "fixtures"
+# By folder: what is stored, and how far logits may be off. Most tools compute in float32 what the weights
+# stand for. Where inputs are rounded to 8 bits, a tie may be rounded either way.
+FOLDERS: dict[str, tuple[str, float]] = {
+    "modelopt/fp8": ("e4m3 per tensor, inputs e4m3 static per tensor", 0.03),
+    "modelopt/fp8_pc_pt": ("e4m3 per row, inputs e4m3 dynamic per token", 0.03),
+    "modelopt/fp8_pb_wo": ("e4m3 128x128", 1e-4),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_weights_and_logits(name: str) -> None:
+    folder, (format, tolerance) = FIXTURES / name, FOLDERS[name]
+    expected = load_file(folder / "expected.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load(folder, dtype=torch.float32)
+    layers = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
+    assert len(layers) == 7 * model.config.num_hidden_layers
+    assert {str(layer.format) for layer in layers.values()} == {format}
+    for key, weight in expected.items():
+        if key.startswith("weight."):
+            found = layers[key.removeprefix("weight.")].to_qweight().dequantize()
+            torch.testing.assert_close(found, weight.float(), rtol=3e-7, atol=0)
+    with torch.no_grad():
+        logits = model(expected["ids"]).logits[0]
+    assert (logits - expected["logits"]).norm() / expected["logits"].norm() < tolerance
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_inspect(name: str) -> None:
+    rows = [row for row in inspect_checkpoint(FIXTURES / name) if row.format == FOLDERS[name][0]]
+    assert len(rows) == 7 * Checkpoint(FIXTURES / name).config["num_hidden_layers"]
+
+
+def test_every_folder_is_tested() -> None:
+    found = {path.parent.relative_to(FIXTURES).as_posix() for path in FIXTURES.glob("*/*/config.json")}
+    assert found == FOLDERS.keys()
+    assert all(sum(f.stat().st_size for f in (FIXTURES / name).iterdir()) < 200_000 for name in found)
