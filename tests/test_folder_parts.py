@@ -186,3 +186,14 @@ def test_awq_without_zero_points_says_so(tmp_path: Path) -> None:
     config = {"quant_method": "awq", "bits": 4, "group_size": 32, "zero_point": False}
     write(tmp_path / "m", config, lambda layer: foreign.awq(layer, True), symmetric=True)
     assert isinstance(load(tmp_path / "m").get_submodule(UP), QLinear)
+
+
+def test_activation_order_without_the_order(tmp_path: Path) -> None:
+    config = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": False, "desc_act": True}
+    write(tmp_path / "gptq", config, lambda layer: foreign.gptq(layer, 4, "gptq"), act_order=True)
+    save(load(tmp_path / "gptq"), tmp_path / "ct")
+    for folder, part in ((tmp_path / "gptq", "g_idx"), (tmp_path / "ct", "weight_g_idx")):
+        load(folder)
+        change_tensors(folder, {f"{UP}.{part}": None})
+        with pytest.raises(ValueError, match=rf"{UP}\.{part}: missing"):
+            load(folder)

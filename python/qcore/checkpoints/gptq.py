@@ -54,7 +54,9 @@ class Gptq(Container):
             seen.add(name)
             settings = _settings(config, name)
             zeros = [] if settings["sym"] else ["qzeros"]
-            required, known = ["qweight", "scales", *zeros], ("weight", *_PARTS)
+            # In activation order the groups are nothing without the list of their columns.
+            order = ["g_idx"] if config.get("desc_act") and settings["group_size"] != -1 else []
+            required, known = ["qweight", "scales", *zeros, *order], ("weight", *_PARTS)
             expect_parts(name, header, required, [p for p in _PARTS if p not in required], known)
             parts = tuple(f"{name}.{part}" for part in _PARTS if f"{name}.{part}" in header)
             with naming(name):

@@ -118,6 +118,7 @@ def read_formats(config: Mapping[str, Any], tensors: Header) -> dict[str, Format
         name, _, part = tensor.rpartition(".")
         if part in _MARKS and name not in formats:
             group = _group_of(name, groups)
+            _expect_order(name, _args_of(group, "weights"), tensors)
             packed = _is_packed(
                 name, group.get("format") or config["format"], _args_of(group, "weights"), tensors
             )
@@ -127,6 +128,16 @@ def read_formats(config: Mapping[str, Any], tensors: Header) -> dict[str, Format
 
 # Any of these parts makes a layer a quantized one; which others it then lacks is said by name.
 _MARKS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point", "weight_g_idx")
+
+
+def _expect_order(name: str, weights: Mapping[str, Any], tensors: Header) -> None:
+    """Groups in activation order are no groups without the list of their columns."""
+    ordered = weights.get("actorder") in ("group", "dynamic", True)
+    if ordered and weights.get("strategy") == "group" and f"{name}.weight_g_idx" not in tensors:
+        raise ValueError(
+            f"{name}.weight_g_idx: missing from the checkpoint (expected, because quantization_config says "
+            f"actorder {weights['actorder']!r})"
+        )
 
 
 def _is_packed(name: str, stored: str, weights: Mapping[str, Any], tensors: Header) -> bool:
