@@ -16,6 +16,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # A module may import what stands before it, or its own folder. Entries of one line are siblings
 # that do not know each other.
 LAYERS = (
+    {"library"},
     {"_C", "interrupts", "progress", "report", "requires"},
     {"ops"},
     {"formats"},

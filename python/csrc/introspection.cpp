@@ -6,9 +6,6 @@
 #include "qcore/qcore.h"
 #include "w4a16_packed.h"
 
-namespace py = pybind11;
-using namespace py::literals;
-
 namespace qcore::binding {
 namespace {
 
@@ -71,35 +68,55 @@ void check_op(const std::string& op) {
 
 }  // namespace
 
-std::vector<py::dict> list_formats() {
-  std::vector<py::dict> result;
+std::string version() {
+  return qcore::version();
+}
+
+bool cuda_built() {
+  return QCORE_CUDA_BUILT != 0;
+}
+
+std::string cpu_isa() {
+  return name(active_isa());
+}
+
+void want_huge_pages(uintptr_t address, int64_t bytes) {
+  qcore::want_huge_pages(reinterpret_cast<void*>(address), bytes);
+}
+
+std::vector<Record> list_formats() {
+  std::vector<Record> result;
   for (const Format& format : formats()) {
-    result.push_back(py::dict("name"_a = format.name, "summary"_a = format.summary));
+    result.push_back({{"name", format.name}, {"summary", format.summary}});
   }
   return result;
 }
 
-std::vector<py::dict> list_block_formats() {
-  std::vector<py::dict> result;
+std::vector<Record> list_block_formats() {
+  std::vector<Record> result;
   for (const BlockFormat& format : block_formats()) {
-    py::list values;
-    for (int code = 0; code < format.codes; ++code) values.append(int{format.values[code]});
-    result.push_back(py::dict("name"_a = format.name, "ggml_type"_a = format.ggml_type,
-                              "elements"_a = format.elements, "bytes"_a = format.bytes,
-                              "group"_a = format.group, "values"_a = values,
-                              "has_min"_a = format.has_min));
+    result.push_back({{"name", format.name},
+                      {"ggml_type", format.ggml_type},
+                      {"elements", format.elements},
+                      {"bytes", format.bytes},
+                      {"group", format.group},
+                      {"values", std::vector<int>(format.values, format.values + format.codes)},
+                      {"has_min", format.has_min}});
   }
   return result;
 }
 
-std::vector<py::dict> list_kernels() {
-  std::vector<py::dict> result;
+std::vector<Record> list_kernels() {
+  std::vector<Record> result;
   for (const KernelRow* row : kernels()) {
     const bool on_cpu = row->device == Device::cpu;
-    result.push_back(py::dict("name"_a = row->name, "op"_a = row->op, "format"_a = row->format(),
-                              "device"_a = name(row->device),
-                              "isa"_a = on_cpu ? name(row->isa()) : "", "sm"_a = row->sm,
-                              "layout"_a = row->layout ? row->layout->number : 0));
+    result.push_back({{"name", row->name},
+                      {"op", row->op},
+                      {"format", row->format()},
+                      {"device", name(row->device)},
+                      {"isa", on_cpu ? name(row->isa()) : ""},
+                      {"sm", row->sm},
+                      {"layout", row->layout ? row->layout->number : 0}});
   }
   return result;
 }
@@ -112,11 +129,13 @@ std::vector<std::string> list_isas() {
   return result;
 }
 
-std::vector<py::dict> list_layouts() {
-  std::vector<py::dict> result;
+std::vector<Record> list_layouts() {
+  std::vector<Record> result;
   for (const Layout* layout : layouts()) {
-    result.push_back(py::dict("number"_a = layout->number, "name"_a = layout->name,
-                              "format"_a = layout->format, "device"_a = name(layout->device)));
+    result.push_back({{"number", layout->number},
+                      {"name", layout->name},
+                      {"format", layout->format},
+                      {"device", name(layout->device)}});
   }
   return result;
 }
@@ -146,14 +165,15 @@ Explanation explain_kquant(const std::string& type, int64_t m, int64_t n, int64_
                                  .layout = layout});
 }
 
-std::vector<py::dict> packed_blocks(const std::string& type, int64_t n, int64_t k) {
+std::vector<Record> packed_blocks(const std::string& type, int64_t n, int64_t k) {
   const BlockShape shape = make_blocks(type, n, k);
-  std::vector<py::dict> result;
+  std::vector<Record> result;
   for (const BlockLayout* layout : block_layouts()) {
-    result.push_back(py::dict("layout"_a = layout->number, "name"_a = layout->name,
-                              "device"_a = name(layout->device),
-                              "elements"_a = packed_elements(*layout, shape),
-                              "expert_elements"_a = expert_bytes(*layout, shape)));
+    result.push_back({{"layout", layout->number},
+                      {"name", layout->name},
+                      {"device", name(layout->device)},
+                      {"elements", packed_elements(*layout, shape)},
+                      {"expert_elements", expert_bytes(*layout, shape)}});
   }
   return result;
 }

@@ -7,6 +7,8 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "introspection.h"
+
 // From torch 2.13 on; null in an older one. The headers hide it from a build for 2.10.
 extern "C" [[gnu::weak]] const char* torch_exception_get_what_without_backtrace();
 
@@ -64,8 +66,8 @@ Tensor allocate(const Tensor& like, std::span<const int64_t> sizes, ScalarType t
   return Tensor(made);
 }
 
-}  // namespace qcore::binding
-
-void qcore_set_out_of_memory(void (*raise)(const char* message)) {
-  qcore::binding::raise_in_python = raise;
+void on_out_of_memory(void (*raise)(const char* message)) {
+  raise_in_python = raise;
 }
+
+}  // namespace qcore::binding

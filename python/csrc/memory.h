@@ -33,7 +33,3 @@ Tensor copied(const Tensor& tensor, Copy copy) {
 }
 
 }  // namespace qcore::binding
-
-// How throw_out_of_memory throws in a process of Python, set by qcore._C: the libraries that this
-// one links against have no such exception. `raise` does not return.
-extern "C" void qcore_set_out_of_memory(void (*raise)(const char* message));

@@ -1,14 +1,14 @@
-// qcore._C. Importing it registers the torch ops (each family's own file does, when loaded) and
-// gives Python a view of the core's lists. It only registers: the work is in the files it names.
+// qcore._C: a view of libqcore_ops.so's lists for Python. The ops are in that library, which knows
+// nothing of Python and is loaded first (qcore/__init__.py): this module alone is built once per
+// Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
 #include "introspection.h"
-#include "memory.h"
-#include "qcore/qcore.h"
 
 namespace py = pybind11;
 using namespace py::literals;
+using namespace qcore::binding;
 
 namespace {
 
@@ -25,32 +25,45 @@ class OutOfMemory : public py::builtin_exception {
   throw OutOfMemory(message);
 }
 
+py::dict to_dict(const Record& record) {
+  py::dict result;
+  for (const auto& [name, value] : record) result[name.c_str()] = py::cast(value);
+  return result;
+}
+
+template <class... Arguments>
+auto as_dicts(std::vector<Record> (*list)(Arguments...)) {
+  return [list](Arguments... arguments) {
+    py::list result;
+    for (const Record& record : list(arguments...)) result.append(to_dict(record));
+    return result;
+  };
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
-  qcore_set_out_of_memory(&raise_out_of_memory);
-  m.doc() =
-      "Native part of qcore: torch.ops.qcore.* and the lists of formats, layouts and kernels.";
-  m.def("version", &qcore::version);
-  m.def("cuda_built", [] { return QCORE_CUDA_BUILT != 0; });
-  m.def("cpu_isa", [] { return qcore::name(qcore::active_isa()); });
-  m.def("isas", &qcore::binding::list_isas);
-  m.def("formats", &qcore::binding::list_formats);
-  m.def("block_formats", &qcore::binding::list_block_formats);
-  m.def("kernels", &qcore::binding::list_kernels);
-  m.def("layouts", &qcore::binding::list_layouts);
-  m.def("explain", &qcore::binding::explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a,
-        "bits"_a = 4, "has_zeros"_a = false, "dtype"_a = "float32", "device"_a = "cpu",
-        "layout"_a = 0, "sm"_a = 0, "multiprocessors"_a = 0, "batch_invariant"_a = false);
-  m.def(
-      "want_huge_pages",
-      [](uintptr_t address, int64_t bytes) {
-        qcore::want_huge_pages(reinterpret_cast<void*>(address), bytes);
-      },
-      "address"_a, "bytes"_a);
-  m.def("explain_kquant", &qcore::binding::explain_kquant, "type"_a, "m"_a, "n"_a, "k"_a,
-        "dtype"_a = "float32", "device"_a = "cpu", "layout"_a = 0);
-  m.def("packed_blocks", &qcore::binding::packed_blocks, "type"_a, "n"_a, "k"_a);
-  m.def("packed_sizes", &qcore::binding::packed_sizes, "op"_a, "n"_a, "k"_a, "group_size"_a,
-        "bits"_a, "has_zeros"_a, "scale_dtype"_a, "device"_a, "layout"_a = 0);
+  if (version() != QCORE_VERSION) {
+    throw py::import_error("qcore._C is of version " QCORE_VERSION ", libqcore_ops.so of " +
+                           version() + ": they must be of one");
+  }
+  on_out_of_memory(&raise_out_of_memory);
+  m.doc() = "The lists of formats, layouts and kernels of libqcore_ops.so.";
+  m.def("version", &version);
+  m.def("cuda_built", &cuda_built);
+  m.def("cpu_isa", &cpu_isa);
+  m.def("isas", &list_isas);
+  m.def("formats", as_dicts(&list_formats));
+  m.def("block_formats", as_dicts(&list_block_formats));
+  m.def("kernels", as_dicts(&list_kernels));
+  m.def("layouts", as_dicts(&list_layouts));
+  m.def("explain", &explain, "op"_a, "m"_a, "n"_a, "k"_a, "group_size"_a, "bits"_a = 4,
+        "has_zeros"_a = false, "dtype"_a = "float32", "device"_a = "cpu", "layout"_a = 0,
+        "sm"_a = 0, "multiprocessors"_a = 0, "batch_invariant"_a = false);
+  m.def("want_huge_pages", &want_huge_pages, "address"_a, "bytes"_a);
+  m.def("explain_kquant", &explain_kquant, "type"_a, "m"_a, "n"_a, "k"_a, "dtype"_a = "float32",
+        "device"_a = "cpu", "layout"_a = 0);
+  m.def("packed_blocks", as_dicts(&packed_blocks), "type"_a, "n"_a, "k"_a);
+  m.def("packed_sizes", &packed_sizes, "op"_a, "n"_a, "k"_a, "group_size"_a, "bits"_a,
+        "has_zeros"_a, "scale_dtype"_a, "device"_a, "layout"_a = 0);
 }

@@ -1,4 +1,4 @@
-"""The native module. Importing it, after torch, registers ``torch.ops.qcore.*``."""
+"""The lists of ``libqcore_ops.so``, which :mod:`qcore.library` loads first."""
 
 from typing import TypedDict
 

@@ -11,8 +11,7 @@ from __future__ import annotations
 from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
-import torch as _torch  # noqa: F401 - loads the libraries that qcore._C links against
-
+import qcore.library  # noqa: F401 - before all else: registers the ops, and loads what _C links against
 from qcore import ops, repack
 from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup, ScaledFormat
 from qcore.ops import kernels

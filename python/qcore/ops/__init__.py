@@ -12,8 +12,6 @@ under ``torch.compile(fullgraph=True)``. On CUDA they run on torch's current str
 
 from __future__ import annotations
 
-import torch  # noqa: F401 - before _C, which links against the libraries that torch loads
-
 from qcore import _C
 from qcore.ops.kquant import (
     kquant_dequantize,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch  # before _C, which links against the libraries that torch loads
+import torch
 from torch import Tensor
 
 from qcore import _C

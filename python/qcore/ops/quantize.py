@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch  # before _C, which links against the libraries that torch loads
+import torch
 from torch import Tensor
 
-from qcore import _C  # noqa: F401 - registers the ops
 from qcore.ops.common import need
 from qcore.ops.transforms import overload, refuse_gradients, register_fakes
 

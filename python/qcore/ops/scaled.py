@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch  # before _C, which links against the libraries that torch loads
+import torch
 from torch import Tensor
 
-from qcore import _C  # noqa: F401 - registers the ops
 from qcore.ops.common import bias_gradient, input_gradient, need
 from qcore.ops.quantize import BLOCK, used_eps
 from qcore.ops.transforms import differentiable, follow_linear, overload, refuse_gradients, register_fakes

@@ -10,8 +10,6 @@ from torch import Tensor
 from torch._functorch.utils import enable_single_level_autograd_function
 from torch.autograd import forward_ad
 
-from qcore import _C  # noqa: F401 - registers the ops
-
 _Fake = TypeVar("_Fake", bound=Callable[..., Any])
 
 _LIBRARY = torch.library.Library("qcore", "IMPL")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch  # before _C, which links against the libraries that torch loads
+import torch
 from torch import Tensor
 
 from qcore.ops.common import bias_gradient, expert_of_rows, input_gradient, need
