@@ -335,3 +335,23 @@ def test_adapters_are_not_lost(source: Path, tmp_path: Path) -> None:
     for call in (load, inspect_checkpoint, lambda path: quantized(path, tmp_path / "out")):
         with pytest.raises(ValueError, match="source: holds an adapter"):
             call(source)  # type: ignore[operator]
+
+
+def test_a_model_from_the_hub(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the cache has of it goes along; if it has several versions, that is said."""
+    put(source, KEPT)
+    model: Any = quantize(load(source), "W4A16", "rtn", group_size=32)
+    model.name_or_path = "me/model"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.chdir(tmp_path)
+    snapshots = tmp_path / "hub" / "models--me--model" / "snapshots"
+    snapshots.mkdir(parents=True)
+    with pytest.warns(UserWarning, match="me/model: the local cache has 0 snapshots"):
+        save(model, tmp_path / "none")
+    shutil.copytree(source, snapshots / "0123")
+    save(model, tmp_path / "one")
+    assert {*KEPT} <= files(tmp_path / "one")
+    shutil.copytree(source, snapshots / "4567")
+    with pytest.warns(UserWarning, match="me/model: the local cache has 2 snapshots"):
+        save(model, tmp_path / "two")
+    assert not {*KEPT} & files(tmp_path / "two")

@@ -16,7 +16,7 @@ from typing import Any
 
 from qcore.checkpoints.containers import TWINS
 
-__all__ = ["companions", "copy_companions", "expect_plain_files", "inside"]
+__all__ = ["companions", "copy_companions", "expect_plain_files", "inside", "origin_of"]
 
 # How files end that hold weights, or a model that was compiled of them.
 _WEIGHTS = (
@@ -76,6 +76,29 @@ def companions(source: Path, tokenizer: bool = True) -> list[Path]:
         )
     relative = [file.relative_to(source) for file in chosen]
     return [p for p in relative if tokenizer or not any(fnmatch(p.as_posix(), each) for each in _TOKENIZER)]
+
+
+def origin_of(name_or_path: str, needed: bool) -> Path | None:
+    """The folder that a model came from: a local one, or the hub's cache if it has one snapshot of it; warns
+    if one is needed and the cache has several, or none."""
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path if (path / "config.json").exists() else None
+    if not name_or_path or path.exists() or name_or_path.count("/") > 1:
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    repository = Path(HF_HUB_CACHE) / f"models--{name_or_path.replace('/', '--')}"
+    found = list(repository.glob("snapshots/*/config.json"))
+    if len(found) == 1:
+        return found[0].parent
+    if needed:
+        warnings.warn(
+            f"{name_or_path}: the local cache has {len(found)} snapshots of it, so nothing beside its "
+            f"weights was copied; give the tokenizer, or load the model from a folder",
+            stacklevel=3,
+        )
+    return None
 
 
 def copy_companions(source: Path, files: Sequence[Path], destination: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qcore.checkpoints.companions import companions, copy_companions
+from qcore.checkpoints.companions import companions, copy_companions, origin_of
 from qcore.checkpoints.container import Container, QWeightInfo
 from qcore.checkpoints.containers import WRITTEN, container_called
 from qcore.checkpoints.files import ShardWriter, atomic_folder, write_json
@@ -46,8 +46,8 @@ def save(
     only once it is complete.
 
     Args:
-        tokenizer: saved along; by default that of the folder from which the model was loaded, if it is a
-            local one. What else lies beside its weights is copied.
+        tokenizer: saved along; by default that of the folder from which the model was loaded: a local one,
+            or what the hub's cache has of it. What else lies beside its weights is copied.
         overwrite: replace an existing folder.
         shard_bytes: the most bytes per safetensors file, about.
         container: how the quantized layers are spelled: the `quant_method` of one that is written. Codes stay
@@ -55,11 +55,11 @@ def save(
     """
     spelling = container_called(container)
     expect_savable(model, spelling)
-    source = Path(getattr(model, "name_or_path", "") or "")
-    is_folder = source.is_dir() and (source / "config.json").exists()
-    beside = companions(source, tokenizer is None) if is_folder else []
+    source = origin_of(str(getattr(model, "name_or_path", "") or ""), needed=tokenizer is None)
+    beside = [] if source is None else companions(source, tokenizer is None)
     with atomic_folder(path, overwrite) as folder:
-        copy_companions(source, beside, folder)
+        if source is not None:
+            copy_companions(source, beside, folder)
         if tokenizer is not None:
             tokenizer.save_pretrained(folder)
         write_model(model, folder, shard_bytes, spelling)
