@@ -5,8 +5,10 @@ transformers takes seconds to import, and is where it is used.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,11 @@ from torch import nn
 from qcore.linears import carry_hooks, is_transposed, matrix_shape
 from qcore.nn import QLinear
 from qcore.qweight import QWeight
+from qcore.tensors import persistent_tensors
 
 __all__ = [
     "config_of",
+    "dtypes_in",
     "empty_model",
     "head_name",
     "places_of",
@@ -57,7 +61,9 @@ def config_of(folder: Path, trust_remote_code: bool = False) -> Any:
     return config
 
 
-def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
+def empty_model(
+    config: Any, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Module:
     """The model of a configuration in evaluation mode: parameters on the meta device, buffers real.
 
     The model is built in float32, because tables in its buffers (rotary frequencies) are computed in the
@@ -75,11 +81,24 @@ def empty_model(config: Any, trust_remote_code: bool = False) -> nn.Module:
     own_code = trust_remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
     with init_empty_weights(include_buffers=False), trusting(folder, trust_remote_code):
         if not own_code and hasattr(model_class, "_from_config"):
-            model = model_class._from_config(config, dtype=torch.float32)
+            model = model_class._from_config(config, dtype=dtype)
         else:
-            model = auto.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            model = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
     model.config.dtype = stored_dtype
     return model.eval()  # type: ignore[no-any-return]
+
+
+def dtypes_in(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, torch.dtype]:
+    """The dtype of each of a model's floating point tensors when it computes in `dtype`, as transformers
+    loads it: that one, but for what the model's own code keeps in float32."""
+    model: Any = empty_model(deepcopy(config), trust_remote_code, dtype)
+    plan: dict[str, torch.dtype] = getattr(model, "_get_dtype_plan", lambda _: {})(dtype)
+    rules = [(re.compile(part.replace("*", ".*")), kept) for part, kept in plan.items()]
+    return {
+        name: next((kept for pattern, kept in rules if pattern.search(name)), tensor.dtype)
+        for name, tensor in persistent_tensors(model).items()
+        if tensor.is_floating_point()
+    }
 
 
 def _auto_class(config: Any, architecture: str | None) -> str:

@@ -13,7 +13,7 @@ from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.conversion import Conversion, renamer
 from qcore.linears import linear_names
-from qcore.models import config_of, empty_model, places_of, replace_linear, untie_quantized_heads
+from qcore.models import config_of, dtypes_in, empty_model, places_of, replace_linear, untie_quantized_heads
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.tensors import (
@@ -29,7 +29,8 @@ from qcore.tensors import (
 __all__ = ["FLOATS", "load_folder"]
 
 # What weights may be stored in, as safetensors names it.
-FLOATS = ("F32", "F16", "BF16")
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+FLOATS = tuple(_DTYPES)
 
 
 def load_folder(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_code: bool) -> nn.Module:
@@ -79,7 +80,8 @@ def _load_quantized(
         raise ValueError(
             f"{checkpoint.path}: quantization_config says {container.method}, but no layer is quantized"
         )
-    model = empty_model(config_of(checkpoint.path, trust_remote_code), trust_remote_code)
+    config = config_of(checkpoint.path, trust_remote_code)
+    model = empty_model(config, trust_remote_code)
     linears, rename, places = set(linear_names(model)), renamer(model), places_of(model)
     for layer in track(layers, "loading layers"):
         name = rename(f"{layer.name}.weight").removesuffix(".weight")
@@ -91,19 +93,36 @@ def _load_quantized(
         replace_linear(model, name, container.read(layer, stored, tensors), places)
     untie_quantized_heads(model)
     parts = {key for layer in layers for key in layer.parts}
-    _fill(model, checkpoint, [key for key in checkpoint if key not in parts], dtype)
+    keys = [key for key in checkpoint if key not in parts]
+    dtype = dtype or _dtype_of(config, checkpoint, keys)
+    model.config.dtype = dtype
+    _fill(model, checkpoint, keys, dtype, dtypes_in(config, dtype, trust_remote_code))
     return model
 
 
-def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: torch.dtype | None) -> None:
-    """Everything besides the quantized layers: what these keys hold."""
+def _dtype_of(config: Any, checkpoint: Checkpoint, keys: Sequence[str]) -> torch.dtype:
+    """What the activations are in, as transformers decides it: the configuration's, else that of the first
+    tensor."""
+    stated = getattr(config, "dtype", None)
+    first = next((checkpoint.dtype(key) for key in keys if checkpoint.dtype(key) in FLOATS), "F32")
+    return stated if isinstance(stated, torch.dtype) else _DTYPES[first]
+
+
+def _fill(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    keys: Sequence[str],
+    dtype: torch.dtype,
+    dtypes: Mapping[str, torch.dtype],
+) -> None:
+    """Everything besides the quantized layers: what these keys hold, each in its dtype."""
     ours = persistent_tensors(model)
     names, floats = ours.keys(), {name for name, tensor in ours.items() if tensor.is_floating_point()}
     conversion = Conversion(model, names, keys, checkpoint.shape)
     groups, stored = shared_names(model), stored_names(model, conversion.same)
     unused = conversion.unused
     missing = [name for name in names if name not in stored and name not in conversion.merges]
-    _expect_all(checkpoint, fill_computed(model, missing, dtype or getattr(model.config, "dtype", None)))
+    _expect_all(checkpoint, fill_computed(model, missing, dtype))
     _, unknown = unmatched(model, (), unused)
     unknown = [name for name in unknown if not _is_idle(model, checkpoint, unused[name], name)]
     _report_unused(checkpoint, sorted(unused[name] for name in unknown))
@@ -113,14 +132,11 @@ def _fill(model: nn.Module, checkpoint: Checkpoint, keys: Sequence[str], dtype: 
             continue
         read.add(key)
         _expect_floats(checkpoint, name, key, floats)
-        tensor = checkpoint.tensor(key)
-        if dtype is not None and tensor.is_floating_point():
-            tensor = tensor.to(dtype)
-        set_tensor(model, name, tensor)
+        set_tensor(model, name, checkpoint.tensor(key).to(dtypes.get(name)))
     for merge in {id(merge): merge for merge in conversion.merges.values()}.values():
         for name, tensor in merge.made(checkpoint.tensor).items():
             if name in names:
-                set_tensor(model, name, tensor if dtype is None else tensor.to(dtype))
+                set_tensor(model, name, tensor.to(dtypes.get(name)))
     tie_weights(model, stored, groups)
     _expect_all(checkpoint, [name for name, p in model.named_parameters() if p.is_meta])
     if (checkpoint.path / "generation_config.json").exists() and model.can_generate():  # type: ignore[operator]

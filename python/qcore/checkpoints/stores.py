@@ -32,7 +32,7 @@ def store_for(destination: str | os.PathLike[str]) -> Store:
 
 def load(
     path: str | os.PathLike[str],
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     device: str | torch.device = "cpu",
     trust_remote_code: bool = False,
     float_activations: bool = False,
@@ -42,7 +42,9 @@ def load(
     Args:
         path: a folder, a Hugging Face id, or a GGUF file (see `qcore.checkpoints.gguf.load`). Quantized: in
             one of the containers of `qcore.checkpoints.containers`.
-        dtype: of everything that is not quantized, and so of the activations; by default as stored.
+        dtype: of everything that is not quantized, and so of the activations: float32, float16 or bfloat16,
+            by name or torch's. By default, or "auto", that which config.json states, else that of the first
+            tensor, whatever others are stored in; what a model's code keeps in float32 stays so.
         device: where to put the model.
         trust_remote_code: run Python code that the folder brings (`auto_map`), where transformers has no
             class of its own for it. Nothing is ever asked.
@@ -54,12 +56,22 @@ def load(
         FileNotFoundError: a missing folder or shard, by name.
         ValueError: a file or tensor that is not what it should be, by name.
     """
-    model = store_at(path).load(path, dtype, device, trust_remote_code)
+    model = store_at(path).load(path, _dtype(dtype), device, trust_remote_code)
     save_as_quantized(model)
     for module in model.modules():
         if isinstance(module, QLinear):
             module.float_activations = float_activations
     return model
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """None is for the checkpoint to say."""
+    if dtype is None or dtype == "auto":
+        return None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if found not in (torch.float32, torch.float16, torch.bfloat16):
+        raise ValueError(f"dtype: expected auto, float32, float16 or bfloat16, got {dtype!r}")
+    return found
 
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
