@@ -197,3 +197,16 @@ def test_activation_order_without_the_order(tmp_path: Path) -> None:
         change_tensors(folder, {f"{UP}.{part}": None})
         with pytest.raises(ValueError, match=rf"{UP}\.{part}: missing"):
             load(folder)
+
+
+@pytest.mark.parametrize("kind", ["FP8", "W4A16", "W8A8", "FP8_STATIC"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8, torch.int64])
+def test_scales_that_are_no_scales(kind: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    folder = make(kind, tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    for part in ("weight_scale", "input_scale"):
+        if (key := f"{UP}.{part}") in tensors:
+            change_tensors(folder, {key: torch.ones(tensors[key].shape).to(dtype)})
+            with pytest.raises(ValueError, match=rf"{UP}\.{part}: expected a float dtype"):
+                load(folder)
+            change_tensors(folder, {key: tensors[key]})

@@ -24,8 +24,8 @@ def part(name: str, tensors: Mapping[str, Tensor], which: str, dtype: torch.dtyp
 def float_part(name: str, tensors: Mapping[str, Tensor], which: str) -> Tensor:
     """A tensor of finite floats."""
     tensor = part(name, tensors, which)
-    if not tensor.is_floating_point():
-        raise ValueError(f"{name}.{which}: expected a float dtype, got {tensor.dtype}")
+    if not tensor.is_floating_point() or tensor.itemsize < 2:  # a code is no scale
+        raise ValueError(f"{name}.{which}: expected a float dtype of 16 bits or more, got {tensor.dtype}")
     if not torch.isfinite(tensor).all():
         raise ValueError(f"{name}.{which}: holds NaN or infinity")
     return tensor
