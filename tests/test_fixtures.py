@@ -20,6 +20,10 @@ FOLDERS: dict[str, tuple[str, float]] = {
     "modelopt/fp8": ("e4m3 per tensor, inputs e4m3 static per tensor", 0.03),
     "modelopt/fp8_pc_pt": ("e4m3 per row, inputs e4m3 dynamic per token", 0.03),
     "modelopt/fp8_pb_wo": ("e4m3 128x128", 1e-4),
+    "bitsandbytes/nf4": ("nf4 g64, scales f32", 1e-5),
+    "bitsandbytes/nf4_double": ("nf4 g64, scales f32", 1e-5),
+    "bitsandbytes/fp4_double": ("fp4 g64, scales f32", 1e-5),
+    "bitsandbytes/int8": ("int8 per row sym", 0.02),
 }
 
 

@@ -74,6 +74,8 @@ def element(name: str, bits: int) -> float:
         return small_float(bits, exponents, mantissas, bias)
     if name == "ternary":
         return float(bits - 1)
+    if name == "fp4":  # E2M1 over 6, but for the least: 1/32 over 6
+        return (-1.0) ** (bits >> 3) * float(np.float32((0, 1 / 32, 4, 6, 2, 3, 1, 1.5)[bits & 7]) / np.float32(6))
     if name == "nf4":
         return float(ELEMENTS["nf4"].numbers[bits])  # type: ignore[attr-defined] - compared with nf4() below
     return float(bits - 256 if name == "s8" and bits > 127 else bits)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from qcore.checkpoints.awq import Awq
+from qcore.checkpoints.bitsandbytes import BitsAndBytes
 from qcore.checkpoints.compressed_tensors import CompressedTensors
 from qcore.checkpoints.container import Container, Header
 from qcore.checkpoints.fbgemm_fp8 import FbgemmFp8
@@ -30,6 +31,7 @@ CONTAINERS: tuple[Container, ...] = (
     FineGrainedFp8(),
     FbgemmFp8(),
     ModelOpt(),
+    BitsAndBytes(),
 )
 
 # What folders are written in.

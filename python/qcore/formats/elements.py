@@ -219,6 +219,10 @@ _NF4 = (
 )  # fmt: skip
 # OCP's 4-bit float: a sign, two bits of exponent, one of mantissa.
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# The 4-bit float of bitsandbytes: six times these are 0, 1/32, 4, 6, 2, 3, 1, 1.5, as float32 has them.
+_FP4 = (
+    0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5, 0.1666666716337204, 0.25,
+)  # fmt: skip
 
 ELEMENTS: dict[str, Elements] = {
     elements.name: elements
@@ -229,6 +233,7 @@ ELEMENTS: dict[str, Elements] = {
         Floats("e5m2", 8, torch.float8_e5m2),
         Codebook("e2m1", 4, torch.uint8, numbers=(*_E2M1, *(-number for number in _E2M1))),
         Codebook("nf4", 4, torch.uint8, numbers=_NF4),
+        Codebook("fp4", 4, torch.uint8, numbers=(*_FP4, *(-number for number in _FP4))),
         Codebook("ternary", 2, torch.uint8, numbers=(-1.0, 0.0, 1.0)),
     )
 }
