@@ -157,6 +157,20 @@ def test_a_parameter_that_is_named_like_a_part(tmp_path: Path) -> None:
     expect_plain(Checkpoint(tmp_path / "m"), names)
 
 
+@pytest.mark.parametrize("stated", [torch.float32, torch.bfloat16, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_model_that_was_cast(stated: torch.dtype | None, dtype: torch.dtype, tmp_path: Path) -> None:
+    """It is saved as what it is, not as what its configuration says that it was."""
+    model: Any = quantize(tiny.make_model("llama"), "W8A16", "rtn", group_size=32)
+    model.config.dtype = stated
+    model.to(dtype)
+    save(model, tmp_path / "m")
+    loaded: Any = load(tmp_path / "m")
+    assert loaded.model.norm.weight.dtype == dtype
+    assert torch.equal(loaded.model.norm.weight, model.model.norm.weight)
+    assert model.config.dtype == stated
+
+
 def t5() -> nn.Module:
     config = tf.T5Config(
         vocab_size=64, d_model=64, d_kv=16, d_ff=96, num_layers=2, num_heads=4, decoder_start_token_id=0

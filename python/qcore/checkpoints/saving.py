@@ -86,6 +86,8 @@ def write_model(model: Any, folder: Path, shard_bytes: int, container: Container
     from transformers.dynamic_module_utils import custom_object_save
 
     config = deepcopy(model.config)
+    # Loading gives everything this dtype, and the model may have been cast since its configuration was made.
+    config.dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), config.dtype)
     for own in (config, model):
         if getattr(own, "_auto_class", None) is not None:
             custom_object_save(own, folder, config=config)
