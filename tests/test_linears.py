@@ -205,6 +205,19 @@ def test_gates_and_routers_are_known_by_what_they_choose_among(experts: nn.Modul
     assert gates(other, linear_names(other)) == one
 
 
+def test_a_convolution_is_no_expert() -> None:
+    """Mamba's dt_proj has as many rows as the convolution beside it has channels."""
+    convolution = nn.Conv1d(48, 48, 4, groups=48)
+    model = nn.ModuleList([nn.ModuleDict({"conv1d": convolution, "dt": nn.Linear(32, 48)})])
+    assert gates(model, linear_names(model)) == {}
+    model.append(nn.Conv1d(64, 64, 3))
+    with pytest.warns(UserWarning, match="only .*"):
+        quantize(model, "W4A16", "rtn")
+    report = model.qcore_report
+    assert isinstance(report, QuantizationReport)
+    assert report.left_out["1"].reason == "of Conv1d, which is no linear layer"
+
+
 def test_a_mixture_of_experts_says_what_stays() -> None:
     torch.manual_seed(0)
     sizes = {**tiny.CONFIGS["qwen2"][1], "moe_intermediate_size": 32, "shared_expert_intermediate_size": 96,

@@ -10,7 +10,7 @@ from torch import nn
 
 from qcore.calibration.chain import find_blocks
 from qcore.formats import Format
-from qcore.linears import gates, linear_names, matrix_shape
+from qcore.linears import gates, holds_experts, linear_names, matrix_shape
 from qcore.models import head_name
 from qcore.report import VECTOR, LeftOut, QuantizationReport
 from qcore.schemes import Layer, Rule, Scheme
@@ -131,8 +131,8 @@ def _parameters(model: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
 def _nature(module: nn.Module, parameter: nn.Parameter) -> str:
     if parameter.dim() == 1:
         return VECTOR
-    if parameter.dim() == 3:
-        return "experts in one tensor" if parameter.shape[0] > 1 else "three-dimensional"
+    if holds_experts(module, parameter):
+        return "experts in one tensor"
     kind = type(module).__name__
     if "forward" in module.__dict__:
         return f"of a {kind} whose forward was replaced"

@@ -22,6 +22,7 @@ __all__ = [
     "as_linear",
     "carry_hooks",
     "gates",
+    "holds_experts",
     "is_linear",
     "is_transposed",
     "kind_of",
@@ -123,6 +124,12 @@ def _multiplies(module: nn.Linear) -> bool:
     return same and torch.allclose(y, expected, rtol=1e-4, atol=1e-5)
 
 
+def holds_experts(module: nn.Module, parameter: Tensor) -> bool:
+    """Whether a parameter of a module is a stack of matrices, one for each expert."""
+    matrices = parameter.dim() == 3 and min(parameter.shape) > 1
+    return matrices and not isinstance(module, nn.modules.conv._ConvNd)
+
+
 def gates(model: nn.Module, names: Iterable[str]) -> dict[str, str]:
     """Those of the linear layers that decide instead of compute, and why they are taken for such: rounding
     them sends tokens elsewhere, and they are too small to be worth it.
@@ -154,7 +161,7 @@ def _experts_beside(model: nn.Module, name: str) -> set[int]:
                 continue
             if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
                 counts.add(len(module))
-            counts |= {p.shape[0] for p in module.parameters(recurse=False) if p.dim() == 3}
+            counts |= {p.shape[0] for p in module.parameters(recurse=False) if holds_experts(module, p)}
     return counts - {0, 1}
 
 

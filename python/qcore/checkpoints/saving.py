@@ -182,10 +182,12 @@ class FolderSink(Sink):
         for key, shape in self.kept.items():
             name, _, leaf = key.rpartition(".")
             ours = modules.get(self.rename(key).rpartition(".")[0])
-            if isinstance(ours, nn.Embedding) or len(shape) not in (2, 3):
+            if isinstance(ours, (nn.Embedding, nn.modules.conv._ConvNd)) or len(shape) not in (2, 3):
                 continue
-            if ours is None or is_linear(ours) or len(shape) == 3:
-                yield name if leaf == "weight" or len(shape) == 3 else key
+            if leaf == "weight" or len(shape) == 3:  # of routers that are no linear layers, of experts
+                yield name
+            elif ours is None:
+                yield key
 
     def finish(self) -> None:
         self.writer.finish()
