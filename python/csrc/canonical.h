@@ -5,7 +5,7 @@
 #include <optional>
 #include <vector>
 
-#include "executor.h"
+#include "result.h"
 
 namespace qcore::binding {
 
@@ -48,20 +48,5 @@ ScalarType check_out_dtype(const char* op, std::optional<ScalarType> dtype);
 
 bool is_float8(const Tensor& tensor);
 Float8 to_float8(ScalarType type);
-
-// Memory on the device of `like` for a call; null if it needs none. torch gives freed memory only
-// to later work of the same stream, so the tensor need not outlive the call.
-template <class Args>
-std::optional<Tensor> make_workspace(const char* op, Args& args, const Place& place,
-                                     const Tensor& like,
-                                     Status (*bytes_of)(const Args&, const Executor&, int64_t&)) {
-  if (place.executor().device == Device::cpu) return std::nullopt;  // CPU rows need none
-  int64_t bytes = 0;
-  check(bytes_of(args, place.executor(), bytes), op);
-  if (bytes == 0) return std::nullopt;
-  Tensor workspace = new_tensor(like, {bytes}, ScalarType::Byte);
-  args.workspace = workspace.mutable_data_ptr();
-  return workspace;
-}
 
 }  // namespace qcore::binding

@@ -58,18 +58,21 @@ Weight check_weight(const char* op, const Tensor& x, const Tensor& weight, const
           check_bias_for(op, bias, {}, weight.size(0), weight, y), weight.size(0), weight.size(1)};
 }
 
-Tensor run(const char* op, Fp8Args& args, const Place& place, const Tensor& x, ScalarType dtype) {
-  Tensor y = new_rows(x, args.n, dtype);
+Tensor run(const char* op, const Result& result, Fp8Args& args, const Place& place, const Tensor& x,
+           ScalarType dtype) {
+  const Tensor y = result.y(op, x, args.n, dtype);
   args.dtype = to_dtype(dtype);
   args.y = y.mutable_data_ptr();
   if (args.empty()) return y;
-  const auto workspace = make_workspace(op, args, place, x, &qcore::fp8_workspace_bytes);
+  const auto workspace = make_workspace(op, args, place, x, &qcore::fp8_workspace_bytes, result);
+  if (result.bytes_needed) return y;
   check(qcore::fp8_gemm(args, place.executor()), op);
   return y;
 }
 
-Tensor gemm(const Tensor& x, const Tensor& weight, const Tensor& x_scale, const Tensor& w_scale,
-            const std::optional<Tensor>& bias, std::optional<ScalarType> out_dtype) {
+Tensor gemm(const Result& result, const Tensor& x, const Tensor& weight, const Tensor& x_scale,
+            const Tensor& w_scale, const std::optional<Tensor>& bias,
+            std::optional<ScalarType> out_dtype) {
   const ScalarType dtype = check_out_dtype(kGemm, out_dtype);
   const Weight w = check_weight(kGemm, x, weight, w_scale, bias, dtype);
   check(is_float8(x) && x.dim() >= 1 && x.size(x.dim() - 1) == w.k, kGemm,
@@ -97,10 +100,10 @@ Tensor gemm(const Tensor& x, const Tensor& weight, const Tensor& x_scale, const 
   args.x_scale = scale.data<float>();
   args.x_scales = scale.kind;
   w.set(args);
-  return run(kGemm, args, place, x, dtype);
+  return run(kGemm, result, args, place, x, dtype);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
+Tensor linear(const Result& result, const Tensor& x, const Tensor& weight, const Tensor& w_scale,
               const std::optional<Tensor>& bias, const std::optional<Tensor>& x_scale,
               const std::optional<Tensor>& norm_weight, double norm_eps) {
   const FloatInput input = check_floats(kLinear, x, norm_weight, norm_eps);
@@ -118,16 +121,16 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
   args.x_scale = scale.data<float>();
   args.x_scales = w.scale.kind == Granularity::block ? Granularity::block : scale.kind;
   w.set(args);
-  return run(kLinear, args, place, x, x.scalar_type());
+  return run(kLinear, result, args, place, x, x.scalar_type());
 }
 
 const Registration registration{
     {"fp8_gemm(Tensor x, Tensor weight, Tensor x_scale, Tensor w_scale, Tensor? bias=None, "
      "ScalarType? out_dtype=None) -> Tensor",
-     TORCH_BOX(&gemm), kAutograd},
+     QCORE_PRODUCT(gemm)},
     {"fp8_linear(Tensor x, Tensor weight, Tensor w_scale, Tensor? bias=None, "
      "Tensor? x_scale=None, Tensor? norm_weight=None, float norm_eps=1e-6) -> Tensor",
-     TORCH_BOX(&linear), kAutograd},
+     QCORE_PRODUCT(linear)},
 };
 
 }  // namespace

@@ -61,20 +61,22 @@ Weight check_weight(const char* op, const Tensor& x, const Tensor& weight, const
           k};
 }
 
-Tensor run(const char* op, Int8Args& args, const Place& place, const Tensor& x, ScalarType dtype) {
-  Tensor y = new_rows(x, args.n, dtype);
+Tensor run(const char* op, const Result& result, Int8Args& args, const Place& place,
+           const Tensor& x, ScalarType dtype) {
+  const Tensor y = result.y(op, x, args.n, dtype);
   args.dtype = to_dtype(dtype);
   args.y = y.mutable_data_ptr();
   if (args.empty() && !args.offsets) return y;
-  const auto workspace = make_workspace(op, args, place, x, &qcore::int8_workspace_bytes);
+  const auto workspace = make_workspace(op, args, place, x, &qcore::int8_workspace_bytes, result);
+  if (result.bytes_needed) return y;
   check(qcore::int8_gemm(args, place.executor()), op);
   return y;
 }
 
-Tensor gemm(const Tensor& x, const Tensor& weight, const Tensor& x_scale, const Tensor& w_scale,
-            const std::optional<Tensor>& x_zero, const std::optional<Tensor>& bias,
-            std::optional<ScalarType> out_dtype, const std::optional<Tensor>& w_sum,
-            const std::optional<Tensor>& offsets) {
+Tensor gemm(const Result& result, const Tensor& x, const Tensor& weight, const Tensor& x_scale,
+            const Tensor& w_scale, const std::optional<Tensor>& x_zero,
+            const std::optional<Tensor>& bias, std::optional<ScalarType> out_dtype,
+            const std::optional<Tensor>& w_sum, const std::optional<Tensor>& offsets) {
   const ScalarType dtype = check_out_dtype(kGemm, out_dtype);
   const Weight w = check_weight(kGemm, x, weight, w_scale, w_sum, bias, offsets, dtype);
   check(x.scalar_type() == ScalarType::Char && x.dim() >= 1 && x.size(x.dim() - 1) == w.k, kGemm,
@@ -98,10 +100,10 @@ Tensor gemm(const Tensor& x, const Tensor& weight, const Tensor& x_scale, const 
   args.x_scales = scale.kind;
   args.x_zero = zero.data<int32_t>();
   w.set(args);
-  return run(kGemm, args, place, x, dtype);
+  return run(kGemm, result, args, place, x, dtype);
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
+Tensor linear(const Result& result, const Tensor& x, const Tensor& weight, const Tensor& w_scale,
               const std::optional<Tensor>& w_sum, const std::optional<Tensor>& bias, bool symmetric,
               const std::optional<Tensor>& x_scale, const std::optional<Tensor>& x_zero,
               const std::optional<Tensor>& norm_weight, double norm_eps,
@@ -126,18 +128,18 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& w_scale,
   args.x_scales = scale.kind;
   args.x_zero = zero.data<int32_t>();
   w.set(args);
-  return run(kLinear, args, place, x, x.scalar_type());
+  return run(kLinear, result, args, place, x, x.scalar_type());
 }
 
 const Registration registration{
     {"int8_gemm(Tensor x, Tensor weight, Tensor x_scale, Tensor w_scale, Tensor? x_zero=None, "
      "Tensor? bias=None, ScalarType? out_dtype=None, Tensor? w_sum=None, Tensor? offsets=None) "
      "-> Tensor",
-     TORCH_BOX(&gemm), kAutograd},
+     QCORE_PRODUCT(gemm)},
     {"int8_linear(Tensor x, Tensor weight, Tensor w_scale, Tensor? w_sum=None, "
      "Tensor? bias=None, bool symmetric=True, Tensor? x_scale=None, Tensor? x_zero=None, "
      "Tensor? norm_weight=None, float norm_eps=1e-6, Tensor? offsets=None) -> Tensor",
-     TORCH_BOX(&linear), kAutograd},
+     QCORE_PRODUCT(linear)},
 };
 
 }  // namespace

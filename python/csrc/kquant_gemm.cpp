@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "executor.h"
 #include "kquant_blocks.h"
 #include "registration.h"
+#include "result.h"
 
 namespace qcore::binding {
 namespace {
@@ -109,8 +109,8 @@ Tensor unpack(const Tensor& packed, const std::string& type, int64_t n, int64_t 
   return blocks;
 }
 
-Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int64_t n, int64_t k,
-            const std::optional<Tensor>& bias, bool float_activations,
+Tensor gemm(const Result& result, const Tensor& x, const Tensor& packed, const std::string& type,
+            int64_t n, int64_t k, const std::optional<Tensor>& bias, bool float_activations,
             const std::optional<Tensor>& offsets) {
   const PackedWeight weight = check_packed(kGemm, packed, type, n, k);
   check_x(kGemm, x, k);
@@ -122,7 +122,7 @@ Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int6
   const std::optional<Tensor> rows_of = check_offsets(kGemm, offsets, weight.experts, x);
 
   const Place place(kGemm, x);
-  const Tensor y = new_rows(x, n, x.scalar_type());
+  const Tensor y = result.y(kGemm, x, n, x.scalar_type());
   const Rows rows = as_rows(x, k);
   KquantArgs args;
   args.m = rows.count;
@@ -135,14 +135,9 @@ Tensor gemm(const Tensor& x, const Tensor& packed, const std::string& type, int6
   args.float_activations = float_activations;
   args.offsets = rows_of ? rows_of->const_data_ptr<int32_t>() : nullptr;
   if (args.empty() && !offsets) return y;
-  std::optional<Tensor> workspace;
-  if (!x.is_cpu()) {  // CPU rows need none
-    int64_t bytes = 0;
-    check(kquant_workspace_bytes(args, place.executor(), bytes), kGemm);
-    // torch gives freed memory only to later work of the same stream.
-    if (bytes > 0) workspace = new_tensor(x, {bytes}, ScalarType::Byte);
-    if (workspace) args.workspace = workspace->mutable_data_ptr();
-  }
+  const auto workspace =
+      make_workspace(kGemm, args, place, x, &qcore::kquant_workspace_bytes, result);
+  if (result.bytes_needed) return y;
   check(qcore::kquant_gemm(args, place.executor()), kGemm);
   return y;
 }
@@ -152,7 +147,7 @@ const Registration registration{
     {"kquant_unpack(Tensor packed, str type, SymInt n, SymInt k) -> Tensor", TORCH_BOX(&unpack)},
     {"kquant_gemm(Tensor x, Tensor packed, str type, SymInt n, SymInt k, Tensor? bias=None, "
      "bool float_activations=False, Tensor? offsets=None) -> Tensor",
-     TORCH_BOX(&gemm), kAutograd},
+     QCORE_PRODUCT(gemm)},
 };
 
 }  // namespace

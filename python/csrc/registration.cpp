@@ -11,23 +11,30 @@ extern "C" {
 }
 
 namespace qcore::binding {
+namespace {
+
+std::string overload(std::string schema, const std::string& name) {
+  return schema.insert(schema.find('('), "." + name);
+}
+
+}  // namespace
 
 Registration::Registration(std::initializer_list<Op> ops) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_library_init_fragment("qcore", __FILE__, __LINE__, &schemas_));
   TORCH_ERROR_CODE_CHECK(aoti_torch_library_init_impl("qcore", "CPU", __FILE__, __LINE__, &cpu_));
   TORCH_ERROR_CODE_CHECK(aoti_torch_library_init_impl("qcore", "CUDA", __FILE__, __LINE__, &cuda_));
   for (const Op& op : ops) {
-    add(op);
-    if (!(op.traits & kAutograd)) continue;
-    std::string schema = op.schema;
-    schema.insert(schema.find('('), ".no_grad");
-    add({schema.c_str(), op.kernel, op.traits});
-  }
-}
-
-Registration::~Registration() {
-  for (const TorchLibraryHandle library : {cuda_, cpu_, schemas_}) {
-    aoti_torch_delete_library_object(library);
+    const std::string schema = op.schema;
+    add(schema, op.traits, op.kernel);
+    if (op.traits & kAutograd) add(overload(schema, "no_grad"), op.traits, op.kernel);
+    const std::string arguments = schema.substr(0, schema.rfind(") ->"));
+    if (op.out) {
+      const char* const given = ", *, Tensor(a!) out, Tensor(b!)? workspace=None) -> ()";
+      add(overload(arguments + given, "out"), op.traits, op.out);
+    }
+    if (op.workspace_bytes) {
+      add(overload(arguments + ") -> int", "workspace_bytes"), op.traits, op.workspace_bytes);
+    }
   }
 }
 
@@ -41,12 +48,12 @@ void Registration::define(const char* schema) {
   }
 }
 
-void Registration::add(const Op& op) {
-  define(op.schema);
-  const std::string schema = op.schema, name = schema.substr(0, schema.find('('));
-  for (const TorchLibraryHandle library : {cpu_, op.traits & kCpuOnly ? nullptr : cuda_}) {
+void Registration::add(const std::string& schema, unsigned traits, Kernel kernel) {
+  define(schema.c_str());
+  const std::string name = schema.substr(0, schema.find('('));
+  for (const TorchLibraryHandle library : {cpu_, traits & kCpuOnly ? nullptr : cuda_}) {
     if (!library) continue;
-    TORCH_ERROR_CODE_CHECK(torch_library_impl(library, name.c_str(), op.kernel, TORCH_ABI_VERSION));
+    TORCH_ERROR_CODE_CHECK(torch_library_impl(library, name.c_str(), kernel, TORCH_ABI_VERSION));
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <string>
 
 namespace qcore::binding {
 
@@ -17,23 +18,29 @@ enum : unsigned {
   kCpuOnly = 2,  // else it is there for CUDA in every build: one without CUDA kernels says so
 };
 
+using Kernel = void (*)(StableIValue*, uint64_t, uint64_t);  // TORCH_BOX(&function)
+
 struct Op {
-  const char* schema;                                 // "name(Tensor x) -> Tensor"
-  void (*kernel)(StableIValue*, uint64_t, uint64_t);  // TORCH_BOX(&function)
+  const char* schema;  // "name(Tensor x) -> Tensor"
+  Kernel kernel;
   unsigned traits = 0;
+  // Overloads of a product: `out`, whose result and workspace are the caller's, and
+  // `workspace_bytes`, how large that must be.
+  Kernel out = nullptr;
+  Kernel workspace_bytes = nullptr;
 };
 
-// Lives as long as the ops shall be known.
+// The ops are known until the process ends, and the library stays loaded: at exit torch takes the
+// overloads of an op away one by one and stumbles over those that are left.
 class Registration {
  public:
   Registration(std::initializer_list<Op> ops);
-  ~Registration();
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
 
  private:
   void define(const char* schema);
-  void add(const Op& op);
+  void add(const std::string& schema, unsigned traits, Kernel kernel);
 
   TorchLibraryHandle schemas_ = nullptr, cpu_ = nullptr, cuda_ = nullptr;
 };

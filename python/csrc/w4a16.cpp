@@ -1,9 +1,8 @@
 // torch.ops.qcore.w4a16_gemm: float activations times a packed weight.
 #include <optional>
-#include <vector>
 
-#include "executor.h"
 #include "registration.h"
+#include "result.h"
 #include "w4a16_packed.h"
 
 namespace qcore::binding {
@@ -11,18 +10,8 @@ namespace {
 
 constexpr const char* kGemm = "w4a16_gemm";
 
-// What the call works in besides its arguments; null if it needs nothing. torch gives freed memory
-// only to later work of the same stream, so the tensor need not outlive the call.
-std::optional<Tensor> make_workspace(const W4A16Args& args, const Place& place, const Tensor& x) {
-  if (place.executor().device == Device::cpu) return std::nullopt;  // CPU rows need none
-  int64_t bytes = 0;
-  check(w4a16_workspace_bytes(args, place.executor(), bytes), kGemm);
-  if (bytes == 0) return std::nullopt;
-  return new_tensor(x, {bytes}, ScalarType::Byte);
-}
-
-Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const Tensor& zeros,
-            const Tensor& shape, const std::optional<Tensor>& perm,
+Tensor gemm(const Result& result, const Tensor& x, const Tensor& qweight, const Tensor& scales,
+            const Tensor& zeros, const Tensor& shape, const std::optional<Tensor>& perm,
             const std::optional<Tensor>& bias, bool batch_invariant,
             const std::optional<Tensor>& offsets) {
   const PackedWeight packed = check_packed(kGemm, qweight, scales, zeros, shape);
@@ -38,7 +27,7 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
   const std::optional<Tensor> rows_of = check_offsets(kGemm, offsets, packed.experts, x);
 
   const Place place(kGemm, x);
-  const Tensor y = new_rows(x, n, x.scalar_type());
+  const Tensor y = result.y(kGemm, x, n, x.scalar_type());
   const Rows rows = as_rows(x, k);
   if (rows.count == 0 && !offsets) return y;
 
@@ -53,8 +42,9 @@ Tensor gemm(const Tensor& x, const Tensor& qweight, const Tensor& scales, const 
   args.y = y.mutable_data_ptr();
   args.batch_invariant = batch_invariant;
   args.offsets = rows_of ? rows_of->const_data_ptr<int32_t>() : nullptr;
-  const std::optional<Tensor> workspace = make_workspace(args, place, x);
-  if (workspace) args.workspace = workspace->mutable_data_ptr();
+  const auto workspace =
+      make_workspace(kGemm, args, place, x, &qcore::w4a16_workspace_bytes, result);
+  if (result.bytes_needed) return y;
   check(qcore::w4a16_gemm(args, place.executor()), kGemm);
   return y;
 }
@@ -63,7 +53,7 @@ const Registration registration{
     {"w4a16_gemm(Tensor x, Tensor qweight, Tensor scales, Tensor zeros, Tensor shape, "
      "Tensor? perm=None, Tensor? bias=None, bool batch_invariant=False, Tensor? offsets=None) "
      "-> Tensor",
-     TORCH_BOX(&gemm), kAutograd},
+     QCORE_PRODUCT(gemm)},
 };
 
 }  // namespace

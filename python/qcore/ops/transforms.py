@@ -67,6 +67,23 @@ def differentiable(op: str, backward: Callable[..., Any], setup_context: Callabl
         return plain(*arguments)
 
     _LIBRARY.impl(op, run, "Autograd")
+    if "out" in getattr(torch.ops.qcore, op).overloads():
+        _refuse_gradients_into(op)
+
+
+def _refuse_gradients_into(op: str) -> None:
+    """As torch refuses them with its own `out=`."""
+    out = getattr(torch.ops.qcore, op).out
+
+    def run(*arguments: Any, **given: Any) -> None:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments, **given):
+            raise RuntimeError(f"qcore.{op}.out: has no gradients, because out= is given: detach x")
+        if forward_ad._current_level >= 0:
+            _refuse_tangents(op, (*arguments, *given.values()))
+        with torch._C._AutoDispatchBelowAutograd():
+            out(*arguments, **given)
+
+    _LIBRARY.impl(out, run, "Autograd")
 
 
 def _refuse_tangents(op: str, arguments: tuple[Any, ...]) -> None:
@@ -129,11 +146,23 @@ def _batch_rows(op: str, called: Any) -> Callable[..., Any]:
 
 
 def register_fakes(op: str) -> Callable[[_Fake], _Fake]:
-    """The fake kernel of torch.ops.qcore.<op> and of its overload `no_grad`."""
+    """The fake kernels of torch.ops.qcore.<op> and of its other overloads."""
+    overloads = getattr(torch.ops.qcore, op).overloads()
 
     def register(fake: _Fake) -> _Fake:
         torch.library.register_fake(f"qcore::{op}", fake)
         torch.library.register_fake(f"qcore::{op}.no_grad", fake)
+        if "out" in overloads:
+            torch.library.register_fake(f"qcore::{op}.out", lambda *arguments, **given: None)
+        if "workspace_bytes" in overloads:
+            torch.library.register_fake(f"qcore::{op}.workspace_bytes", _unknown(op))
         return fake
 
     return register
+
+
+def _unknown(op: str) -> Callable[..., int]:
+    def fake(*arguments: Any) -> int:
+        raise RuntimeError(f"qcore.{op}.workspace_bytes: depends on the card: ask outside of the trace")
+
+    return fake
