@@ -14,8 +14,9 @@ from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.stores import inspect_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures"
-# By folder: what is stored, and how far logits may be off. Most tools compute in float32 what the weights
-# stand for. Where inputs are rounded to 8 bits, a tie may be rounded either way.
+# By folder: what is stored (several, where groups cross the rows of some layers), and how far logits may be
+# off. Most tools compute in float32 what the weights stand for. Where inputs are rounded to 8 bits, a tie may
+# be rounded either way.
 FOLDERS: dict[str, tuple[str, float]] = {
     "modelopt/fp8": ("e4m3 per tensor, inputs e4m3 static per tensor", 0.03),
     "modelopt/fp8_pc_pt": ("e4m3 per row, inputs e4m3 dynamic per token", 0.03),
@@ -24,6 +25,11 @@ FOLDERS: dict[str, tuple[str, float]] = {
     "bitsandbytes/nf4_double": ("nf4 g64, scales f32", 1e-5),
     "bitsandbytes/fp4_double": ("fp4 g64, scales f32", 1e-5),
     "bitsandbytes/int8": ("int8 per row sym", 0.02),
+    "hqq/int8": ("int8 g128 asym, zeros f32 | int8 g64 asym, zeros f32", 1e-5),
+    "hqq/int4": ("int4 g64 asym, zeros f32", 1e-5),
+    "hqq/int3": ("int3 g64 asym, zeros f32", 1e-5),
+    "hqq/int2": ("int2 g32 asym, zeros f32", 1e-5),
+    "hqq/int1": ("int2 g32 asym, zeros f32", 1e-5),
 }
 
 
@@ -36,7 +42,7 @@ def test_weights_and_logits(name: str) -> None:
         model = load(folder, dtype=torch.float32)
     layers = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
     assert len(layers) == 7 * model.config.num_hidden_layers
-    assert {str(layer.format) for layer in layers.values()} == {format}
+    assert {str(layer.format) for layer in layers.values()} == set(format.split(" | "))
     for key, weight in expected.items():
         if key.startswith("weight."):
             found = layers[key.removeprefix("weight.")].to_qweight().dequantize()
@@ -48,7 +54,8 @@ def test_weights_and_logits(name: str) -> None:
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_inspect(name: str) -> None:
-    rows = [row for row in inspect_checkpoint(FIXTURES / name) if row.format == FOLDERS[name][0]]
+    formats = FOLDERS[name][0].split(" | ")
+    rows = [row for row in inspect_checkpoint(FIXTURES / name) if row.format in formats]
     assert len(rows) == 7 * Checkpoint(FIXTURES / name).config["num_hidden_layers"]
 
 

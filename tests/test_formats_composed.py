@@ -75,7 +75,9 @@ def element(name: str, bits: int) -> float:
     if name == "ternary":
         return float(bits - 1)
     if name == "fp4":  # E2M1 over 6, but for the least: 1/32 over 6
-        return (-1.0) ** (bits >> 3) * float(np.float32((0, 1 / 32, 4, 6, 2, 3, 1, 1.5)[bits & 7]) / np.float32(6))
+        return (-1.0) ** (bits >> 3) * float(
+            np.float32((0, 1 / 32, 4, 6, 2, 3, 1, 1.5)[bits & 7]) / np.float32(6)
+        )
     if name == "nf4":
         return float(ELEMENTS["nf4"].numbers[bits])  # type: ignore[attr-defined] - compared with nf4() below
     return float(bits - 256 if name == "s8" and bits > 127 else bits)
@@ -167,6 +169,24 @@ def test_experts_are_stored_as_one_weight() -> None:
 
 
 BLOCKS = ScaledFormat(ELEMENTS["e2m1"], Granularity(16, 64))
+FLOAT_ZEROS = ScaledFormat(ELEMENTS["u3"], group(24), Scales(zeros=torch.float32), zero_points=True)
+
+
+def test_zero_points_between_codes() -> None:
+    random = np.random.default_rng(0)
+    codes, scales = random.integers(0, 8, (5, 60), dtype=np.uint8), random.uniform(0.01, 0.02, (5, 3))
+    zeros = random.uniform(-1, 9, (5, 3)).astype(np.float32)
+    tensors = {"codes": codes, "scales": scales.astype(np.float16), "zeros": zeros}
+    weight = QWeight(FLOAT_ZEROS, (5, 60), {name: torch.from_numpy(array) for name, array in tensors.items()})
+    expected = decoded(FLOAT_ZEROS, dict(weight.tensors))
+    np.testing.assert_allclose(weight.dequantize().numpy(), expected, rtol=3e-7, atol=1e-9)
+    assert FLOAT_ZEROS.op == "decoded"
+    assert str(FLOAT_ZEROS) == "int3 g24 asym, zeros f32"
+    assert weight.bits_per_weight == 3 + (16 + 32) * 3 / 60
+    x = torch.randn(2, 60)
+    torch.testing.assert_close(qcore.QLinear(weight)(x), x @ weight.dequantize().T)
+    with pytest.raises(TypeError, match="zeros: expected float32, got"):
+        QWeight(FLOAT_ZEROS, (5, 60), {**weight.tensors, "zeros": weight.tensors["zeros"].byte()})
 
 
 @pytest.mark.parametrize(
@@ -178,6 +198,8 @@ BLOCKS = ScaledFormat(ELEMENTS["e2m1"], Granularity(16, 64))
         ),
         (lambda: ScaledFormat(ELEMENTS["u4"], TENSOR, zero_points=True), "zero_points: .* got u4 per tensor"),
         (lambda: Scales(torch.float64), "scales.dtype: expected None or one of float32"),
+        (lambda: Scales(zeros=torch.int8), "scales.zeros: expected uint8 or float32, got torch.int8"),
+        (lambda: FLOAT_ZEROS.fit(weight(4, 64), torch.float32), "codes are not chosen under zero points in"),
         (lambda: group(0), "group_size: expected a positive number"),
     ],
 )

@@ -30,7 +30,7 @@ from qcore.checkpoints.container import (
     expect_plain_inputs,
     naming,
 )
-from qcore.checkpoints.words import FLOATS, check_tensor
+from qcore.checkpoints.words import FLOATS, along_rows, check_tensor
 from qcore.formats import ELEMENTS, Format, IntGroup, ScaledFormat, Scales, group
 from qcore.qweight import QWeight
 
@@ -225,10 +225,7 @@ def _read_four(layer: StoredLayer, given: Mapping[str, Tensor]) -> QWeight:
     if not torch.isfinite(absmax).all():
         raise ValueError("weight.absmax: holds NaN or infinity")
     pairs = torch.stack([codes >> 4, codes & 15], 1).flatten()[: n * k]
-    scaled = layer.format.scaled
-    assert scaled is not None
-    first = torch.arange(n * k // scaled.group_size, device=absmax.device) * scaled.group_size
-    scales = absmax[first // state.blocksize].view(n, -1)
+    scales = along_rows(absmax, (n, k), state.blocksize)
     return QWeight(layer.format, (n, k), {"codes": pairs.view(n, k), "scales": scales})
 
 

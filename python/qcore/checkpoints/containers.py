@@ -12,6 +12,7 @@ from qcore.checkpoints.container import Container, Header
 from qcore.checkpoints.fbgemm_fp8 import FbgemmFp8
 from qcore.checkpoints.fp8 import FineGrainedFp8
 from qcore.checkpoints.gptq import Gptq
+from qcore.checkpoints.hqq import Hqq
 from qcore.checkpoints.modelopt import ModelOpt
 
 __all__ = [
@@ -32,6 +33,7 @@ CONTAINERS: tuple[Container, ...] = (
     FbgemmFp8(),
     ModelOpt(),
     BitsAndBytes(),
+    Hqq(),
 )
 
 # What folders are written in.

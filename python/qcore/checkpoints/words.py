@@ -7,6 +7,7 @@ which becomes a `QWeight`, or, without a tensor of codes in between, what the ke
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from qcore.qweight import Inputs, QWeight
 __all__ = [
     "FLOATS",
     "Words",
+    "along_rows",
     "awq_columns",
     "check_bits",
     "check_devices",
@@ -124,6 +126,17 @@ def check_tensor(
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def along_rows(values: Tensor, shape: tuple[int, int], size: int) -> Tensor:
+    """Scales [N, G] of groups of columns, where those are given of `size` codes of the flattened weight.
+
+    Where they cross rows, groups are the columns that no border cuts, and share what was theirs.
+    """
+    n, k = shape
+    width = gcd(size, k)
+    first = torch.arange(n * k // width, device=values.device) * width
+    return values[first // size].view(n, k // width)
 
 
 def check_devices(**tensors: Tensor | None) -> None:

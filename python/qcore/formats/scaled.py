@@ -35,7 +35,7 @@ class ScaledFormat:
     The tensors of a `QWeight`:
         codes: [N, K] in the elements' dtype.
         scales: as `granularity.shape` says, in the dtype in which they are stored.
-        zeros: uint8 like scales; only with zero points.
+        zeros: like scales, in the dtype of zero points; only with these.
         second_scale: float32 [1], by which scales are multiplied; only with a second level.
 
     Attributes:
@@ -65,6 +65,7 @@ class ScaledFormat:
         kind = f" {'asym' if self.zero_points else 'sym'}" if self.elements.affine else ""
         stored = "" if self.scales.dtype is None else f", scales {_short(self.scales.dtype)}"
         second = " of two levels" if self.scales.second_level else ""
+        second += ", zeros f32" if self.zero_points and self.scales.zeros.is_floating_point else ""
         return f"{self.elements.label} {self.granularity}{kind}{stored}{second}"
 
     def __str__(self) -> str:
@@ -93,7 +94,7 @@ class ScaledFormat:
         inputs, e4m3 = self.activations, ELEMENTS["e4m3"]
         if self.scales != _PLAIN:
             plain = self.scales.dtype in (torch.float32, torch.float16, torch.bfloat16)
-            if not plain or self.scales.second_level:
+            if not plain or self.scales.second_level or self.scales.zeros != torch.uint8:
                 return "decoded"
         if inputs is None:
             integers = self.elements.affine and self.bits in (2, 3, 4, 8) and self.granularity.rows == 1
@@ -132,7 +133,8 @@ class ScaledFormat:
     def stored_bits(self, tensors: Mapping[str, Tensor]) -> int:
         """Bits in a checkpoint, which packs the codes and zero points."""
         scales = tensors["scales"]
-        per_tile = scales.itemsize * 8 + (self.bits if self.zero_points else 0)
+        zero_bits = 32 if self.scales.zeros == torch.float32 else self.bits
+        per_tile = scales.itemsize * 8 + (zero_bits if self.zero_points else 0)
         second = 32 if self.scales.second_level else 0
         return tensors["codes"].numel() * self.bits + scales.numel() * per_tile + second
 
@@ -156,8 +158,9 @@ class ScaledFormat:
             raise ValueError("zeros: expected None exactly when the format is symmetric")
         if zeros is not None and tuple(zeros.shape) != expected:
             raise ValueError(f"zeros: expected shape {expected}, got {tuple(zeros.shape)}")
-        if zeros is not None and zeros.dtype != torch.uint8:
-            raise TypeError(f"zeros: expected uint8, got {zeros.dtype}")
+        if zeros is not None and zeros.dtype != self.scales.zeros:
+            kind = str(self.scales.zeros).removeprefix("torch.")
+            raise TypeError(f"zeros: expected {kind}, got {zeros.dtype}")
 
     def zeros(
         self, n: int, k: int, scale_dtype: torch.dtype, device: str | torch.device = "cpu"
@@ -169,7 +172,7 @@ class ScaledFormat:
             "scales": torch.zeros(tiles, dtype=torch.uint8, device=device).to(dtype),
         }
         if self.zero_points:
-            tensors["zeros"] = torch.zeros(tiles, dtype=torch.uint8, device=device)
+            tensors["zeros"] = torch.zeros(tiles, dtype=self.scales.zeros, device=device)
         if self.scales.second_level:
             tensors["second_scale"] = torch.zeros(1, device=device)
         return tensors
@@ -193,6 +196,8 @@ class ScaledFormat:
             search: shrink the range and refit the scale to lower the weighted squared error. Without it the
                 grid covers the range: min to max with zero points, else -amax to amax.
         """
+        if self.scales.zeros != torch.uint8:
+            raise ValueError(f"format: codes are not chosen under zero points in float32, got {self}")
         n, k = w.shape
         granularity = self.granularity
         bands, groups, height = granularity.bands(n), granularity.groups(k), granularity.height(n)
@@ -298,7 +303,7 @@ class ScaledGrid:
     Attributes:
         shape: of the weight, [N, K].
         scales: in the stored dtype.
-        zeros: uint8 like scales, or None without zero points.
+        zeros: like scales, or None without zero points.
         second_scale: float32 [1], or None with one level of scales.
     """
 

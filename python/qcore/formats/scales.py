@@ -22,15 +22,19 @@ class Scales:
         dtype: float32, float16, bfloat16, float8_e4m3fn or float8_e8m0fnu (powers of two); None: that in
             which the weight itself was stored.
         second_level: stored scales are relative to one float32 scale of the whole weight (NVFP4).
+        zeros: how zero points are stored: uint8, whole codes; or float32, anything between them (HQQ).
     """
 
     dtype: torch.dtype | None = None
     second_level: bool = False
+    zeros: torch.dtype = torch.uint8
 
     def __post_init__(self) -> None:
         if self.dtype is not None and self.dtype not in SCALE_DTYPES:
             names = ", ".join(str(dtype).removeprefix("torch.") for dtype in SCALE_DTYPES)
             raise ValueError(f"scales.dtype: expected None or one of {names}, got {self.dtype}")
+        if self.zeros not in (torch.uint8, torch.float32):
+            raise ValueError(f"scales.zeros: expected uint8 or float32, got {self.zeros}")
 
     def rule(self, greatest: Tensor, dtype: torch.dtype) -> StoredScale:
         """How the scales of one weight are rounded.
