@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Conversion", "Merge", "renamer", "source_layout", "source_name"]
+__all__ = ["Conversion", "Merge", "renamer", "source_layout", "source_names"]
 
 
 @dataclass
@@ -153,19 +153,31 @@ def source_layout(
     return {**apart, **revert_weight_conversion(model, whole)}
 
 
-def source_name(model: nn.Module, layer: str) -> str:
-    """The name that checkpoints have for a linear layer; the model's if they have it in other pieces."""
-    probe = torch.empty(2, 2, device="meta")
-    stored = source_layout(model, {f"{layer}.weight": probe})
-    key, tensor = next(iter(stored.items()))
-    same = len(stored) == 1 and key.endswith(".weight") and tensor is probe
-    return key.removesuffix(".weight") if same else layer
+def source_names(model: nn.Module, layers: Iterable[str]) -> dict[str, str]:
+    """The name that checkpoints have for each linear layer; the model's if they have it in other pieces."""
+    joint = _joint(model)
+    alone = {f"{layer}.weight": torch.empty(2, 2, device="meta") for layer in layers}
+    renamed = {name: probe for name, probe in alone.items() if joint(name) is None}
+    stored = {id(probe): key for key, probe in source_layout(model, renamed).items()}
+    keys = {name: stored.get(id(probe), name) for name, probe in alone.items()}
+    return {
+        name.removesuffix(".weight"): (key if key.endswith(".weight") else name).removesuffix(".weight")
+        for name, key in keys.items()
+    }
 
 
 def _together(
     model: nn.Module, tensors: Mapping[str, Tensor], fixed: Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Tensors whose rules find all that they need, and those that must stay."""
+    joint = _joint(model)
+    broken = {joint(name) for name in fixed} - {None}
+    apart = {name: tensor for name, tensor in tensors.items() if broken and joint(name) in broken}
+    return {name: tensor for name, tensor in tensors.items() if name not in apart}, apart
+
+
+def _joint(model: nn.Module) -> Callable[[str], str | None]:
+    """What a tensor of the model is put together with, or cut into, in its checkpoints; None: it is alone."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import apply_converters
 
@@ -178,9 +190,7 @@ def _together(
         renamed, pattern = apply_converters(name, converters)
         return None if pattern is None else str(renamed)
 
-    broken = {joint(name) for name in fixed} - {None}
-    apart = {name: tensor for name, tensor in tensors.items() if broken and joint(name) in broken}
-    return {name: tensor for name, tensor in tensors.items() if name not in apart}, apart
+    return joint
 
 
 def _natural(key: str) -> list[tuple[int, str]]:

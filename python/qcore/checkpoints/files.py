@@ -57,6 +57,9 @@ def resolve_source(source: str | os.PathLike[str]) -> Path:
     raise FileNotFoundError(f"{text}: no such folder")
 
 
+# How much is read of a mapped shard before it is mapped anew, which reads its header again.
+_MAPPED_BYTES = 32 << 20
+
 # Dtype, in the words of safetensors, and shape of each tensor of a shard.
 _Header = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -80,6 +83,8 @@ class Checkpoint:
             )
         self.config = self._config()
         self._headers: dict[Path, _Header] = {}
+        self._mapped: tuple[Path, Any] | None = None
+        self._bytes_read = 0
         self.files = self._index()
         self.quantization = quantization_of(self.config, self.files, self._beside)
 
@@ -126,15 +131,19 @@ class Checkpoint:
         return len(self.files)
 
     def tensor(self, name: str) -> Tensor:
-        """Reads one tensor. The file is mapped for just this call, so that its pages do not stay."""
+        """Reads one tensor. The file is mapped anew now and then, so that its pages do not stay."""
         if name not in self.files:
             raise ValueError(f"{self.path}: has no tensor {name}")
         shard = self.files[name]
         try:
-            with safe_open(shard, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name).clone()
+            if self._mapped is None or self._mapped[0] != shard:
+                self._mapped, self._bytes_read = (shard, safe_open(shard, framework="pt")), 0
+            tensor: Tensor = self._mapped[1].get_tensor(name).clone()
         except SafetensorError as error:
             raise ValueError(f"{shard}: cannot read {name}: {error}") from error
+        self._bytes_read += tensor.nbytes
+        if self._bytes_read > _MAPPED_BYTES:
+            self._mapped = None
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:

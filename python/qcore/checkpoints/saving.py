@@ -15,7 +15,7 @@ from qcore.checkpoints.container import Container, QWeightInfo
 from qcore.checkpoints.containers import WRITTEN, container_called
 from qcore.checkpoints.files import ShardWriter, atomic_folder, write_json
 from qcore.checkpoints.sink import Sink
-from qcore.conversion import renamer, source_layout, source_name
+from qcore.conversion import renamer, source_layout, source_names
 from qcore.formats import Format
 from qcore.linears import is_linear, is_transposed
 from qcore.models import head_name
@@ -98,8 +98,9 @@ def write_model(model: Any, folder: Path, shard_bytes: int, container: Container
     quantized = [f"{name}.weight" for name in layers]
     for name, tensor in source_layout(model, _plain_tensors(model), quantized).items():
         sink.keep(name, tensor)
+    names = source_names(model, layers)
     for name, layer in track(list(layers.items()), "saving layers"):
-        sink.emit(source_name(model, name), layer.to_qweight())
+        sink.emit(names[name], layer.to_qweight())
     sink.config = {**config.to_dict(), "architectures": [type(model).__name__]}
     sink.finish()
 
