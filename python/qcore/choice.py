@@ -80,7 +80,7 @@ def choose_formats(
         format = None if asked is None else asked.for_columns(k)
         if format is not None:
             formats[name] = format
-            report.add_format(name, str(asked), str(format))
+            report.choose(name, str(asked), str(format), 0 if name == head_name(model) else n * k)
         else:
             fits_not = f"{asked} does not fit rows of {k}"
             reasons[name] = ("the scheme leaves it", True) if asked is None else (fits_not, False)
@@ -99,7 +99,7 @@ def account(
     reasons: Mapping[str, tuple[str, bool]],
     report: QuantizationReport,
 ) -> None:
-    """Adds up what is quantized and what is left of all parameters besides the embeddings and the head.
+    """Adds up what is left of all parameters besides the embeddings and the head.
 
     Args:
         quantized: names of linear layers.
@@ -112,7 +112,6 @@ def account(
             continue
         size = parameter.numel()
         if owner in quantized and leaf == "weight":
-            report.quantized += size
             continue
         name = owner if leaf == "weight" else f"{owner}.{leaf}".lstrip(".")
         if owner in reasons and leaf == "weight":

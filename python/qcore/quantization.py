@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from qcore.calibration.chain import Batch, Weights
 from qcore.calibration.layers import calibrate, needs_calibration
 from qcore.calibration.one_layer import check_finite
+from qcore.checkpoints.containers import CONTAINERS
 from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.saving import SHARD_BYTES
@@ -23,7 +24,7 @@ from qcore.checkpoints.stores import STORES, store_for
 from qcore.checkpoints.streamed import FolderSource
 from qcore.choice import Choice, choose_formats
 from qcore.formats import Format
-from qcore.linears import as_linear
+from qcore.linears import as_linear, matrix_shape
 from qcore.methods import Method, resolve_method
 from qcore.models import places_of, replace_linear, untie_quantized_heads
 from qcore.nn import QLinear
@@ -86,9 +87,20 @@ def quantize(
     with as_linear(model):
         choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore, parse_rules(overrides))
         destination = _ModelDestination(model, choice, resolve_method(method))
+        choice.report.unsavable = _unsavable(model, choice.formats)
         report = _run(_ModelSource(model), destination, calibration, sequential, device, tokenizer)
     model.qcore_report = report  # type: ignore[assignment]
     return model
+
+
+def _unsavable(model: nn.Module, formats: Mapping[str, Format]) -> str:
+    """Why no container stores a model in these formats; "" if one does."""
+    for name, format in formats.items():
+        k = matrix_shape(model.get_submodule(name))[1]
+        why = [container.why_not(format, k) for container in CONTAINERS]
+        if None not in why:
+            return f"{name}: {why[0]}"
+    return ""
 
 
 def _expect_floats(model: Any) -> None:
@@ -249,6 +261,8 @@ def _run(
         weights = source.weights(sink, device)
         if formats:
             calibrate(model, formats, batches, method, weights.emit, weights, sequential)
+        for name in report.not_called:
+            report.leave(name, "never called")
         weights.finish()
         sink.finish()
     return report

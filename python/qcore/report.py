@@ -44,6 +44,7 @@ class QuantizationReport:
         quantized: parameters in quantized weights, embeddings and the head not counted.
         left_out: all others, embeddings and the head not counted, by the name of their module or, where it
             has several, parameter.
+        unsavable: why no folder can store what was chosen for a model in memory; "" if one can.
     """
 
     calibration: str = ""
@@ -54,6 +55,8 @@ class QuantizationReport:
     narrowed: dict[str, list[str]] = field(default_factory=dict)
     quantized: int = 0
     left_out: dict[str, LeftOut] = field(default_factory=dict)
+    unsavable: str = ""
+    _chosen: dict[str, tuple[str, str, int]] = field(default_factory=dict, repr=False)
 
     @property
     def share(self) -> float:
@@ -62,11 +65,31 @@ class QuantizationReport:
         missed = sum(left.parameters for left in self.left_out.values() if not left.asked)
         return self.quantized / max(self.quantized + missed, 1)
 
-    def add_format(self, name: str, asked: str, got: str) -> None:
-        """A layer that is stored in the format `got`."""
+    def choose(self, name: str, asked: str, got: str, parameters: int = 0) -> None:
+        """A layer, or matrix, that will be stored in the format `got`.
+
+        Args:
+            parameters: that count for the share.
+        """
+        self._chosen[name] = (asked, got, parameters)
+        self.quantized += parameters
         self.formats[got] = self.formats.get(got, 0) + 1
         if got != asked:
             self.narrowed.setdefault(f"{got} instead of {asked}", []).append(name)
+
+    def leave(self, name: str, reason: str) -> None:
+        """A layer that was chosen, and is left as it is after all."""
+        asked, got, parameters = self._chosen.pop(name)
+        self.quantized -= parameters
+        self.left_out[name] = LeftOut(parameters, reason)
+        self.formats[got] -= 1
+        if not self.formats[got]:
+            del self.formats[got]
+        if got != asked:
+            narrowed = self.narrowed[f"{got} instead of {asked}"]
+            narrowed.remove(name)
+            if not narrowed:
+                del self.narrowed[f"{got} instead of {asked}"]
 
     @property
     def warning(self) -> str | None:
@@ -90,6 +113,8 @@ class QuantizationReport:
         vectors = {name for name, left in self.left_out.items() if left.reason == VECTOR}
         if others := [(name, left) for name, left in self.left_out.items() if name not in vectors]:
             lines.append("not quantized: " + "; ".join(self._largest(6, others)))
+        if self.unsavable:
+            lines.append(f"qcore.save will refuse it: {self.unsavable}")
         for what, names in (
             ("never called, left as they are", self.not_called),
             ("reached by no calibration token, rounded to nearest", self.without_tokens),

@@ -160,9 +160,11 @@ class GgufDestination(Destination):
 
     def _report(self, asked: Mapping[str, Type]) -> QuantizationReport:
         report = QuantizationReport()
+        counted = {self.names[self._key(f"{layer}.weight")] for layer in self.formats}
         for name, shape in self.shapes.items():
             if len(shape) > 1:
-                report.add_format(name, asked[name].name, self.types[name].name)
+                size = int(np.prod(shape)) if name in counted else 0
+                report.choose(name, asked[name].name, self.types[name].name, size)
         reasons: dict[str, tuple[str, bool]] = {}
         for layer in linear_names(self.model):
             stored = self.names.get(self._key(f"{layer}.weight"))
