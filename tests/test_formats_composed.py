@@ -295,6 +295,7 @@ def test_nf4_is_that_of_bitsandbytes() -> None:
     assert (nearest.reshape(24, 256) != grid.round(w).numpy()).mean() < 1e-3  # ties and their roundings
 
 
+@pytest.mark.filterwarnings("ignore:the quantized model cannot be saved")
 @pytest.mark.parametrize("method", ["rtn", "imatrix", "gptq", "awq", "awq+gptq"])
 def test_nf4_by_every_method(method: str) -> None:
     model, floats = tiny.make_model("llama"), tiny.make_model("llama")

@@ -144,6 +144,7 @@ def formats(model: nn.Module) -> dict[str, str]:
     return {name: layer.format.name for name, layer in layers.items()}
 
 
+@pytest.mark.filterwarnings("ignore:the quantized model cannot be saved")
 @pytest.mark.parametrize("method", ["rtn", "imatrix", "gptq", "awq"])
 @pytest.mark.parametrize("scheme", ["Q8_0", "q8_0", BlockFormat("Q8_0")], ids=str)
 def test_quantizes_a_model(scheme: str | Format, method: str) -> None:

@@ -142,7 +142,8 @@ def test_quantizing_twice_says_what_to_do(tmp_path: Path) -> None:
 
 def test_what_cannot_be_saved_is_known_at_once() -> None:
     model = tiny.make_model("llama")
-    quantize(model, "Q8_0", "rtn")
+    with pytest.warns(UserWarning, match="cannot be saved: model.layers.0.* a GGUF file stores it"):
+        quantize(model, "Q8_0", "imatrix", tiny.tokens())
     assert model.qcore_report.unsavable.endswith(
         "compressed-tensors has no format Q8_0; a GGUF file stores it"
     )

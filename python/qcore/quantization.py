@@ -77,7 +77,8 @@ def quantize(
 
     Returns:
         The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was chosen, and what was
-        left out on the way. Less than 90 % of what could be quantized is a warning too.
+        left out on the way. Less than 90 % of what could be quantized is a warning too, and
+        so are, before calibration, formats that no folder stores.
 
     Raises:
         ValueError: an argument that does not fit, naming it; NaN or infinite weights, naming the layer.
@@ -87,7 +88,9 @@ def quantize(
     with as_linear(model):
         choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore, parse_rules(overrides))
         destination = _ModelDestination(model, choice, resolve_method(method))
-        choice.report.unsavable = _unsavable(model, choice.formats)
+        choice.report.unsavable = unsavable = _unsavable(model, choice.formats)
+        if unsavable and destination.method.needs_calibration:  # said before hours are spent
+            warnings.warn(f"the quantized model cannot be saved: {unsavable}", stacklevel=2)
         report = _run(_ModelSource(model), destination, calibration, sequential, device, tokenizer)
     model.qcore_report = report  # type: ignore[assignment]
     return model
