@@ -3,7 +3,8 @@ mode, vmap, torch.func and autocast. Every family of ops, as an op and as a laye
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -203,3 +204,34 @@ def test_autocast_under_compile(scheme: str) -> None:
         y = compiled(X)
         assert y.dtype == torch.bfloat16
         assert torch.equal(y, ours(X))
+
+
+# -- DTensor -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Any]:
+    """Of one process."""
+    from torch import distributed
+
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_dtensors_are_refused_by_name(name: str, mesh: Any) -> None:
+    from torch.distributed.tensor import Replicate, distribute_tensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
+
+    def spread(value: object) -> object:
+        if not isinstance(value, Tensor) or (value.dtype.itemsize == 1 and value.dtype.is_floating_point):
+            return value
+        return distribute_tensor(value, mesh, [Replicate()])
+
+    with pytest.raises((NotImplementedError, RuntimeError), match=rf"qcore.{name}.*(sharding|DTensor)"):
+        getattr(ops, name)(*map(spread, (X, *PRODUCTS[name])))
+    with pytest.raises(RuntimeError, match=rf"qcore.{name}.*got mixed torch.Tensor and DTensor"):
+        getattr(ops, name)(spread(X), *PRODUCTS[name])
+    with pytest.raises(NotImplementedError, match="ColwiseParallel"):
+        parallelize_module(layer("W4A16"), mesh, ColwiseParallel())
