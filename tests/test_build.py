@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -172,3 +173,34 @@ def test_another_python_takes_the_ops_that_are_built(repository: Path, tmp_path:
     subprocess.run(install, check=True, capture_output=True)
     assert {path.name for path in (prefix / "qcore").iterdir()} == {MODULE.name, OPS.name}
     assert (prefix / "qcore" / OPS.name).read_bytes() == OPS.read_bytes()
+
+
+def test_sdist_holds_what_its_tests_need(repository: Path, tmp_path: Path) -> None:
+    """A source archive is a tree in which they run: the bundled model is part of it."""
+    backend = pytest.importorskip("scikit_build_core.build")
+    script = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], cwd=repository, check=True, capture_output=True
+    )
+    assert backend is not None
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as files:
+        inside = {name.partition("/")[2] for name in files.getnames()}
+    parts = ("bench", "cmake", "cpp", "cuda", "models", "python", "tests", "third_party")
+    needed = {
+        str(path.relative_to(repository))
+        for part in parts
+        for path in (repository / part).rglob("*")
+        if path.is_file() and path.suffix not in (".so", ".pyc")
+    }
+    needed = {name for name in needed if not name.startswith("bench/results/")}
+    assert {"tests/conftest.py", "models/pydoc-llama-7m/model.safetensors", "python/OPS.md"} <= needed
+    assert needed - inside == set()
+    assert {
+        "pyproject.toml",
+        "CMakeLists.txt",
+        "CMakePresets.json",
+        "Makefile",
+        "LICENSE",
+        "README.md",
+    } <= inside

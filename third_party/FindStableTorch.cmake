@@ -22,6 +22,14 @@ find_package_handle_standard_args(StableTorch
   REQUIRED_VARS StableTorch_LIBRARY StableTorch_INCLUDE_DIR VERSION_VAR StableTorch_VERSION
   REASON_FAILURE_MESSAGE "torch is not installed for ${Python_EXECUTABLE}")
 
+# pip builds in an environment of its own, into which it brings what it is served.
+if(StableTorch_FOUND AND StableTorch_ROOT_DIR MATCHES "build-env"
+   AND EXISTS "${StableTorch_ROOT_DIR}/lib/libtorch_cuda.so")
+  message(NOTICE "pip downloaded a CUDA build of torch for this build alone. To spare it: `pip install torch "
+                 "scikit-build-core pybind11 ninja`, then `pip install --no-build-isolation .`; or set "
+                 "PIP_EXTRA_INDEX_URL to an index of torch's CPU builds.")
+endif()
+
 if(StableTorch_FOUND AND NOT TARGET StableTorch::torch)
   add_library(StableTorch::torch SHARED IMPORTED)
   set_target_properties(StableTorch::torch PROPERTIES
