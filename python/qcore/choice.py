@@ -61,16 +61,17 @@ def choose_formats(
     for each in rules:
         if not any(each.pattern.search(name) for name in names):
             raise ValueError(f"{each}: fits no linear layer of the model")
-    head = head_name(model) if "lm_head" in ignore else None
+    head = head_name(model)
+    head_ignored = "lm_head" in ignore
     blocks = find_blocks(model, names)
     report = QuantizationReport()
     formats: dict[str, Format] = {}
     reasons: dict[str, tuple[str, bool]] = {
-        name: (why, False) for name, why in gates(model, names).items() if name != head_name(model)
+        name: (why, False) for name, why in gates(model, names).items() if name != head
     }
     for name in names:
         rule = next((rule for rule in rules if rule.pattern.search(name)), None)
-        if rule is None and (name == head or is_ignored(name, ignore)):
+        if rule is None and ((name == head and head_ignored) or is_ignored(name, ignore)):
             reasons[name] = ("ignored", True)
         if rule is None and name in reasons:
             continue
@@ -80,7 +81,7 @@ def choose_formats(
         format = None if asked is None else asked.for_columns(k)
         if format is not None:
             formats[name] = format
-            report.choose(name, str(asked), str(format), 0 if name == head_name(model) else n * k)
+            report.choose(name, str(asked), str(format), 0 if name == head else n * k)
         else:
             fits_not = f"{asked} does not fit rows of {k}"
             reasons[name] = ("the scheme leaves it", True) if asked is None else (fits_not, False)
