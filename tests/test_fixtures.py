@@ -15,8 +15,8 @@ from qcore.checkpoints.stores import inspect_checkpoint
 
 FIXTURES = Path(__file__).parent / "fixtures"
 # By folder: what is stored (several, where groups cross the rows of some layers), and how far logits may be
-# off. Most tools compute in float32 what the weights stand for. Where inputs are rounded to 8 bits, a tie may
-# be rounded either way.
+# off. Most tools compute in float32 what the weights stand for, AutoRound's in float16. Where inputs are rounded
+# to 8 bits, a tie may be rounded either way.
 FOLDERS: dict[str, tuple[str, float]] = {
     "modelopt/fp8": ("e4m3 per tensor, inputs e4m3 static per tensor", 0.03),
     "modelopt/fp8_pc_pt": ("e4m3 per row, inputs e4m3 dynamic per token", 0.03),
@@ -25,6 +25,10 @@ FOLDERS: dict[str, tuple[str, float]] = {
     "bitsandbytes/nf4_double": ("nf4 g64, scales f32", 1e-5),
     "bitsandbytes/fp4_double": ("fp4 g64, scales f32", 1e-5),
     "bitsandbytes/int8": ("int8 per row sym", 0.02),
+    "auto_round/int4": ("int4 g32 sym", 5e-3),
+    "auto_round/int3": ("int3 g64 sym", 5e-3),
+    "auto_round/int2": ("int2 g32 asym", 5e-3),
+    "auto_round/mixed": ("int4 g32 sym | int8 g32 sym", 5e-3),
     "hqq/int8": ("int8 g128 asym, zeros f32 | int8 g64 asym, zeros f32", 1e-5),
     "hqq/int4": ("int4 g64 asym, zeros f32", 1e-5),
     "hqq/int3": ("int3 g64 asym, zeros f32", 1e-5),

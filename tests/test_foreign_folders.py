@@ -179,9 +179,34 @@ def test_awq(tmp_path: Path, symmetric: bool) -> None:
     check(folder, model, layers, act_order=False)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("version", ["gemv", "GEMV"])
+def test_awq_gemv(tmp_path: Path, symmetric: bool, version: str) -> None:
+    """Words along K; scales and zero points padded as its kernel wants them."""
+
+    def parts(layer: Layer) -> dict[str, Tensor]:
+        padding = ((0, 0), (0, 32 - layer.scales.shape[1]))  # of groups of 32: to four words
+        scales, zeros = np.pad(layer.scales, padding), np.pad(layer.zeros, padding)
+        tensors = {"qweight": foreign.tensor(bit_stream(layer.codes, 4)), "scales": foreign.tensor(scales)}
+        return tensors if symmetric else {**tensors, "qzeros": foreign.tensor(bit_stream(zeros, 4))}
+
+    config = {
+        "quant_method": "awq",
+        "bits": 4,
+        "group_size": 32,
+        "version": version,
+        "zero_point": not symmetric,
+    }
+    model, layers = write(tmp_path / "m", config, parts, symmetric=symmetric)
+    check(tmp_path / "m", model, layers, act_order=False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"bits": 8}, "bits: expected 4, got 8"), ({"version": "gemv"}, "version: expected 'gemm', got 'gemv'")],
+    [
+        ({"bits": 8}, "bits: expected 4, got 8"),
+        ({"version": "marlin"}, "version: expected 'gemm' or 'gemv', got 'marlin'"),
+    ],
 )
 def test_bad_awq(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     config = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm", **change}

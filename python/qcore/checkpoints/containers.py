@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from qcore.checkpoints.auto_round import AutoRound
 from qcore.checkpoints.awq import Awq
 from qcore.checkpoints.bitsandbytes import BitsAndBytes
 from qcore.checkpoints.compressed_tensors import CompressedTensors
@@ -34,6 +35,7 @@ CONTAINERS: tuple[Container, ...] = (
     ModelOpt(),
     BitsAndBytes(),
     Hqq(),
+    AutoRound(),
 )
 
 # What folders are written in.

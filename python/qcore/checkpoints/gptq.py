@@ -8,14 +8,23 @@ Per layer: `qweight` int32 [ceil(K * bits / 32), N], codes packed along K; `qzer
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qcore.checkpoints.bits import unpack_int32
-from qcore.checkpoints.container import Container, Header, StoredLayer, expect_matrix, expect_parts, naming
+from qcore.checkpoints.bits import pack_int32, unpack_int32
+from qcore.checkpoints.container import (
+    Container,
+    Header,
+    QWeightInfo,
+    StoredLayer,
+    expect_matrix,
+    expect_parts,
+    expect_plain_inputs,
+    naming,
+)
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -25,9 +34,10 @@ from qcore.checkpoints.words import (
     groups_of,
     needed_zeros,
     permutation_of,
+    stored_order,
     words_for,
 )
-from qcore.formats import IntGroup
+from qcore.formats import Format, IntGroup, ScaledFormat
 from qcore.qweight import QWeight
 
 __all__ = ["Gptq", "parse"]
@@ -38,9 +48,10 @@ _SETTINGS = {"bits": 4, "group_size": 128, "sym": True}
 
 
 class Gptq(Container):
-    """2, 3, 4 and 8 bits, both versions, in activation order or not, symmetric or not."""
+    """2, 3, 4 and 8 bits, both versions, in activation order or not, symmetric or not; read and written."""
 
     method = "gptq"
+    twin = "quantize_config.json"
     marks = frozenset(("qweight", "qzeros"))
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
@@ -76,6 +87,78 @@ class Gptq(Container):
                 symmetric=bool(settings["sym"]),
                 k=layer.shape[1],
             ).qweight()
+
+    def why_not(self, format: Format, k: int | None = None) -> str | None:
+        scaled = format.scaled
+        if scaled is None or scaled != _plain(scaled):
+            return f"{self.method} has no format {format}; it stores integers of 2, 3, 4 and 8 bits in groups"
+        width = scaled.group_size
+        if k is not None and (k % 32 or (width != -1 and k % width)):
+            return (
+                f"group_size: expected a divisor of K, which must be a multiple of 32, got {width}, K = {k}"
+            )
+        return None
+
+    def write(self, name: str, weight: QWeight) -> dict[str, Tensor]:
+        expect_plain_inputs(name, weight, permuted=True)
+        scaled = weight.format.scaled
+        assert scaled is not None  # see why_not
+        n, bits = weight.shape[0], scaled.bits
+        if n % 32:
+            raise ValueError(
+                f"{name}.weight: expected a multiple of 32 rows, as {self.method} packs them, got {n}"
+            )
+        codes, g_idx = stored_order(weight)
+        scales, zeros = weight.tensors["scales"].T.contiguous(), weight.tensors.get("zeros")
+        if zeros is None:  # version 1: less one
+            stored = torch.full_like(scales, (1 << (bits - 1)) - 1, dtype=torch.uint8)
+        else:
+            stored = zeros.T.contiguous()
+        written = {
+            "qweight": pack_int32(codes, bits).T.contiguous(),
+            "qzeros": pack_int32(stored, bits),
+            "scales": scales,
+            "g_idx": g_idx,
+        }
+        return {f"{name}.{part}": tensor for part, tensor in written.items()}
+
+    def config(self, weights: Mapping[str, QWeightInfo], linears: Collection[str]) -> dict[str, Any]:
+        """Symmetric weights go by version 1, which every reader knows; with zero points only version 2 can
+        say 0 so that all readers agree."""
+        formats = [_plain(weight.format) for weight in weights.values()]
+        if len({format.symmetric for format in formats}) != 1:
+            raise ValueError(
+                f"{self.method}: expected layers with zero points or without, got both, and they need "
+                f"different versions of it"
+            )
+        usual = max(formats, key=formats.count)
+        rules: dict[str, dict[str, Any]] = {
+            f"-:^{re.escape(name)}$": {} for name in linears if name not in weights
+        }
+        for (name, weight), format in zip(weights.items(), formats, strict=True):
+            if format != usual or weight.permuted != any(w.permuted for w in weights.values()):
+                rules[f"+:^{re.escape(name)}$"] = {
+                    "bits": format.bits, "group_size": format.group_size, "desc_act": weight.permuted,
+                }  # fmt: skip
+        return {
+            "quant_method": self.method,
+            "bits": usual.bits,
+            "group_size": usual.group_size,
+            "sym": usual.symmetric,
+            "desc_act": any(weight.permuted for weight in weights.values()),
+            "lm_head": any(name.endswith("lm_head") for name in weights),
+            "checkpoint_format": "gptq" if usual.symmetric else "gptq_v2",
+            "pack_dtype": "int32",
+            "dynamic": rules,
+        }
+
+
+def _plain(format: Format) -> ScaledFormat:
+    """The integers in groups that a format is, or would be."""
+    scaled = format.scaled
+    assert scaled is not None
+    bits = scaled.bits if scaled.bits in (2, 3, 4, 8) else 4
+    return IntGroup(bits, scaled.symmetric, scaled.group_size)
 
 
 def _version(config: Mapping[str, Any]) -> str:

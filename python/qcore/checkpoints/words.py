@@ -12,7 +12,7 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from qcore.checkpoints.bits import unpack_int32
+from qcore.checkpoints.bits import pack_int32, unpack_int32
 from qcore.formats import IntGroup
 from qcore.ops import PackedW4A16, w4a16_pack, w4a16_repack
 from qcore.qweight import Inputs, QWeight
@@ -22,12 +22,14 @@ __all__ = [
     "Words",
     "along_rows",
     "awq_columns",
+    "awq_words",
     "check_bits",
     "check_devices",
     "check_tensor",
     "groups_of",
     "needed_zeros",
     "permutation_of",
+    "stored_order",
     "unpack_padded",
     "words_for",
 ]
@@ -104,6 +106,13 @@ def awq_columns(words: Tensor, columns: int) -> Tensor:
     0, 2, 4, 6, 1, 3, 5, 7."""
     nibbles = unpack_int32(words, 4, columns).view(len(words), columns // 8, 2, 4)
     return nibbles.transpose(2, 3).reshape(len(words), columns)
+
+
+def awq_words(codes: Tensor) -> Tensor:
+    """AWQ's words int32 [R, C / 8] of 4-bit codes uint8 [R, C]: what `awq_columns` reads."""
+    rows, columns = codes.shape
+    nibbles = codes.view(rows, columns // 8, 4, 2).transpose(2, 3).reshape(rows, columns)
+    return pack_int32(nibbles.contiguous(), 4)
 
 
 def check_tensor(
@@ -204,6 +213,21 @@ def permutation_of(name: str, g_idx: Tensor | None, k: int, width: int) -> Tenso
             f"column {position} is of group {int(group[perm][position])} instead of {position // width}"
         )
     return perm.int()
+
+
+def stored_order(weight: QWeight) -> tuple[Tensor, Tensor]:
+    """Codes with the columns in the order of x, and the group of each column, int32 [K]: the inverse of
+    `permutation_of`."""
+    codes, permutation, scaled = weight.tensors["codes"], weight.inputs.permutation, weight.format.scaled
+    assert scaled is not None  # see the callers' why_not
+    k = weight.shape[1]
+    groups = torch.arange(k, dtype=torch.int32, device=codes.device) // scaled.granularity.width(k)
+    if permutation is None:
+        return codes, groups
+    in_order, g_idx = torch.empty_like(codes), torch.empty_like(groups)
+    in_order[:, permutation.long()] = codes
+    g_idx[permutation.long()] = groups
+    return in_order, g_idx
 
 
 def unpack_padded(name: str, words: Tensor, bits: int, columns: int, dense: bool) -> Tensor:

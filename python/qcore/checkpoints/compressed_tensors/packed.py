@@ -24,6 +24,7 @@ from qcore.checkpoints.words import (
     groups_of,
     needed_zeros,
     permutation_of,
+    stored_order,
     unpack_padded,
     words_for,
 )
@@ -57,19 +58,13 @@ def parts(format: Format) -> tuple[list[str], list[str]]:
 
 def to_tensors(name: str, weight: QWeight) -> dict[str, Tensor]:
     """The stored tensors of one layer."""
-    format, codes = _scaled(weight.format), weight.tensors["codes"]
+    format = _scaled(weight.format)
     tensors = {
         f"{name}.weight_scale": weight.tensors["scales"].contiguous(),
         f"{name}.weight_shape": torch.tensor(weight.shape, dtype=torch.int64),
     }
-    if (permutation := weight.inputs.permutation) is not None:
-        # Columns are stored in the order of x, and the group of each beside them.
-        groups = torch.arange(weight.shape[1], device=codes.device) // format.granularity.width(
-            weight.shape[1]
-        )
-        codes, g_idx = torch.empty_like(codes), torch.empty_like(permutation)
-        codes[:, permutation.long()] = weight.tensors["codes"]
-        g_idx[permutation.long()] = groups.int()
+    codes, g_idx = stored_order(weight)
+    if weight.inputs.permutation is not None:
         tensors[f"{name}.weight_g_idx"] = g_idx
     tensors[f"{name}.weight_packed"] = pack_int32(codes, format.bits)
     if (zeros := weight.tensors.get("zeros")) is not None:
