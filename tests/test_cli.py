@@ -251,8 +251,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"qcore {qcore.__version__}\n")
 
 
-def test_remote_code_runs_only_if_it_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+def test_remote_code_runs_only_if_it_is_trusted(tmp_path: Path) -> None:
     source, ran = tmp_path / "source", tmp_path / "ran"
     shutil.copytree(MODEL, source)
     (source / "own.py").write_text(

@@ -56,19 +56,12 @@ class OwnTokenizer(PreTrainedTokenizer):
 """
 
 
-@pytest.fixture(scope="module")
-def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where transformers puts code that it runs; it cannot change its mind within a process."""
-    return tmp_path_factory.mktemp("modules")
-
-
 @pytest.fixture(autouse=True)
-def nothing_is_asked(monkeypatch: pytest.MonkeyPatch, modules: Path) -> None:
+def nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*args: Any) -> str:
         raise AssertionError(f"asked: {args}")
 
     monkeypatch.setattr(builtins, "input", asked)
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(modules))
 
 
 @pytest.fixture

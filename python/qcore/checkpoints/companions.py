@@ -106,7 +106,12 @@ def copy_companions(source: Path, files: Sequence[Path], destination: Path) -> N
     for file in files:
         target = destination / file
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / file, target)
+        try:
+            shutil.copyfile(source / file, target)
+        except OSError as error:
+            if error.filename2 is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(target)) from error  # what cannot be written
 
 
 def inside(folder: Path, name: Any, where: str) -> Path:

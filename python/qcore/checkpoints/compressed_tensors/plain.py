@@ -90,8 +90,8 @@ def from_tensors(
     expected = granularity.shape(n, k)
     if tuple(scales.shape) != expected:
         raise ValueError(
-            f"{name}.{scale}: expected {list(expected)} ({granularity}) for a weight {[n, k]}, got "
-            f"{list(scales.shape)}"
+            f"{name}: scales: expected shape {expected} ({granularity}) for a weight {(n, k)}, got "
+            f"{tuple(scales.shape)} in {name}.{scale}"
         )
     _expect_zero(name, tensors, "weight_zero_point")
     inputs = _inputs(name, tensors, format, input_scale)
