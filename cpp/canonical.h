@@ -29,16 +29,14 @@ Status check_rows(const FloatRows& x);
 Status check_zeros(const char* argument, const int32_t* zeros, Granularity scales, int64_t m,
                    const Executor& executor);
 
-// Floats that a product quantizes itself, instead of x.
-template <class Args>
-Status check_floats(const Args& args) {
-  const FloatRows& x = args.floats;
+// Floats [M, K] that a product quantizes itself, instead of `other`.
+inline Status check_floats(const FloatRows& x, int64_t m, int64_t k, const void* other) {
   if (Status status = check_rows(x); !status.ok()) {
     return {status.code(), "floats." + status.message().substr(2)};
   }
-  if (x.m != args.m) return not_in("floats.m", std::to_string(args.m) + " like m", x.m);
-  if (x.k != args.k) return not_in("floats.k", std::to_string(args.k) + " like k", x.k);
-  if (args.x) return Status::invalid("x: expected null, because floats are given");
+  if (x.m != m) return not_in("floats.m", std::to_string(m) + " like m", x.m);
+  if (x.k != k) return not_in("floats.k", std::to_string(k) + " like k", x.k);
+  if (other) return Status::invalid("x: expected null, because floats are given");
   return {};
 }
 

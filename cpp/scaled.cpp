@@ -10,25 +10,27 @@ namespace qcore {
 namespace {
 
 Status check_elements(const ScaledArgs& args) {
-  for (const Elements type : {args.x_type, args.w_type}) {
-    if (type > Elements::e5m2) {
+  for (const Elements type : {args.x_type, args.w.elements}) {
+    if (type != Elements::s8 && !is_float(type)) {
       return not_in("x_type", "s8, e4m3 or e5m2", static_cast<int64_t>(type));
     }
   }
-  if (args.integers() != (args.w_type == Elements::s8)) {
+  if (args.integers() != (args.w.elements == Elements::s8)) {
     return Status::invalid("w_type: expected integers if and only if x has them");
   }
   if (args.integers()) return {};
-  if (args.experts != 1)
-    return not_in("experts", "1, because the elements are floats", args.experts);
+  if (args.w.experts != 1)
+    return not_in("experts", "1, because the elements are floats", args.w.experts);
   if (args.x_zero) return Status::invalid("x_zero: expected null, because the elements are floats");
   return {};
 }
 
 Status check_quantization(const ScaledArgs& args) {
-  if (Status status = check_floats(args); !status.ok()) return status;
+  if (Status status = check_floats(args.floats, args.m, args.w.k, args.x); !status.ok()) {
+    return status;
+  }
   if (!args.integers()) {
-    if (args.x_scale && args.w_scales == Granularity::block) {
+    if (args.x_scale && args.w.granularity == Granularity::block) {
       return Status::invalid("x_scale: expected null, because scales of blocks come from floats");
     }
     return {};
@@ -44,12 +46,12 @@ Status check_quantization(const ScaledArgs& args) {
 
 Status check_shape(const ScaledArgs& args) {
   if (args.m < 0) return not_in("m", "0 or more", args.m);
-  if (args.n < 0) return not_in("n", "0 or more", args.n);
-  if (args.integers() && (args.k < 1 || args.k > kInt8MaxK)) {
+  if (args.w.n < 0) return not_in("n", "0 or more", args.w.n);
+  if (args.integers() && (args.w.k < 1 || args.w.k > kInt8MaxK)) {
     return not_in("k", "1 .. " + std::to_string(kInt8MaxK) + ", so that sums fit into 32 bits",
-                  args.k);
+                  args.w.k);
   }
-  return args.k < 1 ? not_in("k", "1 or more", args.k) : Status();
+  return args.w.k < 1 ? not_in("k", "1 or more", args.w.k) : Status();
 }
 
 Status check(const ScaledArgs& args, const Executor& executor) {
@@ -61,11 +63,11 @@ Status check(const ScaledArgs& args, const Executor& executor) {
   if (Status status = check_scales("x_scales", args.x_scales, blocks_allowed); !status.ok()) {
     return status;
   }
-  if (Status status = check_scales("w_scales", args.w_scales, blocks_allowed); !status.ok()) {
+  if (Status status = check_scales("w_scales", args.w.granularity, blocks_allowed); !status.ok()) {
     return status;
   }
-  if (Status status = check_experts(args.experts, args.n); !status.ok()) return status;
-  if (Status status = check_offsets(args.offsets, args.experts, args.m, executor); !status.ok()) {
+  if (Status status = check_experts(args.w.experts, args.w.n); !status.ok()) return status;
+  if (Status status = check_offsets(args.offsets, args.w.experts, args.m, executor); !status.ok()) {
     return status;
   }
   if (args.empty()) return {};
@@ -75,10 +77,10 @@ Status check(const ScaledArgs& args, const Executor& executor) {
     if (args.m > 1 && args.x_stride < 0) return not_in("x_stride", "0 or more", args.x_stride);
     if (!args.x) return missing("x");
     if (!args.x_scale) return missing("x_scale");
-    if ((args.x_scales == Granularity::block) != (args.w_scales == Granularity::block)) {
+    if ((args.x_scales == Granularity::block) != (args.w.granularity == Granularity::block)) {
       return Status::invalid(std::string("x_scales: expected scales of blocks if and only if the "
                                          "weight has them, got ") +
-                             name(args.x_scales) + " and " + name(args.w_scales));
+                             name(args.x_scales) + " and " + name(args.w.granularity));
     }
   }
   if (!args.weight) return missing("weight");
@@ -88,18 +90,14 @@ Status check(const ScaledArgs& args, const Executor& executor) {
 }
 
 ScaledProblem problem_of(const ScaledArgs& args) {
-  return {
-      .m = args.m,
-      .n = args.n,
-      .k = args.k,
-      .x_type = args.x_type,
-      .w_type = args.w_type,
-      .x_scales = args.x_scales,
-      .w_scales = args.w_scales,
-      .dtype = args.dtype,
-      .floats = args.floats.x != nullptr,
-      .aligned = (args.floats.x || aligned(args.x, args.x_stride)) && aligned(args.weight, args.k),
-      .experts = args.experts};
+  return {.m = args.m,
+          .weight = args.w,
+          .x_type = args.x_type,
+          .x_scales = args.x_scales,
+          .dtype = args.dtype,
+          .floats = args.floats.x != nullptr,
+          .aligned =
+              (args.floats.x || aligned(args.x, args.x_stride)) && aligned(args.weight, args.w.k)};
 }
 
 }  // namespace
@@ -118,35 +116,31 @@ Status scaled_workspace_bytes(const ScaledArgs& args, const Executor& executor, 
 }
 
 Int8Args::operator ScaledArgs() const {
-  return {.m = m,
-          .n = n,
-          .k = k,
-          .experts = experts,
-          .offsets = offsets,
-          .x = x,
-          .x_stride = x_stride,
-          .floats = floats,
-          .symmetric = symmetric,
-          .weight = weight,
-          .x_scale = x_scale,
-          .x_scales = x_scales,
-          .w_scale = w_scale,
-          .w_scales = w_scales,
-          .x_zero = x_zero,
-          .w_sum = w_sum,
-          .bias = bias,
-          .bias_dtype = bias_dtype,
-          .dtype = dtype,
-          .y = y,
-          .workspace = workspace};
+  return {
+      .m = m,
+      .w = {.n = n, .k = k, .elements = Elements::s8, .granularity = w_scales, .experts = experts},
+      .offsets = offsets,
+      .x = x,
+      .x_stride = x_stride,
+      .floats = floats,
+      .symmetric = symmetric,
+      .weight = weight,
+      .x_scale = x_scale,
+      .x_scales = x_scales,
+      .w_scale = w_scale,
+      .x_zero = x_zero,
+      .w_sum = w_sum,
+      .bias = bias,
+      .bias_dtype = bias_dtype,
+      .dtype = dtype,
+      .y = y,
+      .workspace = workspace};
 }
 
 Fp8Args::operator ScaledArgs() const {
   return {.m = m,
-          .n = n,
-          .k = k,
+          .w = {.n = n, .k = k, .elements = elements_of(w_type), .granularity = w_scales},
           .x_type = elements_of(x_type),
-          .w_type = elements_of(w_type),
           .x = x,
           .x_stride = x_stride,
           .floats = floats,
@@ -154,7 +148,6 @@ Fp8Args::operator ScaledArgs() const {
           .x_scale = x_scale,
           .x_scales = x_scales,
           .w_scale = w_scale,
-          .w_scales = w_scales,
           .bias = bias,
           .bias_dtype = bias_dtype,
           .dtype = dtype,

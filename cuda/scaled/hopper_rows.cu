@@ -2,21 +2,20 @@
 #include "runtime/launch.h"
 #include "scaled/hopper_rows.h"
 #include "scaled/hopper_run.h"
-#include "scaled/typed.h"
 
 namespace qcore::scaled {
 namespace {
 
-template <class Args>
-Status plan_for(const Args& args, const Executor& executor, HopperPlan& plan) {
+Status plan_for(const ScaledArgs& args, const Executor& executor, HopperPlan& plan) {
   cuda::Properties device;
   if (Status status = cuda::properties(executor.index, device); !status.ok()) return status;
   plan = choose_hopper_plan(args, device.multiprocessors);
   return {};
 }
 
-template <class Args>
-Status workspace(const Args& args, const Executor& executor, int64_t& bytes) {
+}  // namespace
+
+Status hopper_workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes) {
   bytes = 0;
   if (args.empty()) return {};
   HopperPlan plan;
@@ -25,8 +24,7 @@ Status workspace(const Args& args, const Executor& executor, int64_t& bytes) {
   return {};
 }
 
-template <class Args>
-Status gemm(const Args& args, const Executor& executor) {
+Status hopper_gemm(const ScaledArgs& args, const Executor& executor) {
   if (args.empty()) return {};
   HopperPlan plan;
   if (Status status = plan_for(args, executor, plan); !status.ok()) return status;
@@ -40,15 +38,6 @@ Status gemm(const Args& args, const Executor& executor) {
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();
   return run_hopper(args, plan, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});
-}
-
-}  // namespace
-
-Status hopper_workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes) {
-  return with_typed(args, [&](const auto& typed) { return workspace(typed, executor, bytes); });
-}
-Status hopper_gemm(const ScaledArgs& args, const Executor& executor) {
-  return with_typed(args, [&](const auto& typed) { return gemm(typed, executor); });
 }
 
 }  // namespace qcore::scaled

@@ -24,31 +24,29 @@ inline TensorFacts hopper_matrix(const void* base, int64_t rows, int64_t columns
 //
 // launch.template operator()<Kernel>(blocks, shared_bytes, params) -> Status
 // launch.tensor_map(facts, map) -> Status
-template <class Args, class Launch>
-Status run_hopper(const Args& original, const HopperPlan& plan, const Launch& launch) {
-  constexpr bool kInt8 = std::is_same_v<Args, Int8Args>;
-  using Sum = std::conditional_t<kInt8, int32_t, float>;
+template <class Launch>
+Status run_hopper(const ScaledArgs& original, const HopperPlan& plan, const Launch& launch) {
   const Workspace at = hopper_workspace(original, plan);
-  const Args args = quantized(original, at);
+  const ScaledArgs args = quantized(original, at);
   const bool fused = original.floats.x != nullptr;
   int32_t* const sums = sums_to_find(args, at);
-  const auto* const weight = reinterpret_cast<const uint8_t*>(args.weight);
-  const SumRowsParams w_sums{weight, args.n, args.k, sums};
+  const auto* const weight = args.weight_as<uint8_t>();
+  const SumRowsParams w_sums{weight, args.w.n, args.w.k, sums};
   if (!fused) {
     if (Status status = run_sum_rows(w_sums, launch); !status.ok()) return status;
   }
   HopperParams p{};
   // A single row has no stride that matters, but the hardware wants a good one.
-  const int64_t x_stride = args.m > 1 ? args.x_stride : ceil_div(args.k, 16) * 16;
-  const int64_t w_stride = args.n > 1 ? args.k : ceil_div(args.k, 16) * 16;
+  const int64_t x_stride = args.m > 1 ? args.x_stride : ceil_div(args.w.k, 16) * 16;
+  const int64_t w_stride = args.w.n > 1 ? args.w.k : ceil_div(args.w.k, 16) * 16;
   for (Status status :
-       {launch.tensor_map(hopper_matrix(args.x, args.m, args.k, x_stride, plan.tile.rows), p.x),
-        launch.tensor_map(hopper_matrix(weight, args.n, args.k, w_stride, plan.tile.columns),
+       {launch.tensor_map(hopper_matrix(args.x, args.m, args.w.k, x_stride, plan.tile.rows), p.x),
+        launch.tensor_map(hopper_matrix(weight, args.w.n, args.w.k, w_stride, plan.tile.columns),
                           p.weight)}) {
     if (!status.ok()) return status;
   }
-  p.n = static_cast<int>(args.n);
-  p.chunks = static_cast<int>(ceil_div(args.k, kHopperChunk));
+  p.n = static_cast<int>(args.w.n);
+  p.chunks = static_cast<int>(ceil_div(args.w.k, kHopperChunk));
   p.m = static_cast<int>(args.m);
   p.row_tiles = plan.row_tiles;
   p.column_tiles = plan.column_tiles;
@@ -62,27 +60,30 @@ Status run_hopper(const Args& original, const HopperPlan& plan, const Launch& la
   p.partial = part_of<char>(args.workspace, at.partial);
   p.finish = finish_params(args, sums);
   if (fused) {
-    p.floats = quantize::params_of(quantize_args(original, at));
+    p.floats = quantize_params(original, at);
     p.w_sums = w_sums;
   }
 
-  Status status = Status::unsupported("plan: no such tile of the kernel");
-  with_hopper_tile<kInt8>(plan.tile, [&]<class Tile>() {
-    status = with_types(args, [&]<class X, class W>() {
-      if constexpr (!kInt8) {
-        if (block_scales) {
-          return launch.template operator()<HopperGemm<X, W, Tile, true>>(plan.blocks,
-                                                                          Tile::kSharedBytes, p);
-        }
+  const Status status = with_types(args, [&]<class X, class W>() {
+    constexpr bool kInt8 = std::is_same_v<X, ptx::Int8>;
+    Status done = Status::unsupported("plan: no such tile of the kernel");
+    with_hopper_tile<kInt8>(plan.tile, [&]<class Tile>() {
+      const auto run = [&]<bool kBlockScales>() {
+        using Kernel = HopperGemm<X, W, Tile, kBlockScales>;
+        return launch.template operator()<Kernel>(plan.blocks, Tile::kSharedBytes, p);
+      };
+      if constexpr (kInt8) {
+        done = run.template operator()<false>();
+      } else {
+        done = block_scales ? run.template operator()<true>() : run.template operator()<false>();
       }
-      return launch.template operator()<HopperGemm<X, W, Tile, false>>(plan.blocks,
-                                                                       Tile::kSharedBytes, p);
     });
+    return done;
   });
   if (!status.ok() || plan.splits == 1) return status;
   const ReduceParams reduce{p.partial, p.splits, p.m,
                             int64_t{plan.column_tiles} * plan.tile.columns, p.finish};
-  return launch.template operator()<Reduce<Sum>>(Reduce<Sum>::blocks(reduce), 0, reduce);
+  return run_reduce(args, reduce, launch);
 }
 
 }  // namespace qcore::scaled

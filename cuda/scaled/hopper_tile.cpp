@@ -1,7 +1,6 @@
 #include "scaled/hopper_tile.h"
 
 #include <string>
-#include <type_traits>
 
 #include "tile/plan.h"
 
@@ -25,32 +24,6 @@ double cost(int64_t m, int64_t n, const HopperPlan& p, int multiprocessors) {
     clocks += kHopperLaunch + bytes / multiprocessors / kHopperGlobalBytes;
   }
   return clocks;
-}
-
-// Blocks that quantize together would have to meet again before splits are added up.
-template <class Args>
-HopperPlan choose(const Args& args, std::span<const HopperTileKey> tiles, int multiprocessors) {
-  constexpr bool kInt8 = std::is_same_v<Args, Int8Args>;
-  const bool floats = args.floats.x != nullptr;
-  HopperTileKey allowed[8];
-  size_t count = 0;
-  for (const HopperTileKey& tile : tiles) {
-    if (!floats || hopper_quantizes(kInt8, tile.rows)) allowed[count++] = tile;
-  }
-  HopperPlan plan = choose_hopper_plan(args.m, args.n, args.k, std::span(allowed, count),
-                                       kInt8 && !floats ? kMostHopperSplits : 1, multiprocessors);
-  if (floats) plan.blocks = multiprocessors;  // those without a tile quantize as well
-  return plan;
-}
-
-template <class Args>
-Workspace with_partial(const Args& args, const HopperPlan& plan) {
-  constexpr int64_t kAlign = 256;
-  Workspace at = reference_workspace_of(args);
-  if (plan.splits == 1) return at;
-  at.partial = ceil_div(at.bytes, kAlign) * kAlign;
-  at.bytes = at.partial + args.m * plan.column_tiles * plan.tile.columns * int64_t{4} * plan.splits;
-  return at;
 }
 
 Status takes(int sm, bool floats, bool aligned, int64_t m, int64_t n, int64_t k) {
@@ -99,27 +72,37 @@ HopperPlan choose_hopper_plan(int64_t m, int64_t n, int64_t k, std::span<const H
   return best;
 }
 
-HopperPlan choose_hopper_plan(const Int8Args& args, int multiprocessors) {
-  return choose(args, kHopperInt8Tiles, multiprocessors);
-}
-HopperPlan choose_hopper_plan(const Fp8Args& args, int multiprocessors) {
-  return choose(args, kHopperFp8Tiles, multiprocessors);
+// Blocks that quantize together would have to meet again before splits are added up.
+HopperPlan choose_hopper_plan(const ScaledArgs& args, int multiprocessors) {
+  const bool int8 = args.integers(), floats = args.floats.x != nullptr;
+  HopperTileKey allowed[8];
+  size_t count = 0;
+  for (const HopperTileKey& tile :
+       int8 ? std::span<const HopperTileKey>(kHopperInt8Tiles) : kHopperFp8Tiles) {
+    if (!floats || hopper_quantizes(int8, tile.rows)) allowed[count++] = tile;
+  }
+  HopperPlan plan = choose_hopper_plan(args.m, args.w.n, args.w.k, std::span(allowed, count),
+                                       int8 && !floats ? kMostHopperSplits : 1, multiprocessors);
+  if (floats) plan.blocks = multiprocessors;  // those without a tile quantize as well
+  return plan;
 }
 
-Workspace hopper_workspace(const Int8Args& args, const HopperPlan& plan) {
-  return with_partial(args, plan);
-}
-Workspace hopper_workspace(const Fp8Args& args, const HopperPlan& plan) {
-  return with_partial(args, plan);
+Workspace hopper_workspace(const ScaledArgs& args, const HopperPlan& plan) {
+  constexpr int64_t kAlign = 256;
+  Workspace at = reference_workspace_of(args);
+  if (plan.splits == 1) return at;
+  at.partial = ceil_div(at.bytes, kAlign) * kAlign;
+  at.bytes = at.partial + args.m * plan.column_tiles * plan.tile.columns * int64_t{4} * plan.splits;
+  return at;
 }
 
 Status hopper_supports(const ScaledProblem& p) {
-  if (Status status = tile::takes_one_expert(p.experts); !status.ok()) return status;
+  if (Status status = tile::takes_one_expert(p.weight.experts); !status.ok()) return status;
   constexpr int64_t kFew = 64;
   if (p.x_type == Elements::s8 && p.floats && p.m <= kFew) {
     return Status::unsupported("quantizes more than " + std::to_string(kFew) + " rows");
   }
-  return takes(p.sm, p.floats, p.aligned, p.m, p.n, p.k);
+  return takes(p.sm, p.floats, p.aligned, p.m, p.weight.n, p.weight.k);
 }
 
 }  // namespace qcore::scaled

@@ -80,12 +80,10 @@ HopperPlan make_hopper_plan(int64_t m, int64_t n, int64_t k, HopperTileKey tile,
 HopperPlan choose_hopper_plan(int64_t m, int64_t n, int64_t k, std::span<const HopperTileKey> tiles,
                               int most_splits, int multiprocessors);
 
-HopperPlan choose_hopper_plan(const Int8Args& args, int multiprocessors);
-HopperPlan choose_hopper_plan(const Fp8Args& args, int multiprocessors);
+HopperPlan choose_hopper_plan(const ScaledArgs& args, int multiprocessors);
 
 // Where the parts of the workspace begin.
-Workspace hopper_workspace(const Int8Args& args, const HopperPlan& plan);
-Workspace hopper_workspace(const Fp8Args& args, const HopperPlan& plan);
+Workspace hopper_workspace(const ScaledArgs& args, const HopperPlan& plan);
 
 // What the kernel cannot take.
 Status hopper_supports(const ScaledProblem& problem);

@@ -38,50 +38,23 @@ int64_t aligned(int64_t bytes) {
   return ceil_div(bytes, kAlignment) * kAlignment;
 }
 
-template <class Args>
-int64_t scales_of(const Args& args) {
-  const Granularity scales = floats_scales(args);
+int64_t scales_of(const ScaledArgs& args) {
+  const Granularity scales = args.floats_scales();
   if (scales == Granularity::tensor) return 1;
-  return args.m * (scales == Granularity::block ? ceil_div(args.k, kScaleBlock) : 1);
-}
-
-// Quantized activations, if they are floats now, with what their scales need.
-template <class Args>
-Workspace before(const Args& args) {
-  Workspace w;
-  if (!args.floats.x) return w;
-  w.scale = aligned(args.m * args.k);
-  w.zero = w.scale + (args.x_scale ? 0 : aligned(scales_of(args) * 4));
-  w.w_sum = w.bytes = w.zero;
-  return w;
-}
-
-Workspace before_int8(const Int8Args& args) {
-  Workspace w = before(args);
-  const bool finds_zeros = args.floats.x && !args.symmetric && !args.x_scale;
-  w.w_sum = w.zero + (finds_zeros ? aligned(args.m * 4) : 0);
-  const bool sums = (args.x_zero || finds_zeros) && !args.w_sum;
-  w.partial = w.bytes = w.w_sum + (sums ? aligned(args.experts * args.n * 4) : 0);
-  return w;
-}
-
-template <class Args>
-Workspace with_partial(Workspace w, const Args& args, const Plan& plan) {
-  w.partial = w.bytes;
-  if (plan.splits > 1) w.bytes += int64_t{plan.splits} * args.m * plan.slices * kRows * 4;
-  return w;
+  return args.m * (scales == Granularity::block ? ceil_div(args.w.k, kScaleBlock) : 1);
 }
 
 }  // namespace
 
-Work work_of(const Int8Args& args) {
-  return {args.m, args.n, args.k, args.floats.x != nullptr, kTokens, args.experts};
-}
-
-Work work_of(const Fp8Args& args) {
-  const bool common = args.x_type == Float8::e4m3 && args.w_type == Float8::e4m3;
-  return {args.m, args.n, args.k, args.floats.x != nullptr,
-          common ? std::span<const int>(kTokens) : kFewTokens};
+Work work_of(const ScaledArgs& args) {
+  const bool common =
+      args.integers() || (args.x_type == Elements::e4m3 && args.w.elements == Elements::e4m3);
+  return {args.m,
+          args.w.n,
+          args.w.k,
+          args.floats.x != nullptr,
+          common ? std::span<const int>(kTokens) : kFewTokens,
+          args.w.experts};
 }
 
 Plan make_plan(const Work& work, int tokens, int splits, const Limits& limits) {
@@ -128,31 +101,37 @@ Plan choose_plan(const Work& work, const Limits& limits) {
   return best;
 }
 
-Workspace workspace_of(const Int8Args& args, const Plan& plan) {
-  return with_partial(before_int8(args), args, plan);
+Workspace workspace_of(const ScaledArgs& args, const Plan& plan) {
+  Workspace at = reference_workspace_of(args);
+  at.partial = at.bytes;
+  if (plan.splits > 1) at.bytes += int64_t{plan.splits} * args.m * plan.slices * kRows * 4;
+  return at;
 }
 
-Workspace workspace_of(const Fp8Args& args, const Plan& plan) {
-  return with_partial(before(args), args, plan);
-}
-
-Workspace reference_workspace_of(const Int8Args& args) {
-  return before_int8(args);
-}
-
-Workspace reference_workspace_of(const Fp8Args& args) {
-  return before(args);
+// Quantized activations, if they are floats now, with what their scales need, and the sums over the
+// weight's rows that zero points meet.
+Workspace reference_workspace_of(const ScaledArgs& args) {
+  Workspace at;
+  if (args.floats.x) {
+    at.scale = aligned(args.m * args.w.k);
+    at.zero = at.scale + (args.x_scale ? 0 : aligned(scales_of(args) * 4));
+    at.w_sum = at.zero + (args.finds_zeros() ? aligned(args.m * 4) : 0);
+  }
+  const bool sums = (args.x_zero || args.finds_zeros()) && !args.w_sum;
+  at.partial = at.bytes = at.w_sum + (sums ? aligned(args.w.experts * args.w.n * 4) : 0);
+  return at;
 }
 
 Status supports(const ScaledProblem& p) {
-  if (Status status = tile::takes_one_expert(p.experts); !status.ok()) return status;
-  if (!p.aligned || p.k % 16 != 0) {
+  const int64_t n = p.weight.n, k = p.weight.k;
+  if (Status status = tile::takes_one_expert(p.weight.experts); !status.ok()) return status;
+  if (!p.aligned || k % 16 != 0) {
     return Status::unsupported(
         "copies 16 bytes at a time, and x, the weight or their rows are not aligned to 16 bytes");
   }
   constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  if (p.m > kMost || p.n > kMost || p.k > kMost ||
-      ceil_div(p.m, 8) * ceil_div(p.n, kRows) * kMostSplits > kMost) {
+  if (p.m > kMost || n > kMost || k > kMost ||
+      ceil_div(p.m, 8) * ceil_div(n, kRows) * kMostSplits > kMost) {
     return Status::unsupported("counts in 32 bits, and this product is larger");
   }
   return {};

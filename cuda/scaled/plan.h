@@ -5,8 +5,7 @@
 #include <cstdint>
 #include <span>
 
-#include "qcore/fp8.h"
-#include "qcore/int8.h"
+#include "qcore/scaled.h"
 #include "scaled/variant.h"
 
 namespace qcore::scaled {
@@ -35,8 +34,7 @@ struct Work {
   int64_t experts = 1;          // among which the m rows of x are divided
 };
 
-Work work_of(const Int8Args& args);
-Work work_of(const Fp8Args& args);
+Work work_of(const ScaledArgs& args);
 
 // The cheapest of all variants and numbers of splits, by the estimate in plan.cpp.
 Plan choose_plan(const Work& work, const Limits& limits);
@@ -47,23 +45,11 @@ Plan make_plan(const Work& work, int tokens, int splits, const Limits& limits);
 struct Workspace {
   int64_t q = 0, scale = 0, zero = 0, w_sum = 0, partial = 0, bytes = 0;
 };
-Workspace workspace_of(const Int8Args& args, const Plan& plan);
-Workspace workspace_of(const Fp8Args& args, const Plan& plan);
+Workspace workspace_of(const ScaledArgs& args, const Plan& plan);
 // For the rows that quantize and multiply in launches of their own.
-Workspace reference_workspace_of(const Int8Args& args);
-Workspace reference_workspace_of(const Fp8Args& args);
+Workspace reference_workspace_of(const ScaledArgs& args);
 
 // What the kernel cannot take.
 Status supports(const ScaledProblem& problem);
-
-// How floats are quantized before the product.
-constexpr Granularity floats_scales(const Int8Args& args) {
-  return args.x_scale ? args.x_scales : Granularity::row;
-}
-constexpr Granularity floats_scales(const Fp8Args& args) {
-  return args.w_scales == Granularity::block ? Granularity::block
-         : args.x_scale                      ? args.x_scales
-                                             : Granularity::row;
-}
 
 }  // namespace qcore::scaled

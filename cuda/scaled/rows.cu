@@ -5,14 +5,12 @@
 #include "runtime/launch.h"
 #include "scaled/rows.h"
 #include "scaled/run.h"
-#include "scaled/typed.h"
 #include "tile/plan.h"
 
 namespace qcore::scaled {
 namespace {
 
-template <class Args>
-Status plan_for(const Args& args, const Executor& executor, Plan& plan) {
+Status plan_for(const ScaledArgs& args, const Executor& executor, Plan& plan) {
   cuda::Properties device;
   if (Status status = cuda::properties(executor.index, device); !status.ok()) return status;
   plan = choose_plan(work_of(args),
@@ -26,8 +24,9 @@ Status check_workspace(const void* workspace, int64_t bytes) {
                          " bytes, 16-byte aligned, got " + (workspace ? "others" : "null"));
 }
 
-template <class Args>
-Status bytes_of(const Args& args, const Executor& executor, int64_t& bytes) {
+}  // namespace
+
+Status workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes) {
   bytes = 0;
   if (args.empty()) return {};
   Plan plan;
@@ -36,8 +35,7 @@ Status bytes_of(const Args& args, const Executor& executor, int64_t& bytes) {
   return {};
 }
 
-template <class Args>
-Status run(const Args& args, const Executor& executor) {
+Status gemm(const ScaledArgs& args, const Executor& executor) {
   if (args.empty()) return {};
   Plan plan;
   if (Status status = plan_for(args, executor, plan); !status.ok()) return status;
@@ -48,39 +46,24 @@ Status run(const Args& args, const Executor& executor) {
   return run_gemm(args, plan, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});
 }
 
-template <class Args>
-Status run_slowly(const Args& args, const Executor& executor) {
+Status reference_supports(const ScaledProblem& problem) {
+  if (Status status = tile::takes_one_expert(problem.weight.experts); !status.ok()) return status;
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
+  if (problem.weight.n <= kMost && problem.weight.k <= kMost) return {};
+  return Status::unsupported("counts rows and columns in 32 bits, and this weight has more");
+}
+Status reference_workspace_bytes(const ScaledArgs& args, const Executor&, int64_t& bytes) {
+  bytes = args.empty() ? 0 : reference_workspace_of(args).bytes;
+  return {};
+}
+
+Status reference_gemm(const ScaledArgs& args, const Executor& executor) {
   if (args.empty()) return {};
   Status status = check_workspace(args.workspace, reference_workspace_of(args).bytes);
   if (!status.ok()) return status;
   const cuda::Guard guard(executor);
   if (!guard.status().ok()) return guard.status();
   return run_reference(args, cuda::Launcher{static_cast<cudaStream_t>(executor.stream)});
-}
-
-}  // namespace
-
-Status workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes) {
-  return with_typed(args, [&](const auto& typed) { return bytes_of(typed, executor, bytes); });
-}
-Status gemm(const ScaledArgs& args, const Executor& executor) {
-  return with_typed(args, [&](const auto& typed) { return run(typed, executor); });
-}
-
-Status reference_supports(const ScaledProblem& problem) {
-  if (Status status = tile::takes_one_expert(problem.experts); !status.ok()) return status;
-  constexpr int64_t kMost = std::numeric_limits<int32_t>::max() / 2;
-  if (problem.n <= kMost && problem.k <= kMost) return {};
-  return Status::unsupported("counts rows and columns in 32 bits, and this weight has more");
-}
-Status reference_workspace_bytes(const ScaledArgs& args, const Executor&, int64_t& bytes) {
-  return with_typed(args, [&](const auto& typed) -> Status {
-    bytes = typed.empty() ? 0 : reference_workspace_of(typed).bytes;
-    return {};
-  });
-}
-Status reference_gemm(const ScaledArgs& args, const Executor& executor) {
-  return with_typed(args, [&](const auto& typed) { return run_slowly(typed, executor); });
 }
 
 }  // namespace qcore::scaled

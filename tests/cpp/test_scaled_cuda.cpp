@@ -45,30 +45,24 @@ void check(const W8A8Data& d, const std::vector<char>& y, const std::string& how
 // Random problems under the plan for random GPUs. What quantizes first gives the bits of two steps.
 void compare(const W8A8Data& d, Rng& rng, int tokens = 0, int splits = 0) {
   const Problem problem(d);
-  const auto run = [&](const auto& args) {
-    const Limits limits = any_limits(rng);
-    const scaled::Work work = scaled::work_of(args);
-    const Plan plan = tokens ? scaled::make_plan(work, tokens, splits, limits)
-                             : scaled::choose_plan(work, limits);
-    EXPECT_LE(plan.shared_bytes, limits.shared_bytes);
-    const std::vector<char> y = problem.multiply(args, plan, any_schedule(rng));
-    if (!d.shape.floats) {
-      check(d, y, describe(plan));
-      return;
-    }
-    const W8A8Data q = quantized(d);
-    check(q, y, describe(plan) + ", in one launch");
-    const Problem two(q);
-    auto second = args;
-    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(args)>, Int8Args>) {
-      second = two.int8();
-    } else {
-      second = two.fp8();
-    }
-    Plan separate = scaled::make_plan(scaled::work_of(second), plan.tokens, plan.splits, limits);
-    EXPECT_EQ(y, two.multiply(second, separate)) << describe(d.shape);
-  };
-  d.shape.integer ? run(problem.int8()) : run(problem.fp8());
+  const ScaledArgs args = problem.args();
+  const Limits limits = any_limits(rng);
+  const scaled::Work work = scaled::work_of(args);
+  const Plan plan =
+      tokens ? scaled::make_plan(work, tokens, splits, limits) : scaled::choose_plan(work, limits);
+  EXPECT_LE(plan.shared_bytes, limits.shared_bytes);
+  const std::vector<char> y = problem.multiply(args, plan, any_schedule(rng));
+  if (!d.shape.floats) {
+    check(d, y, describe(plan));
+    return;
+  }
+  const W8A8Data q = quantized(d);
+  check(q, y, describe(plan) + ", in one launch");
+  const Problem two(q);
+  const ScaledArgs second = two.args();
+  const Plan separate =
+      scaled::make_plan(scaled::work_of(second), plan.tokens, plan.splits, limits);
+  EXPECT_EQ(y, two.multiply(second, separate)) << describe(d.shape);
 }
 
 class Products : public ::testing::TestWithParam<bool> {};
@@ -92,10 +86,9 @@ TEST_P(Products, EveryVariant) {
       W8A8Case c = random_case(rng, GetParam(), false);
       c.x_type = x_type;
       c.w_type = w_type;
-      Fp8Args args;
-      args.x_type = x_type;
-      args.w_type = w_type;
-      const auto variants = GetParam() ? scaled::work_of(Int8Args{}) : scaled::work_of(args);
+      const auto variants = GetParam() ? scaled::work_of({})
+                                       : scaled::work_of({.w = {.elements = elements_of(w_type)},
+                                                          .x_type = elements_of(x_type)});
       for (const int tokens : variants.tokens) {
         for (const bool floats : {false, true}) {
           c.m = uniform(rng, 1, 2 * tokens + 1);
@@ -119,8 +112,7 @@ TEST_P(Products, ReferenceTakesEverything) {
   for (int i = 0; i < 60; ++i) {
     const W8A8Data d = random_data(random_case(rng, GetParam(), true), rng);
     const Problem problem(d);
-    const std::vector<char> y = GetParam() ? problem.multiply_by_reference(problem.int8())
-                                           : problem.multiply_by_reference(problem.fp8());
+    const std::vector<char> y = problem.multiply_by_reference(problem.args());
     check(d.shape.floats ? quantized(d) : d, y, "reference");
     if (HasFailure()) return;
   }
@@ -133,14 +125,12 @@ TEST_P(Products, SameBitsInEveryOrderOfBlocks) {
     c.n = 300;
     const W8A8Data d = random_data(c, rng);
     const Problem problem(d);
-    const auto run = [&](const auto& args) {
-      const Plan plan = scaled::make_plan(scaled::work_of(args), 16, 3, {4, 227 << 10, 228 << 10});
-      const std::vector<char> y = problem.multiply(args, plan);
-      for (const Order order : {Order::descending, Order::shuffled}) {
-        EXPECT_EQ(y, problem.multiply(args, plan, {order, static_cast<uint32_t>(i), 4}));
-      }
-    };
-    GetParam() ? run(problem.int8()) : run(problem.fp8());
+    const ScaledArgs args = problem.args();
+    const Plan plan = scaled::make_plan(scaled::work_of(args), 16, 3, {4, 227 << 10, 228 << 10});
+    const std::vector<char> y = problem.multiply(args, plan);
+    for (const Order order : {Order::descending, Order::shuffled}) {
+      EXPECT_EQ(y, problem.multiply(args, plan, {order, static_cast<uint32_t>(i), 4}));
+    }
   }
 }
 
@@ -190,7 +180,7 @@ TEST(W8A8, SumsOfTheMatrixUnitAreShort) {
     const simt::CoarseFp8 coarse;
     for (const int tokens : {8, 128}) {
       const std::vector<char> y = problem.multiply(
-          problem.fp8(), scaled::make_plan(scaled::work_of(problem.fp8()), tokens, 2, kHopper));
+          problem.args(), scaled::make_plan(scaled::work_of(problem.args()), tokens, 2, kHopper));
       for (int64_t i = 0; i < c.m * c.n; ++i) {
         const double lost =
             448.0 * 448 + static_cast<double>(c.k - 1) / 64 - load_scalar(c.dtype, y.data(), i);
@@ -219,7 +209,7 @@ TEST(W8A8, NanStaysInItsRowAndColumn) {
     d.x_scale[12] = NAN;
     const Problem problem(d);
     const std::vector<char> y = problem.multiply(
-        problem.fp8(), scaled::make_plan(scaled::work_of(problem.fp8()), tokens, 1, kHopper));
+        problem.args(), scaled::make_plan(scaled::work_of(problem.args()), tokens, 1, kHopper));
     for (int64_t i = 0; i < c.m * c.n; ++i) {
       const float value = load_scalar(c.dtype, y.data(), i);
       const int64_t m = i / c.n, n = i % c.n;
@@ -248,11 +238,9 @@ TEST(W8A8, FloatsThatAreNotFiniteBecomeNan) {
     d.floats.set(2 * d.stride() + 7, INFINITY);
     for (int64_t k = 0; k < c.k; ++k) d.floats.set(3 * d.stride() + k, 0);
     const Problem problem(d);
-    const auto run = [&](const auto& args) {
-      return problem.multiply(
-          args, scaled::choose_plan(scaled::work_of(args), {2, 227 << 10, 228 << 10}));
-    };
-    const std::vector<char> y = integer ? run(problem.int8()) : run(problem.fp8());
+    const std::vector<char> y = problem.multiply(
+        problem.args(),
+        scaled::choose_plan(scaled::work_of(problem.args()), {2, 227 << 10, 228 << 10}));
     for (int64_t i = 0; i < c.m * c.n; ++i) {
       const float value = load_scalar(c.dtype, y.data(), i);
       const int64_t m = i / c.n;
@@ -275,22 +263,20 @@ TEST(W8A8, OneLaunchWithFloats) {
     c.x_type = c.w_type = Float8::e4m3;
     const W8A8Data d = random_data(c, rng);
     const Problem problem(d);
-    const auto run = [&](const auto& args) {
-      const Plan plan = scaled::make_plan(scaled::work_of(args), 8, 2, {3, 227 << 10, 228 << 10});
-      EXPECT_EQ(plan.splits, 2);
-      problem.multiply(args, scaled::workspace_of(args, plan).bytes, [&](const auto& with_memory) {
-        int launches = 0;
-        const Emulator emulator;
-        const auto counting = [&]<class Kernel>(int blocks, int shared_bytes, const auto& params) {
-          ++launches;
-          return emulator.template operator()<Kernel>(blocks, shared_bytes, params);
-        };
-        const Status status = scaled::run_gemm(with_memory, plan, counting);
-        EXPECT_EQ(launches, 1);
-        return status;
-      });
-    };
-    integer ? run(problem.int8()) : run(problem.fp8());
+    const ScaledArgs args = problem.args();
+    const Plan plan = scaled::make_plan(scaled::work_of(args), 8, 2, {3, 227 << 10, 228 << 10});
+    EXPECT_EQ(plan.splits, 2);
+    problem.multiply(args, scaled::workspace_of(args, plan).bytes, [&](const ScaledArgs& a) {
+      int launches = 0;
+      const Emulator emulator;
+      const auto counting = [&]<class Kernel>(int blocks, int shared_bytes, const auto& params) {
+        ++launches;
+        return emulator.template operator()<Kernel>(blocks, shared_bytes, params);
+      };
+      const Status status = scaled::run_gemm(a, plan, counting);
+      EXPECT_EQ(launches, 1);
+      return status;
+    });
   }
 }
 
@@ -301,7 +287,7 @@ TEST(W8A8Plan, FillsTheGpuAndFits) {
   for (int i = 0; i < 3000; ++i) {
     const scaled::Work work{uniform(rng, 1, 9000), uniform(rng, 1, 30000),
                             16 * uniform(rng, 1, 2000), pick(rng, {false, true}),
-                            scaled::work_of(Int8Args{}).tokens};
+                            scaled::work_of({}).tokens};
     const Limits limits{pick(rng, {1, 40, 108, 132}), pick(rng, {99 << 10, 163 << 10, 227 << 10}),
                         pick(rng, {100 << 10, 164 << 10, 228 << 10})};
     const Plan plan = scaled::choose_plan(work, limits);
@@ -320,7 +306,7 @@ TEST(W8A8Plan, FillsTheGpuAndFits) {
 
 TEST(W8A8Plan, WhatAnH200IsGiven) {
   const auto plan = [](int64_t m, int64_t n, int64_t k) {
-    return scaled::choose_plan({m, n, k, false, scaled::work_of(Int8Args{}).tokens}, kHopper);
+    return scaled::choose_plan({m, n, k, false, scaled::work_of({}).tokens}, kHopper);
   };
   EXPECT_EQ(plan(1, 28672, 8192).tokens, 8);
   EXPECT_EQ(plan(1, 28672, 8192).splits, 1);

@@ -25,16 +25,14 @@ std::string describe(const HopperPlan& plan) {
 std::vector<char> multiply(const W8A8Data& d, HopperTileKey tile, int splits, int multiprocessors,
                            const Schedule& schedule = {}) {
   const W8A8Problem problem(d);
-  const auto run = [&](const auto& args) {
-    HopperPlan plan =
-        scaled::make_hopper_plan(args.m, args.n, args.k, tile, splits, multiprocessors);
-    if (args.floats.x) plan.blocks = std::min(multiprocessors, 5);
-    return problem.multiply(args, scaled::hopper_workspace(args, plan).bytes,
-                            [&](const auto& with_memory) {
-                              return scaled::run_hopper(with_memory, plan, Emulator(schedule));
-                            });
-  };
-  return d.shape.integer ? run(problem.int8()) : run(problem.fp8());
+  const ScaledArgs args = problem.args();
+  HopperPlan plan =
+      scaled::make_hopper_plan(args.m, args.w.n, args.w.k, tile, splits, multiprocessors);
+  if (args.floats.x) plan.blocks = std::min(multiprocessors, 5);
+  return problem.multiply(args, scaled::hopper_workspace(args, plan).bytes,
+                          [&](const ScaledArgs& with_memory) {
+                            return scaled::run_hopper(with_memory, plan, Emulator(schedule));
+                          });
 }
 
 // The matrix unit cuts FP8 products off (tests/simt/wgmma_arithmetic.cpp), hence the tolerance; the
@@ -257,17 +255,18 @@ TEST(HopperPlan, WhatAnH200IsGiven) {
 TEST(HopperPlan, Fp8IsNeverSplit) {
   Rng rng = fresh_rng(78);
   for (int i = 0; i < 300; ++i) {
-    Fp8Args args;
-    args.m = uniform(rng, 1, 300);
-    args.n = uniform(rng, 1, 5000);
-    args.k = 16 * uniform(rng, 1, 2000);
+    ScaledArgs args{.m = uniform(rng, 1, 300),
+                    .w = {.n = uniform(rng, 1, 5000),
+                          .k = 16 * uniform(rng, 1, 2000),
+                          .elements = Elements::e4m3},
+                    .x_type = Elements::e4m3};
     if (pick(rng, {false, true})) args.floats.x = &args;
     EXPECT_EQ(scaled::choose_hopper_plan(args, 132).splits, 1);
   }
 }
 
 TEST(HopperPlan, SaysWhatItCannotTake) {
-  const Int8::Problem good{.device = Device::cuda, .sm = 90, .m = 4, .n = 4, .k = 16};
+  const Int8::Problem good{.device = Device::cuda, .sm = 90, .m = 4, .weight = {.n = 4, .k = 16}};
   const auto refused = [&](auto&& change) {
     Int8::Problem problem = good;
     change(problem);
@@ -278,9 +277,10 @@ TEST(HopperPlan, SaysWhatItCannotTake) {
   EXPECT_TRUE(refused([](Int8::Problem& p) { p.sm = 89; }));
   EXPECT_TRUE(refused([](Int8::Problem& p) { p.floats = true; }));
   EXPECT_FALSE(refused([](Int8::Problem& p) { p.floats = true, p.m = 65; }));
-  EXPECT_TRUE(refused([](Int8::Problem& p) { p.floats = true, p.m = 65, p.n = 1, p.k = 8; }));
+  EXPECT_TRUE(
+      refused([](Int8::Problem& p) { p.floats = true, p.m = 65, p.weight.n = 1, p.weight.k = 8; }));
   EXPECT_TRUE(refused([](Int8::Problem& p) { p.aligned = false; }));
-  EXPECT_TRUE(refused([](Int8::Problem& p) { p.k = 0; }));
+  EXPECT_TRUE(refused([](Int8::Problem& p) { p.weight.k = 0; }));
 }
 
 }  // namespace

@@ -50,21 +50,18 @@ Status from_floats(const ScaledArgs& args, const Executor& executor, const Quant
                    RunScaled gemm) {
   if (args.empty()) return {};
   if (!args.floats.x) return gemm(args, executor);
-  const bool given = args.x_scale != nullptr, blocks = args.w_scales == Granularity::block;
-  const bool finds_zeros = args.integers() && !args.symmetric && !given;
-  const Granularity granularity = given    ? args.x_scales
-                                  : blocks ? Granularity::block
-                                           : Granularity::row;
-  const auto q = allocate<uint8_t>(args.m * args.k);
-  const int64_t per_row = blocks ? ceil_div(args.k, kScaleBlock) : 1;
+  const bool given = args.x_scale != nullptr;
+  const Granularity granularity = args.floats_scales();
+  const auto q = allocate<uint8_t>(args.m * args.w.k);
+  const int64_t per_row = granularity == Granularity::block ? ceil_div(args.w.k, kScaleBlock) : 1;
   const auto scales = allocate<float>(given ? 0 : args.m * per_row);
-  const auto zeros = allocate<int32_t>(finds_zeros ? args.m : 0);
+  const auto zeros = allocate<int32_t>(args.finds_zeros() ? args.m : 0);
   if (!q || !scales || !zeros) {
     return {StatusCode::out_of_memory, std::string(args.integers() ? Int8::kName : Fp8::kName) +
                                            "_gemm: no memory for a quantized copy of x"};
   }
   float* const scale = given ? nullptr : scales.get();
-  int32_t* const zero = finds_zeros ? zeros.get() : nullptr;
+  int32_t* const zero = args.finds_zeros() ? zeros.get() : nullptr;
   const Status status = args.integers() ? quantizers.int8({.x = args.floats,
                                                            .symmetric = args.symmetric,
                                                            .granularity = granularity,
@@ -85,7 +82,7 @@ Status from_floats(const ScaledArgs& args, const Executor& executor, const Quant
   ScaledArgs quantized = args;
   quantized.floats = {};
   quantized.x = q.get();
-  quantized.x_stride = args.k;
+  quantized.x_stride = args.w.k;
   if (!given) {
     quantized.x_scale = scale;
     quantized.x_scales = granularity;
@@ -96,13 +93,13 @@ Status from_floats(const ScaledArgs& args, const Executor& executor, const Quant
 
 ScaledArgs args_of(const ScaledArgs& args, int64_t expert) {
   ScaledArgs of_one = args;
-  of_one.experts = 1;
+  of_one.w.experts = 1;
   of_one.offsets = nullptr;
-  of_one.weight = advance(args.weight, expert * args.n * args.k);
+  of_one.weight = advance(args.weight, expert * args.w.n * args.w.k);
   of_one.w_scale =
-      advance(args.w_scale, expert * (args.w_scales == Granularity::tensor ? 1 : args.n));
-  of_one.w_sum = advance(args.w_sum, expert * args.n);
-  of_one.bias = advance(args.bias, expert * args.n * size_of(args.bias_dtype));
+      advance(args.w_scale, expert * (args.w.granularity == Granularity::tensor ? 1 : args.w.n));
+  of_one.w_sum = advance(args.w_sum, expert * args.w.n);
+  of_one.bias = advance(args.bias, expert * args.w.n * size_of(args.bias_dtype));
   return of_one;
 }
 

@@ -135,7 +135,7 @@ struct Call {
 // y of four rows of the weight from `n`.
 inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
   const ScaledArgs& args = call.args;
-  const int64_t count = std::min<int64_t>(kColumns, args.n - n);
+  const int64_t count = std::min<int64_t>(kColumns, args.w.n - n);
   for (int64_t r = 0; r < call.rows; ++r) {
     const int64_t m = call.row0 + r;
     alignas(16) float sums[kColumns];
@@ -145,10 +145,10 @@ inline void finish(const Call& call, int64_t n, const Lanes* lanes) {
       float y = sums[c];
       if (!call.in_blocks) {
         y *= args.x_scale[args.x_scales == Granularity::tensor ? 0 : m];
-        y *= args.w_scale[args.w_scales == Granularity::tensor ? 0 : n + c];
+        y *= args.w_scale[args.w.granularity == Granularity::tensor ? 0 : n + c];
       }
       if (args.bias) y += load_scalar(args.bias_dtype, args.bias, n + c);
-      store_scalar(args.dtype, args.y, m * args.n + n + c, y);
+      store_scalar(args.dtype, args.y, m * args.w.n + n + c, y);
     }
   }
 }
@@ -160,18 +160,18 @@ inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
   std::memset(lanes, 0, static_cast<size_t>(call.rows) * sizeof(Lanes));
   const int64_t most = call.in_blocks ? kBlockTileRows : kTileRows;
   const int64_t tiles = ceil_div(call.rows, most);
-  for (int64_t k = 0; k < args.k; k += kPart) {
-    const int64_t real = std::min(kPart, args.k - k), count = padded(real);
+  for (int64_t k = 0; k < args.w.k; k += kPart) {
+    const int64_t real = std::min(kPart, args.w.k - k), count = padded(real);
     for (int64_t c = 0; c < kColumns; ++c) {
       // Behind the last row comes the last row.
-      const int64_t row = std::min(n + c, args.n - 1);
-      decode_row(float8_of(args.w_type), args.weight_as<uint8_t>() + row * args.k + k, real,
+      const int64_t row = std::min(n + c, args.w.n - 1);
+      decode_row(float8_of(args.w.elements), args.weight_as<uint8_t>() + row * args.w.k + k, real,
                  w + c * kPart);
     }
     float w_scale[kPart / kScaleBlock][kColumns];
     for (int64_t b = 0; call.in_blocks && b < count / kScaleBlock; ++b) {
       for (int64_t c = 0; c < kColumns; ++c) {
-        const int64_t row = std::min(n + c, args.n - 1) / kScaleBlock;
+        const int64_t row = std::min(n + c, args.w.n - 1) / kScaleBlock;
         w_scale[b][c] = args.w_scale[row * call.blocks + k / kScaleBlock + b];
       }
     }
@@ -195,7 +195,7 @@ inline void run_columns(const Call& call, int64_t n, Lanes* lanes) {
 
 inline Status gemm(const ScaledArgs& args, const Executor& executor) {
   // Rows an odd number of cache lines apart, so that their columns lie in different sets.
-  const int64_t pitch = padded(args.k) + 16;
+  const int64_t pitch = padded(args.w.k) + 16;
   const int64_t at_once =
       std::min(args.m, std::max<int64_t>(32, kCopyBytes / (pitch * int64_t{sizeof(float)})));
   const AlignedArray<float> copy(at_once * pitch);
@@ -205,10 +205,10 @@ inline Status gemm(const ScaledArgs& args, const Executor& executor) {
   for (int64_t row0 = 0; row0 < args.m; row0 += at_once) {
     const int64_t rows = std::min(at_once, args.m - row0);
     executor.parallel.for_range(
-        rows, std::max<int64_t>(1, (1 << 14) / args.k), [&](int64_t begin, int64_t end) {
+        rows, std::max<int64_t>(1, (1 << 14) / args.w.k), [&](int64_t begin, int64_t end) {
           for (; begin < end; ++begin) {
             decode_row(float8_of(args.x_type),
-                       args.x_as<uint8_t>() + (row0 + begin) * args.x_stride, args.k,
+                       args.x_as<uint8_t>() + (row0 + begin) * args.x_stride, args.w.k,
                        copy.data() + begin * pitch);
           }
         });
@@ -216,12 +216,12 @@ inline Status gemm(const ScaledArgs& args, const Executor& executor) {
                     row0,
                     rows,
                     pitch,
-                    ceil_div(args.k, kScaleBlock),
+                    ceil_div(args.w.k, kScaleBlock),
                     copy.data(),
                     args.x_scales == Granularity::block};
     // A range of four rows of the weight each needs memory for its sums.
-    const int64_t columns = ceil_div(args.n, int64_t{kColumns});
-    const int64_t grain = ceil_div(kGrainProducts, kColumns * args.k * rows);
+    const int64_t columns = ceil_div(args.w.n, int64_t{kColumns});
+    const int64_t grain = ceil_div(kGrainProducts, kColumns * args.w.k * rows);
     executor.parallel.for_range(columns, grain, [&](int64_t begin, int64_t end) {
       const ExactSubnormals mode;
       const AlignedArray<float> lanes(rows * kColumns * kLanes);

@@ -31,34 +31,34 @@ struct Call {
     return args.x_scale[args.x_scales == Granularity::row ? m : 0];
   }
   float w_scale(int64_t n, int64_t b) const {
-    if (args.w_scales == Granularity::block) return args.w_scale[n / kScaleBlock * blocks + b];
-    return args.w_scale[args.w_scales == Granularity::row ? n : 0];
+    if (args.w.granularity == Granularity::block) return args.w_scale[n / kScaleBlock * blocks + b];
+    return args.w_scale[args.w.granularity == Granularity::row ? n : 0];
   }
 
   void run(int64_t n) const {
-    const uint8_t* row = args.weight_as<uint8_t>() + n * args.k;
-    const int64_t width = blocks == 1 ? args.k : kScaleBlock;
+    const uint8_t* row = args.weight_as<uint8_t>() + n * args.w.k;
+    const int64_t width = blocks == 1 ? args.w.k : kScaleBlock;
     for (int64_t m = 0; m < args.m; ++m) {
       const uint8_t* xm = args.x_as<uint8_t>() + m * args.x_stride;
       double total = 0;
       for (int64_t b = 0; b < blocks; ++b) {
         double sum = 0;
-        for (int64_t k = b * width; k < std::min(args.k, (b + 1) * width); ++k) {
+        for (int64_t k = b * width; k < std::min(args.w.k, (b + 1) * width); ++k) {
           sum += double{x[xm[k]]} * double{w[row[k]]};
         }
         total += sum * x_scale(m, b) * w_scale(n, b);
       }
       if (args.bias) total += load_scalar(args.bias_dtype, args.bias, n);
-      store_scalar(args.dtype, args.y, m * args.n + n, static_cast<float>(total));
+      store_scalar(args.dtype, args.y, m * args.w.n + n, static_cast<float>(total));
     }
   }
 };
 
 Status gemm(const ScaledArgs& args, const Executor& executor) {
-  const int64_t blocks = args.x_scales == Granularity::block ? ceil_div(args.k, kScaleBlock) : 1;
-  const Call call{args, values_of(float8_of(args.x_type)), values_of(float8_of(args.w_type)),
+  const int64_t blocks = args.x_scales == Granularity::block ? ceil_div(args.w.k, kScaleBlock) : 1;
+  const Call call{args, values_of(float8_of(args.x_type)), values_of(float8_of(args.w.elements)),
                   blocks};
-  executor.parallel.for_range(args.n, 16, [&](int64_t begin, int64_t end) {
+  executor.parallel.for_range(args.w.n, 16, [&](int64_t begin, int64_t end) {
     const ExactSubnormals mode;
     for (int64_t n = begin; n < end; ++n) call.run(n);
   });

@@ -118,15 +118,15 @@ inline void rows_part(const XElement* x, int64_t pitch, int64_t rows, const int8
 inline void rows_strip(const ScaledArgs& args, const Strip& s, int64_t m, int64_t rows,
                        const XElement* x) {
   alignas(64) int32_t sums[kFewRows * kStrip];
-  const int64_t pitch = row_pitch(args.k), whole = args.k / kStep * kStep;
+  const int64_t pitch = row_pitch(args.w.k), whole = args.w.k / kStep * kStep;
   for (int64_t k = 0; k < whole; k += kPart) {
     const int8_t* w[kStrip];
     for (int64_t c = 0; c < kStrip; ++c) w[c] = s.w[c] + k;
-    rows_part(x + k, pitch, rows, w, s.count, args.k, !args.w_sum, std::min(kPart, whole - k),
+    rows_part(x + k, pitch, rows, w, s.count, args.w.k, !args.w_sum, std::min(kPart, whole - k),
               k == 0, sums);
   }
-  if (whole < args.k) {
-    const RowTails tails(s, args.k);
+  if (whole < args.w.k) {
+    const RowTails tails(s, args.w.k);
     rows_part(x + whole, pitch, rows, tails.w, s.count, 0, false, kStep, whole == 0, sums);
   }
   for (int64_t r = 0; r < rows; ++r) {

@@ -31,18 +31,18 @@ inline void sum_rows(const int8_t* const* w, int64_t k, int32_t* sums) {
 
 inline void open_strip(const ScaledArgs& args, int64_t index, Strip& s) {
   s.first = index * kStrip;
-  s.count = std::min(kStrip, args.n - s.first);
-  const bool one_scale = args.w_scales == Granularity::tensor;
+  s.count = std::min(kStrip, args.w.n - s.first);
+  const bool one_scale = args.w.granularity == Granularity::tensor;
   for (int64_t c = 0; c < kStrip; ++c) {
     const int64_t n = s.first + std::min(c, s.count - 1);
-    s.w[c] = args.weight_as<int8_t>() + n * args.k;
+    s.w[c] = args.weight_as<int8_t>() + n * args.w.k;
     s.scale[c] = args.w_scale[one_scale ? 0 : n];
     s.bias[c] = -0.0f;  // adds nothing, whatever the sign
     if (args.bias) s.bias[c] = load_scalar(args.bias_dtype, args.bias, n);
     s.sum[c] = args.w_sum ? args.w_sum[n] : 0;
   }
   if (args.w_sum || (kOffset == 0 && !args.x_zero)) return;
-  for (int64_t c = 0; c < s.count; c += 4) sum_rows(s.w + c, args.k, s.sum + c);
+  for (int64_t c = 0; c < s.count; c += 4) sum_rows(s.w + c, args.w.k, s.sum + c);
 }
 
 // y of row m and of `kLanes` rows of the weight from column c of the strip.
@@ -56,7 +56,7 @@ QCORE_INLINE void finish(const ScaledArgs& args, const Strip& s, int64_t m, int6
   const Floats y = fma(multiply(value, splat(args.x_scale[at])), load_floats(s.scale + c),
                        load_floats(s.bias + c));
   const int64_t size = size_of(args.dtype);
-  char* to = static_cast<char*>(args.y) + (m * args.n + s.first + c) * size;
+  char* to = static_cast<char*>(args.y) + (m * args.w.n + s.first + c) * size;
   alignas(64) char padded[kLanes * 4];
   char* const target = count == kLanes ? to : padded;
   switch (args.dtype) {

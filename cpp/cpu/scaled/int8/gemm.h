@@ -49,19 +49,19 @@ class Slices {
 inline void copy_x(const ScaledArgs& args, const RowBlock& rows, int64_t begin, int64_t end,
                    uint8_t* out) {
   constexpr int64_t kParts = ceil_div(Slices::kHeight, kLanes);  // of a slice
-  const Slices slices(rows.rows, args.k);
+  const Slices slices(rows.rows, args.w.k);
   for (; begin < end; ++begin) {
     const Slice s = slices.at(begin / kParts);
     const int64_t part = begin % kParts, first = part * kLanes;
     const int64_t count = std::min<int64_t>(kLanes, s.rows - first);
     const int8_t* x = args.x_as<int8_t>() + (rows.first + s.first + first) * args.x_stride;
     if (s.panels) {
-      copy_panel(x, args.x_stride, count, args.k, ceil_div(s.rows, kLanes), part, out + s.offset);
+      copy_panel(x, args.x_stride, count, args.w.k, ceil_div(s.rows, kLanes), part, out + s.offset);
       continue;
     }
-    XElement* to = reinterpret_cast<XElement*>(out + s.offset) + first * row_pitch(args.k);
+    XElement* to = reinterpret_cast<XElement*>(out + s.offset) + first * row_pitch(args.w.k);
     for (int64_t r = 0; r < count; ++r) {
-      copy_row(x + r * args.x_stride, args.k, to + r * row_pitch(args.k));
+      copy_row(x + r * args.x_stride, args.w.k, to + r * row_pitch(args.w.k));
     }
   }
 }
@@ -78,7 +78,7 @@ inline void run_slice(const ScaledArgs& args, const Strip& s, int64_t row0, cons
 // Strips begin .. end - 1 with a block of rows, whose copy is given.
 inline void run_strips(const ScaledArgs& args, const RowBlock& rows, int64_t begin, int64_t end,
                        const uint8_t* copy) {
-  const Slices slices(rows.rows, args.k);
+  const Slices slices(rows.rows, args.w.k);
   Strip s;
   for (; begin < end; ++begin) {
     open_strip(args, begin, s);
@@ -91,28 +91,28 @@ inline void run_strips(const ScaledArgs& args, const RowBlock& rows, int64_t beg
 // How many rows a thread multiplies with a strip.
 inline Cut cut_of(const ScaledArgs& args, int64_t strips) {
   constexpr int64_t kUnit = Slices::kHeight;
-  const int64_t at_once = std::max<int64_t>(1, kCopyBytes / (args.k * kUnit));
+  const int64_t at_once = std::max<int64_t>(1, kCopyBytes / (args.w.k * kUnit));
   const int64_t enough = ceil_div(ceil_div(args.m, kUnit), ceil_div(kEnoughTasks, strips));
   return {std::min(at_once, enough) * kUnit, kUnit};
 }
 
 inline Status gemm(const ScaledArgs& args, const Executor& executor) {
-  const int64_t strips = ceil_div(args.n, kStrip);
-  const Schedule schedule(args.m, args.experts, args.offsets, cut_of(args, strips), kCopyBytes,
-                          [&](int64_t rows) { return Slices(rows, args.k).total_bytes(); });
+  const int64_t strips = ceil_div(args.w.n, kStrip);
+  const Schedule schedule(args.m, args.w.experts, args.offsets, cut_of(args, strips), kCopyBytes,
+                          [&](int64_t rows) { return Slices(rows, args.w.k).total_bytes(); });
   const AlignedArray<uint8_t> copy(schedule.copy_size());
   if (!copy.data()) return {StatusCode::out_of_memory, "int8_gemm: no memory for a copy of x"};
   const Parallel& parallel = executor.parallel;
   schedule.for_each_pass([&](const Pass& pass) {
     const auto copying = [&](const RowBlock& rows) {
-      return Work{ceil_div(rows.rows, kLanes), args.k * kLanes};
+      return Work{ceil_div(rows.rows, kLanes), args.w.k * kLanes};
     };
     pass.share(parallel, kGrainElements, copying,
                [&](const RowBlock& rows, int64_t begin, int64_t end) {
                  copy_x(args, rows, begin, end, copy.data() + rows.copy);
                });
     const auto products = [&](const RowBlock& rows) {
-      return Work{strips, kStrip * args.k * rows.rows};
+      return Work{strips, kStrip * args.w.k * rows.rows};
     };
     pass.share(parallel, kGrainProducts, products,
                [&](const RowBlock& rows, int64_t begin, int64_t end) {

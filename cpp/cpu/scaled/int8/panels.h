@@ -107,21 +107,21 @@ inline void panels_strip(const ScaledArgs& args, const Strip& s, int64_t m, int6
   alignas(64) int32_t sums[kStrip * kBlockRows];
   const int64_t panels = ceil_div(rows, kLanes);
   const MultiplyPanels multiply = panels_of(panels, std::make_integer_sequence<int, kMostPanels>());
-  const int64_t whole = args.k / 4 * 4;
+  const int64_t whole = args.w.k / 4 * 4;
   for (int64_t k = 0; k < whole; k += kPart) {
     const int64_t part = std::min(kPart, whole - k);
     for (int64_t c = 0; c < s.count; c += kPanelColumns) {
       const int8_t* w[kPanelColumns];
       for (int i = 0; i < kPanelColumns; ++i) w[i] = s.w[c + i] + k;
-      multiply(x + block_bytes(panels, k), w, part, args.k * kPanelColumns, k == 0,
+      multiply(x + block_bytes(panels, k), w, part, args.w.k * kPanelColumns, k == 0,
                sums + c * kBlockRows);
     }
   }
-  for (int64_t c = 0; whole < args.k && c < s.count; c += kPanelColumns) {
+  for (int64_t c = 0; whole < args.w.k && c < s.count; c += kPanelColumns) {
     int8_t padded[kPanelColumns][4] = {};
     const int8_t* w[kPanelColumns];
     for (int i = 0; i < kPanelColumns; ++i) {
-      std::memcpy(padded[i], s.w[c + i] + whole, static_cast<size_t>(args.k - whole));
+      std::memcpy(padded[i], s.w[c + i] + whole, static_cast<size_t>(args.w.k - whole));
       w[i] = padded[i];
     }
     multiply(x + block_bytes(panels, whole), w, 4, 0, whole == 0, sums + c * kBlockRows);
