@@ -164,6 +164,54 @@ inline std::vector<char> exact_int8(const W8A8Data& d) {
   return y.bytes;
 }
 
+// Integers give the very bits.
+inline void expect_exact_int8(const W8A8Data& d, const std::vector<char>& y,
+                              const std::string& what) {
+  const std::vector<char> exact = exact_int8(d);
+  for (int64_t i = 0; i < d.shape.m * d.shape.n; ++i) {
+    ASSERT_EQ(load_scalar(d.shape.dtype, y.data(), i), load_scalar(d.shape.dtype, exact.data(), i))
+        << what << ", at " << i;
+  }
+  ASSERT_EQ(y, exact) << what;
+}
+
+// The longest sums of the largest products, with the largest zero points. `w_sum`: the sums over
+// the weight's rows are given.
+inline W8A8Data largest_int8(int64_t m, int64_t n, bool w_sum, Rng& rng) {
+  W8A8Data d =
+      random_data({.m = m, .n = n, .k = (1 << 17) - 16, .zero = true, .w_sum = w_sum}, rng);
+  std::fill(d.x.begin(), d.x.end(), uint8_t{0x80});
+  std::fill(d.w.begin(), d.w.end(), uint8_t{0x80});
+  std::fill(d.x_zero.begin(), d.x_zero.end(), 127);
+  for (int32_t& sum : d.w_sum) sum = static_cast<int32_t>(-128 * d.shape.k);
+  return d;
+}
+
+// NaN and infinities of FP8, and a scale that is NaN, and that they stay in their rows and columns.
+inline W8A8Data nan_among_fp8(Rng& rng) {
+  const W8A8Case c{.m = 20, .n = 140, .k = 272, .integer = false, .x_type = Float8::e5m2};
+  W8A8Data d = random_data(c, rng);
+  d.x[static_cast<size_t>(3 * c.k + 200)] = 0x7c;  // infinity
+  d.x[static_cast<size_t>(9 * c.k + 5)] = 0x7e;    // NaN
+  for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 200)] = 0x38;
+  d.w[static_cast<size_t>(131 * c.k)] = 0xff;
+  d.x_scale[12] = NAN;
+  return d;
+}
+inline void expect_nan_in_place(const W8A8Case& c, const std::vector<char>& y) {
+  for (int64_t i = 0; i < c.m * c.n; ++i) {
+    const float value = load_scalar(c.dtype, y.data(), i);
+    const int64_t m = i / c.n, n = i % c.n;
+    if (m == 9 || m == 12 || n == 131) {
+      EXPECT_TRUE(std::isnan(value)) << m << " " << n;
+    } else {
+      EXPECT_EQ(std::isfinite(value), m != 3) << m << " " << n;
+      EXPECT_FALSE(std::isnan(value)) << m << " " << n;
+      EXPECT_EQ(value, m == 3 ? INFINITY : value) << m << " " << n;
+    }
+  }
+}
+
 inline std::vector<Exact> exact_fp8(const W8A8Data& d) {
   const W8A8Case& c = d.shape;
   const auto& x_values = simt::float8_values(c.x_type == Float8::e4m3 ? simt::kE4m3 : simt::kE5m2);

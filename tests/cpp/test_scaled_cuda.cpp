@@ -29,17 +29,8 @@ std::string describe(const Plan& plan) {
 
 void check(const W8A8Data& d, const std::vector<char>& y, const std::string& how) {
   const std::string what = describe(d.shape) + ", " + how;
-  if (d.shape.integer) {
-    const std::vector<char> exact = exact_int8(d);
-    for (int64_t i = 0; i < d.shape.m * d.shape.n; ++i) {
-      ASSERT_EQ(load_scalar(d.shape.dtype, y.data(), i),
-                load_scalar(d.shape.dtype, exact.data(), i))
-          << what << ", at " << i;
-    }
-    ASSERT_EQ(y, exact) << what;
-  } else {
-    expect_exact(exact_fp8(d), d.shape.dtype, y.data(), what);
-  }
+  if (d.shape.integer) return expect_exact_int8(d, y, what);
+  expect_exact(exact_fp8(d), d.shape.dtype, y.data(), what);
 }
 
 // Random problems under the plan for random GPUs. What quantizes first gives the bits of two steps.
@@ -137,27 +128,16 @@ TEST_P(Products, SameBitsInEveryOrderOfBlocks) {
 // Long sums: of the largest products, and, for FP8, of one large number among many small ones.
 TEST_P(Products, LongSumsLoseNothing) {
   Rng rng = fresh_rng(65);
-  for (const bool extreme : {false, true}) {
-    W8A8Case c;
-    c.integer = GetParam();
-    c.m = 3;
-    c.n = 9;
-    c.k = extreme && c.integer ? (1 << 17) - 16 : 16384;
-    c.zero = c.integer;
-    W8A8Data d = random_data(c, rng);
-    if (extreme && c.integer) {
-      std::fill(d.x.begin(), d.x.end(), uint8_t{0x80});
-      std::fill(d.w.begin(), d.w.end(), uint8_t{0x80});
-      std::fill(d.x_zero.begin(), d.x_zero.end(), 127);
-      for (int32_t& sum : d.w_sum) sum = static_cast<int32_t>(-128 * c.k);
-    } else if (extreme) {
-      std::fill(d.x.begin(), d.x.end(), uint8_t{0x28});  // 1/4
-      std::fill(d.w.begin(), d.w.end(), uint8_t{0x28});
-      for (int64_t m = 0; m < c.m; ++m) d.x[static_cast<size_t>(m * c.k + 5)] = 0x7e;
-      for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 5)] = 0x7e;
-    }
-    compare(d, rng);
-  }
+  compare(random_data({.m = 3, .n = 9, .k = 16384, .integer = GetParam(), .zero = GetParam()}, rng),
+          rng);
+  if (GetParam()) return compare(largest_int8(3, 9, false, rng), rng);
+  const W8A8Case c{.m = 3, .n = 9, .k = 16384, .integer = false};
+  W8A8Data d = random_data(c, rng);
+  std::fill(d.x.begin(), d.x.end(), uint8_t{0x28});  // 1/4
+  std::fill(d.w.begin(), d.w.end(), uint8_t{0x28});
+  for (int64_t m = 0; m < c.m; ++m) d.x[static_cast<size_t>(m * c.k + 5)] = 0x7e;
+  for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 5)] = 0x7e;
+  compare(d, rng);
 }
 
 // The same where the matrix unit sums as few bits as it does: what is small beside the large term
@@ -191,35 +171,14 @@ TEST(W8A8, SumsOfTheMatrixUnitAreShort) {
   }
 }
 
-// NaN and infinities of FP8, and scales that are NaN, stay in their rows and columns.
 TEST(W8A8, NanStaysInItsRowAndColumn) {
   Rng rng = fresh_rng(66);
   for (const int tokens : {16, 128}) {
-    W8A8Case c;
-    c.integer = false;
-    c.m = 20;
-    c.n = 140;
-    c.k = 272;
-    c.x_type = Float8::e5m2;
-    W8A8Data d = random_data(c, rng);
-    d.x[static_cast<size_t>(3 * c.k + 200)] = 0x7c;  // infinity
-    d.x[static_cast<size_t>(9 * c.k + 5)] = 0x7e;    // NaN
-    for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 200)] = 0x38;
-    d.w[static_cast<size_t>(131 * c.k)] = 0xff;
-    d.x_scale[12] = NAN;
+    const W8A8Data d = nan_among_fp8(rng);
     const Problem problem(d);
     const std::vector<char> y = problem.multiply(
         problem.args(), scaled::make_plan(scaled::work_of(problem.args()), tokens, 1, kHopper));
-    for (int64_t i = 0; i < c.m * c.n; ++i) {
-      const float value = load_scalar(c.dtype, y.data(), i);
-      const int64_t m = i / c.n, n = i % c.n;
-      if (m == 9 || m == 12 || n == 131) {
-        EXPECT_TRUE(std::isnan(value)) << m << " " << n;
-      } else {
-        EXPECT_EQ(value, m == 3 ? INFINITY : value) << m << " " << n;
-        EXPECT_EQ(std::isfinite(value), m != 3) << m << " " << n;
-      }
-    }
+    expect_nan_in_place(d.shape, y);
   }
 }
 

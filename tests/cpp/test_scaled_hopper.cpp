@@ -40,14 +40,7 @@ std::vector<char> multiply(const W8A8Data& d, HopperTileKey tile, int splits, in
 void check(const W8A8Data& d, const std::vector<char>& y, const std::string& how) {
   const W8A8Case& c = d.shape;
   const std::string what = describe(c) + ", " + how;
-  if (c.integer) {
-    const std::vector<char> exact = exact_int8(d);
-    for (int64_t i = 0; i < c.m * c.n; ++i) {
-      ASSERT_EQ(load_scalar(c.dtype, y.data(), i), load_scalar(c.dtype, exact.data(), i))
-          << what << ", at " << i;
-    }
-    return;
-  }
+  if (c.integer) return expect_exact_int8(d, y, what);
   const std::vector<Exact> exact = exact_fp8(d);
   const double rounding = c.dtype == DType::f32   ? 0x1p-20
                           : c.dtype == DType::f16 ? 0x1p-11
@@ -161,28 +154,15 @@ TEST_P(Products, QuantizeFirst) {
 // A long K with sums that grow: what the matrix unit would drop if it summed by itself.
 TEST_P(Products, LongSumsLoseNothing) {
   Rng rng = fresh_rng(74);
-  W8A8Case c;
-  c.integer = GetParam();
-  c.m = 2;
-  c.n = 33;
-  c.k = c.integer ? (1 << 17) - 16 : 16384;
-  c.zero = c.integer;
+  if (GetParam()) {
+    const W8A8Data d = largest_int8(2, 33, true, rng);
+    return check(d, multiply(d, {64, 32}, 1, 132), "long");
+  }
+  const W8A8Case c{.m = 2, .n = 33, .k = 16384, .integer = false};
   W8A8Data d = random_data(c, rng);
-  if (c.integer) {
-    std::fill(d.x.begin(), d.x.end(), uint8_t{0x80});
-    std::fill(d.w.begin(), d.w.end(), uint8_t{0x80});
-    std::fill(d.x_zero.begin(), d.x_zero.end(), 127);
-    for (int32_t& sum : d.w_sum) sum = static_cast<int32_t>(-128 * c.k);
-    c.w_sum = true;
-  } else {
-    for (uint8_t& byte : d.x) byte &= 0x3f;  // positive, below 2
-    for (uint8_t& byte : d.w) byte &= 0x3f;
-  }
+  for (uint8_t& byte : d.x) byte &= 0x3f;  // positive, below 2
+  for (uint8_t& byte : d.w) byte &= 0x3f;
   const std::vector<char> y = multiply(d, {64, 32}, 1, 132);
-  if (c.integer) {
-    check(d, y, "long");
-    return;
-  }
   const std::vector<Exact> exact = exact_fp8(d);
   for (int64_t i = 0; i < c.m * c.n; ++i) {
     const double value = exact[static_cast<size_t>(i)].value;
@@ -193,29 +173,8 @@ TEST_P(Products, LongSumsLoseNothing) {
 TEST(Hopper, NanStaysInItsRowAndColumn) {
   Rng rng = fresh_rng(75);
   for (const HopperTileKey& tile : scaled::kHopperFp8Tiles) {
-    W8A8Case c;
-    c.integer = false;
-    c.m = 20;
-    c.n = 140;
-    c.k = 272;
-    c.x_type = Float8::e5m2;
-    W8A8Data d = random_data(c, rng);
-    d.x[static_cast<size_t>(3 * c.k + 200)] = 0x7c;  // infinity
-    d.x[static_cast<size_t>(9 * c.k + 5)] = 0x7e;    // NaN
-    for (int64_t n = 0; n < c.n; ++n) d.w[static_cast<size_t>(n * c.k + 200)] = 0x38;
-    d.w[static_cast<size_t>(131 * c.k)] = 0xff;
-    d.x_scale[12] = NAN;
-    const std::vector<char> y = multiply(d, tile, 1, 2);
-    for (int64_t i = 0; i < c.m * c.n; ++i) {
-      const float value = load_scalar(c.dtype, y.data(), i);
-      const int64_t m = i / c.n, n = i % c.n;
-      if (m == 9 || m == 12 || n == 131) {
-        EXPECT_TRUE(std::isnan(value)) << m << " " << n;
-      } else {
-        EXPECT_EQ(std::isfinite(value), m != 3) << m << " " << n;
-        EXPECT_FALSE(std::isnan(value)) << m << " " << n;
-      }
-    }
+    const W8A8Data d = nan_among_fp8(rng);
+    expect_nan_in_place(d.shape, multiply(d, tile, 1, 2));
   }
 }
 
