@@ -45,7 +45,7 @@ int main() {
     double want = 0;
     for (int64_t col = 0; col < k; ++col) {
       const double scale = scales[row * shape.groups() + col / group];
-      want += scale * (codes[row * k + col] - shape.center()) * x[col];
+      want += scale * (codes[row * k + col] - qcore::center_of(shape.elements)) * x[col];
     }
     if (std::abs(want - y[row]) > 1e-4 * (1 + std::abs(want))) {
       return std::printf("row %d: expected %g, got %g\n", static_cast<int>(row), want, y[row]), 1;
