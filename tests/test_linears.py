@@ -205,6 +205,32 @@ def test_gates_and_routers_are_known_by_what_they_choose_among(experts: nn.Modul
     assert gates(other, linear_names(other)) == one
 
 
+@pytest.mark.parametrize(
+    ("model", "config", "routers"),
+    [
+        ("SwitchTransformersForConditionalGeneration", "SwitchTransformersConfig", 2),
+        ("NllbMoeForConditionalGeneration", "NllbMoeConfig", 4),
+        ("HunYuanMoEV1ForCausalLM", "HunYuanMoEV1Config", 2),
+        ("GraniteMoeForCausalLM", "GraniteMoeConfig", 0),  # its router is none of nn.Linear
+    ],
+)
+def test_routers_of_models_that_exist(model: str, config: str, routers: int) -> None:
+    sizes: dict[str, Any] = {
+        "SwitchTransformersConfig": {"d_model": 64, "num_layers": 2, "num_decoder_layers": 2,
+                                     "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1,
+                                     "num_experts": 3},
+        "NllbMoeConfig": {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "num_experts": 3,
+                          "encoder_sparse_step": 1, "decoder_sparse_step": 1},
+        "HunYuanMoEV1Config": {**tiny.CONFIGS["llama"][1], "num_experts": 3, "moe_topk": 2, "pad_id": 0},
+        "GraniteMoeConfig": {**tiny.CONFIGS["qwen2"][1], "num_local_experts": 3},
+    }[config]  # fmt: skip
+    with torch.device("meta"):
+        made: nn.Module = getattr(tf, model)(getattr(tf, config)(**{"vocab_size": 64, **sizes}))
+    found = gates(made, linear_names(made))
+    assert len(found) == routers
+    assert all("router" in name or ".gate." in name for name in found)
+
+
 def test_a_convolution_is_no_expert() -> None:
     """Mamba's dt_proj has as many rows as the convolution beside it has channels."""
     convolution = nn.Conv1d(48, 48, 4, groups=48)

@@ -160,7 +160,8 @@ def _experts_beside(model: nn.Module, name: str) -> set[int]:
             if child == path[-up]:
                 continue
             if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
-                counts.add(len(module))
+                kinds = [type(m) for m in module.children() if next(m.parameters(), None) is not None]
+                counts |= {kinds.count(kind) for kind in kinds}
             counts |= {p.shape[0] for p in module.parameters(recurse=False) if holds_experts(module, p)}
     return counts - {0, 1}
 
