@@ -24,6 +24,7 @@ LAYERS = (
     {"methods", "nn"},
     {"calibration", "tensors"},
     {"models"},
+    {"ends"},
     {"choice"},
     {"checkpoints"},
     {"repack", "text"},

@@ -126,11 +126,11 @@ def test_any_shape(n: int, k: int, group_size: int, bits: int, symmetric: bool) 
 
 
 def test_rows_do_not_depend_on_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    import qcore.formats.scaled
+    import qcore.formats.parts
 
     format, w = IntGroup(3, False, 32), gaussian(20, 64)
     whole = format.fit(w, torch.float16, search=True)
-    monkeypatch.setattr(qcore.formats.scaled, "_CHUNK", 100)
+    monkeypatch.setattr(qcore.formats.parts, "_CHUNK", 100)
     chunked = format.fit(w, torch.float16, search=True)
     assert torch.equal(whole.scales, chunked.scales)
     assert torch.equal(whole.round(w), chunked.round(w))

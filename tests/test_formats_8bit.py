@@ -200,7 +200,7 @@ def test_rows_do_not_depend_on_each_other(
 ) -> None:
     w = weight(20, 64)
     whole = quantize(format, w, search=search)
-    monkeypatch.setattr("qcore.formats.scaled._CHUNK", 100)
+    monkeypatch.setattr("qcore.formats.parts._CHUNK", 100)
     assert torch.equal(quantize(format, w, search=search).dequantize(), whole.dequantize())
     for row in (0, 7, 19):
         assert torch.equal(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import nn
 
 from qcore.calibration.chain import find_blocks
+from qcore.ends import Ends, Table, choose_ends
 from qcore.formats import Format
 from qcore.linears import gates, holds_experts, linear_names, matrix_shape
 from qcore.models import head_name
@@ -25,10 +26,12 @@ class Choice:
     Attributes:
         formats: of each layer to quantize.
         report: how many of which, and what is left out.
+        tables: embeddings to quantize, with the linear layers that are tied to them.
     """
 
     formats: dict[str, Format]
     report: QuantizationReport
+    tables: dict[str, Table] = field(default_factory=dict)
 
 
 def is_ignored(name: str, ignore: Sequence[str]) -> bool:
@@ -44,7 +47,12 @@ def is_ignored(name: str, ignore: Sequence[str]) -> bool:
 
 
 def choose_formats(
-    model: nn.Module, scheme: Scheme, ignore: Sequence[str], rules: Sequence[Rule] = ()
+    model: nn.Module,
+    scheme: Scheme,
+    ignore: Sequence[str],
+    rules: Sequence[Rule] = (),
+    ends: Ends = Ends(),  # noqa: B008
+    apart: Collection[str] = (),
 ) -> Choice:
     """The format of each layer to quantize: of all linear layers but those ignored, what the scheme says.
     Gates and routers (`qcore.linears.gates`) stay as they are.
@@ -56,6 +64,8 @@ def choose_formats(
 
     Args:
         rules: what they say of a layer counts before all else; the first that fits.
+        ends: what is asked of the head, before `ignore` is, and of the embedding.
+        apart: see `qcore.ends.choose_ends`.
     """
     names = linear_names(model)
     for each in rules:
@@ -65,12 +75,20 @@ def choose_formats(
     head_ignored = "lm_head" in ignore
     blocks = find_blocks(model, names)
     report = QuantizationReport()
+    of_head, tables = choose_ends(model, ends, apart)
+    tied = {linear for table in tables.values() for linear in table.linears}
     formats: dict[str, Format] = {}
     reasons: dict[str, tuple[str, bool]] = {
         name: (why, False) for name, why in gates(model, names).items() if name != head
     }
     for name in names:
+        if name in tied:
+            continue
         rule = next((rule for rule in rules if rule.pattern.search(name)), None)
+        if rule is None and of_head is not None and name == head:
+            formats[name] = of_head[1]
+            report.choose(name, str(of_head[0]), str(of_head[1]))
+            continue
         if rule is None and ((name == head and head_ignored) or is_ignored(name, ignore)):
             reasons[name] = ("ignored", True)
         if rule is None and name in reasons:
@@ -90,8 +108,10 @@ def choose_formats(
             f"model: no linear layer is left to quantize ({len(names)} found, ignore={tuple(ignore)}); "
             f"{_what_there_is(model)}"
         )
+    for name, table in tables.items():
+        report.choose(name, str(table.asked), str(table.format))
     account(model, formats, reasons, report)
-    return Choice(formats, report)
+    return Choice(formats, report, tables)
 
 
 def account(

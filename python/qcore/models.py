@@ -16,17 +16,21 @@ import torch
 from torch import nn
 
 from qcore.linears import carry_hooks, is_transposed, matrix_shape
-from qcore.nn import QLinear
+from qcore.nn import QEmbedding, QLinear
 from qcore.qweight import QWeight
 from qcore.tensors import persistent_tensors
 
 __all__ = [
+    "Places",
     "config_of",
     "dtypes_in",
+    "embedding_name",
     "empty_model",
     "head_name",
     "places_of",
+    "replace_embedding",
     "replace_linear",
+    "scale_of",
     "trusting",
     "untie_quantized_heads",
 ]
@@ -156,11 +160,68 @@ def replace_linear(model: nn.Module, name: str, weight: QWeight, places: Places 
         owner._modules[leaf] = new
 
 
+def replace_embedding(
+    model: nn.Module, name: str, weight: QWeight, dtype: torch.dtype, places: Places | None = None
+) -> None:
+    """Puts a QEmbedding in the place of the named embedding, where it was, under all names that it has.
+
+    Args:
+        dtype: of the rows that it gives.
+        places: see `replace_linear`.
+
+    Raises:
+        ValueError: a weight of another shape, an embedding that is none of those that are known.
+    """
+    old: Any = model.get_submodule(name)
+    expected = (old.num_embeddings, old.embedding_dim)
+    if tuple(weight.shape) != expected:
+        raise ValueError(
+            f"{name}: expected a weight of shape {list(expected)}, as the model has it, got "
+            f"{list(weight.shape)}"
+        )
+    if not old.weight.is_meta:
+        weight = weight.to(old.weight.device)
+    new = QEmbedding(weight, dtype, scale_of(name, old)).train(old.training)
+    carry_hooks(old, new)
+    for owner, leaf in (places_of(model) if places is None else places)[old]:
+        owner._modules[leaf] = new
+
+
+def scale_of(name: str, embedding: nn.Embedding) -> float:
+    """What an embedding multiplies its rows by.
+
+    Raises:
+        ValueError: it does something else than that to them.
+    """
+    kind = type(embedding)
+    scale = getattr(embedding, "embed_scale", None)  # Gemma's and BART's
+    plain = kind.forward is nn.Embedding.forward
+    if embedding.max_norm is not None or (not plain and scale is None):
+        raise ValueError(f"{name}: is no plain embedding ({kind.__name__}), and cannot be quantized")
+    return 1.0 if plain else float(scale)  # type: ignore[arg-type]
+
+
+def embedding_name(model: nn.Module) -> str | None:
+    """The name of the embedding of tokens, whatever its architecture calls it."""
+    get = getattr(model, "get_input_embeddings", None)
+    try:
+        found = None if get is None else get()
+    except (NotImplementedError, AttributeError):  # how models say that they have none
+        return None
+    if not isinstance(found, (nn.Embedding, QEmbedding)):
+        return None
+    return next((name for name, module in model.named_modules() if module is found), None)
+
+
 def untie_quantized_heads(model: nn.Module) -> None:
-    """Makes configurations say that a head which is quantized no longer is the embedding."""
+    """Makes configurations say that a head which is quantized no longer is the embedding; one that is
+    quantized too has the same codes."""
     for module in model.modules():
         head = head_name(module) if hasattr(module, "config") else None
-        if head is not None and isinstance(module.get_submodule(head), QLinear):
+        if head is None or not isinstance(module.get_submodule(head), QLinear):
+            continue
+        table = embedding_name(module)
+        if table is None or not isinstance(module.get_submodule(table), QEmbedding):
             module.config.tie_word_embeddings = False  # type: ignore[union-attr]
 
 

@@ -23,6 +23,7 @@ from qcore.checkpoints.store import Destination
 from qcore.checkpoints.stores import STORES, store_for
 from qcore.checkpoints.streamed import FolderSource
 from qcore.choice import Choice, choose_formats
+from qcore.ends import Ends, place_table, round_tables
 from qcore.formats import Format
 from qcore.linears import as_linear, matrix_shape
 from qcore.methods import Method, resolve_method
@@ -49,6 +50,8 @@ def quantize(
     device: str | torch.device | None = None,
     tokenizer: Any = None,
     overrides: Sequence[str] = (),
+    quantize_head: int | None = None,
+    quantize_embeddings: int | None = None,
 ) -> nn.Module:
     """Quantizes a model's linear layers in place and returns it, ready for inference.
 
@@ -74,6 +77,9 @@ def quantize(
             puts around texts, and chats go through its chat template.
         overrides: PATTERN=SCHEME, or PATTERN=float, for layers in whose name the expression is found, ignored
             ones too; the first that fits counts.
+        quantize_head: 8 or 4 bits, in groups of group_size columns, for the layer that makes the logits.
+        quantize_embeddings: likewise for the embedding of tokens. Where it is tied to the head, either asks
+            for both, which get one set of codes, rounded to nearest.
 
     Returns:
         The model; its `qcore_report` (`qcore.report.QuantizationReport`) says what was chosen, and what was
@@ -86,7 +92,9 @@ def quantize(
     """
     _expect_floats(model)
     with as_linear(model):
-        choice = choose_formats(model, resolve_scheme(scheme, group_size), ignore, parse_rules(overrides))
+        ends = Ends(quantize_head, quantize_embeddings, group_size)
+        resolved, rules = resolve_scheme(scheme, group_size), parse_rules(overrides)
+        choice = choose_formats(model, resolved, ignore, rules, ends)
         destination = _ModelDestination(model, choice, resolve_method(method))
         choice.report.unsavable = unsavable = _unsavable(model, choice.formats)
         if unsavable and destination.method.needs_calibration:  # said before hours are spent
@@ -153,9 +161,9 @@ def quantize_checkpoint(
     Args:
         trust_remote_code: run Python code that the source brings; see `qcore.load`.
         tokenizer: for calibration with texts and chats; by default the source's own.
-        options: of the store: `ignore`, `group_size`, `overrides` and `shard_bytes` for a folder (see
-            `quantize_folder`), `overrides` for a GGUF file (see `quantize_gguf`). The other arguments are
-            those of `qcore.quantize`.
+        options: of the store: `ignore`, `group_size`, `overrides`, `shard_bytes`, `quantize_head` and
+            `quantize_embeddings` for a folder (see `quantize_folder`), `overrides` for a GGUF file (see
+            `quantize_gguf`). The other arguments are those of `qcore.quantize`.
 
     Returns:
         What was chosen, and what was left out on the way.
@@ -185,6 +193,9 @@ def quantize_folder(
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
     overrides: Sequence[str] = (),
+    tokenizer: Any = None,
+    quantize_head: int | None = None,
+    quantize_embeddings: int | None = None,
 ) -> QuantizationReport:
     """Quantizes a Hugging Face folder into another one, in compressed-tensors.
 
@@ -200,10 +211,13 @@ def quantize_folder(
         overwrite,
         device,
         trust_remote_code,
+        tokenizer,
         ignore=ignore,
         group_size=group_size,
         overrides=overrides,
         shard_bytes=shard_bytes,
+        quantize_head=quantize_head,
+        quantize_embeddings=quantize_embeddings,
     )
 
 
@@ -262,6 +276,7 @@ def _run(
     source.check(formats)
     with source.opened(), destination.opened() as sink, torch.no_grad():
         weights = source.weights(sink, device)
+        round_tables(destination.tables, weights)
         if formats:
             calibrate(model, formats, batches, method, weights.emit, weights, sequential)
         for name in report.not_called:
@@ -311,6 +326,9 @@ class _ModelWeights(Weights):
         super().__init__(model, device)
         self.emit = sink.emit
 
+    def emit_table(self, name: str, weight: QWeight) -> None:
+        self.emit(name, weight)
+
     def finish(self) -> None:
         """What was not quantized stays where it is."""
 
@@ -320,7 +338,7 @@ class _ModelDestination(Destination, Sink):
 
     def __init__(self, model: nn.Module, choice: Choice, method: Method) -> None:
         self.model, self.method = model, method
-        self.formats, self.report = choice.formats, choice.report
+        self.formats, self.report, self.tables = choice.formats, choice.report, choice.tables
         self.done: dict[str, QWeight] = {}
 
     @contextmanager
@@ -336,7 +354,12 @@ class _ModelDestination(Destination, Sink):
     def finish(self) -> None:
         places = places_of(self.model)
         for name, weight in self.done.items():
-            replace_linear(self.model, name, weight, places)
+            if name in self.tables:
+                table = self.tables[name]
+                dtype = self.model.get_submodule(name).get_parameter("weight").dtype
+                place_table(self.model, table.embeddings, table.linears, weight, dtype, places)
+            else:
+                replace_linear(self.model, name, weight, places)
         save_as_quantized(self.model)
         untie_quantized_heads(self.model)
 

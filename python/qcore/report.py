@@ -11,6 +11,8 @@ __all__ = ["VECTOR", "LeftOut", "QuantizationReport"]
 VECTOR = "a vector"
 # A smaller share of the parameters that is quantized is worth a warning.
 _EXPECTED = 0.9
+# A larger share of the file that embedding and head take is worth a hint.
+_MANY = 0.2
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class QuantizationReport:
         formats: how many layers, or matrices of a GGUF file, are stored in which format.
         narrowed: layers whose rows the format that was asked for does not fit, by what was taken instead:
             "int4 g64 sym instead of int4 g128 sym".
+        notes: what else whoever uses the result should know.
+        ends: how much of a folder's bytes are an embedding and a head that are not quantized.
         quantized: parameters in quantized weights, embeddings and the head not counted.
         left_out: all others, embeddings and the head not counted, by the name of their module or, where it
             has several, parameter.
@@ -53,6 +57,8 @@ class QuantizationReport:
     padding_counted: list[str] = field(default_factory=list)
     formats: dict[str, int] = field(default_factory=dict)
     narrowed: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ends: float = 0.0
     quantized: int = 0
     left_out: dict[str, LeftOut] = field(default_factory=dict)
     unsavable: str = ""
@@ -122,7 +128,12 @@ class QuantizationReport:
         ):
             if names:
                 lines.append(f"{what}: {_some(names)}")
-        return lines
+        if self.ends > _MANY:
+            lines.append(
+                f"embedding and head are {self.ends:.0%} of the file; --quantize-embeddings 8 and "
+                f"--quantize-head 8 (or 4) make them smaller"
+            )
+        return lines + self.notes
 
     def _largest(self, most: int, items: Iterable[tuple[str, LeftOut]]) -> list[str]:
         """The same parts of all blocks are one entry."""

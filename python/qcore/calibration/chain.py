@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from qcore.qweight import QWeight
+
 __all__ = [
     "Batch",
     "BlockCalls",
@@ -72,6 +74,10 @@ class Weights:
     def abandon(self, prefix: str) -> None:
         """After an error: puts back what was there, and hands nothing on."""
         Weights.release(self, prefix)
+
+    def emit_table(self, name: str, weight: QWeight) -> None:
+        """Takes what a table of embeddings, and all that is tied to it, became."""
+        raise NotImplementedError
 
     def release(self, prefix: str) -> None:
         kept = self._kept.pop(prefix, {})

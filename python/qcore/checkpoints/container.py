@@ -70,6 +70,9 @@ class Container(ABC):
     stores_transposed = False
     """Whether it can say that the model keeps a weight as [K, N]."""
 
+    stores_tables = False
+    """Whether it has quantized embeddings."""
+
     def recognises(self, config: Mapping[str, Any], names: Collection[str]) -> bool:
         """Whether a checkpoint with this `quantization_config` and these tensors is one of its own."""
         return config.get("quant_method") == self.method
@@ -124,18 +127,20 @@ class QWeightInfo:
         divided: it has a divisor of its inputs.
         permuted: its columns are in activation order.
         transposed: its model keeps such weights as [K, N].
+        table: it is an embedding's.
     """
 
     format: Format
     divided: bool = False
     permuted: bool = False
     transposed: bool = False
+    table: bool = False
 
     @classmethod
-    def of(cls, weight: QWeight, transposed: bool = False) -> QWeightInfo:
+    def of(cls, weight: QWeight, transposed: bool = False, table: bool = False) -> QWeightInfo:
         inputs = weight.inputs
         divided, permuted = inputs.divisor is not None, inputs.permutation is not None
-        return cls(weight.format, divided, permuted, transposed)
+        return cls(weight.format, divided, permuted, transposed, table)
 
 
 def expect_plain_inputs(name: str, weight: QWeight, *, permuted: bool = False) -> None:

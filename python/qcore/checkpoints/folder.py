@@ -21,6 +21,7 @@ from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination, Row, Store
 from qcore.checkpoints.streamed import FolderSource
 from qcore.choice import Choice, choose_formats
+from qcore.ends import Ends
 from qcore.formats import Format
 from qcore.methods import Method
 from qcore.models import head_name, trusting
@@ -37,6 +38,12 @@ _BITS = {
 }  # fmt: skip
 
 
+_READERS = (
+    "the embedding is quantized: qcore reads it, so does vLLM for those of its models that support it; "
+    "transformers (up to 5.24) does not, except with dequantize=True where all layers have one format"
+)
+
+
 class _FolderDestination(Destination):
     def __init__(
         self,
@@ -48,7 +55,7 @@ class _FolderDestination(Destination):
         shard_bytes: int,
     ) -> None:
         self.source, self.path, self.method = source, path, method
-        self.formats, self.report = choice.formats, choice.report
+        self.formats, self.report, self.tables = choice.formats, choice.report, choice.tables
         self.overwrite, self.shard_bytes = overwrite, shard_bytes
         self.companions = companions(source.checkpoint.path)
 
@@ -58,8 +65,10 @@ class _FolderDestination(Destination):
         with atomic_folder(self.path, self.overwrite) as folder:
             sink = FolderSink(folder, self.source.model, self.shard_bytes, self._copies())
             sink.config = checkpoint.config
+            sink.tied = {n: (*t.embeddings[1:], *t.linears) for n, t in self.tables.items()}
             copy_companions(checkpoint.path, self.companions, folder)
             yield sink
+            self.report.ends = sink.share_of_ends()
 
     def _copies(self) -> dict[str, list[str]]:
         """By key: the names that are tied to it in the source, and are not once the head is quantized."""
@@ -77,7 +86,9 @@ class FolderStore(Store):
 
     noun = "a folder"
     default_scheme = "W4A16"
-    options = frozenset({"ignore", "group_size", "overrides", "shard_bytes"})
+    options = frozenset(
+        {"ignore", "group_size", "overrides", "shard_bytes", "quantize_head", "quantize_embeddings"}
+    )
 
     def recognises(self, path: str | os.PathLike[str]) -> bool:
         return Path(path).is_dir()
@@ -140,8 +151,12 @@ class FolderStore(Store):
         chosen = resolve_scheme(scheme, options.get("group_size"))
         if Path(path).exists() and source.checkpoint.path.samefile(path):
             raise ValueError(f"{path}: is the source itself; write to another folder")
-        choice = choose_formats(source.model, chosen, ignore, parse_rules(options.get("overrides", ())))
-        _check_targets(source, choice.formats)
+        rules = parse_rules(options.get("overrides", ()))
+        asked = (options.get(name) for name in ("quantize_head", "quantize_embeddings", "group_size"))
+        choice = choose_formats(source.model, chosen, ignore, rules, Ends(*asked), source.apart)
+        _check_targets(source, choice.formats | {n: t.format for n, t in choice.tables.items()})
+        if choice.tables:
+            choice.report.notes.append(_READERS)
         shard_bytes = options.get("shard_bytes", SHARD_BYTES)
         return _FolderDestination(source, path, choice, method, overwrite, shard_bytes)
 

@@ -12,8 +12,18 @@ from torch import nn
 from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.conversion import Conversion, renamer
+from qcore.ends import place_table, sharing
 from qcore.linears import linear_names
-from qcore.models import config_of, dtypes_in, empty_model, places_of, replace_linear, untie_quantized_heads
+from qcore.models import (
+    config_of,
+    dtypes_in,
+    embedding_name,
+    empty_model,
+    head_name,
+    places_of,
+    replace_linear,
+    untie_quantized_heads,
+)
 from qcore.nn import QLinear
 from qcore.progress import track
 from qcore.tensors import (
@@ -82,22 +92,36 @@ def _load_quantized(
         )
     config = config_of(checkpoint.path, trust_remote_code)
     model = empty_model(config, trust_remote_code)
-    linears, rename, places = set(linear_names(model)), renamer(model), places_of(model)
-    for layer in track(layers, "loading layers"):
-        name = rename(f"{layer.name}.weight").removesuffix(".weight")
-        if name not in linears:
-            raise ValueError(
-                f"{checkpoint.path}: {layer.name} is quantized, but is no linear layer of the model"
-            )
-        tensors = {key: checkpoint.tensor(key) for key in layer.parts}
-        replace_linear(model, name, container.read(layer, stored, tensors), places)
-    untie_quantized_heads(model)
     parts = {key for layer in layers for key in layer.parts}
     keys = [key for key in checkpoint if key not in parts]
-    dtype = dtype or _dtype_of(config, checkpoint, keys)
-    model.config.dtype = dtype
+    model.config.dtype = dtype = dtype or _dtype_of(config, checkpoint, keys)
+    linears, rename, places = set(linear_names(model)), renamer(model), places_of(model)
+    tables = {n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Embedding)}
+    apart = {rename(f"{layer.name}.weight") for layer in layers} | {rename(key) for key in checkpoint}
+    for layer in track(layers, "loading layers"):
+        name = rename(f"{layer.name}.weight").removesuffix(".weight")
+        if name not in linears | tables:
+            raise ValueError(
+                f"{checkpoint.path}: {layer.name} is quantized, but is no linear layer of the model, nor an "
+                f"embedding"
+            )
+        weight = container.read(layer, stored, {key: checkpoint.tensor(key) for key in layer.parts})
+        if name in linears:
+            replace_linear(model, name, weight, places)
+            continue
+        shared = sharing(model, name, apart - {f"{name}.weight"})
+        place_table(model, *shared, weight, dtype, places)
+    untie_quantized_heads(model)
+    _untie_apart(model, apart)
     _fill(model, checkpoint, keys, dtype, dtypes_in(config, dtype, trust_remote_code))
     return model
+
+
+def _untie_apart(model: Any, apart: Collection[str]) -> None:
+    """Makes the configuration say so, if a quantized embedding and the head are two."""
+    head, table = head_name(model), embedding_name(model)
+    if table is not None and f"{head}.weight" in apart and f"{table}.weight" in apart:
+        model.config.tie_word_embeddings = False
 
 
 def _dtype_of(config: Any, checkpoint: Checkpoint, keys: Sequence[str]) -> torch.dtype:

@@ -8,6 +8,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qcore.checkpoints.companions import companions, copy_companions, origin_of
@@ -18,7 +19,7 @@ from qcore.checkpoints.sink import Sink
 from qcore.conversion import renamer, source_layout, source_names
 from qcore.formats import Format
 from qcore.linears import is_linear, is_transposed
-from qcore.models import head_name
+from qcore.models import embedding_name, head_name
 from qcore.nn import QEmbedding, QLinear
 from qcore.progress import track
 from qcore.qweight import QWeight
@@ -73,12 +74,13 @@ def expect_savable(model: nn.Module, container: Container = WRITTEN) -> None:
     if getattr(model, "config", None) is None:
         raise ValueError("model: expected a transformers model, which has a config; got none")
     for name, layer in layers.items():
-        expect_storable(container, name, layer.format, layer.in_features)
-    for name, module in model.named_modules():
-        if isinstance(module, QEmbedding):
+        table = isinstance(layer, QEmbedding)
+        if table and not container.stores_tables:
             raise ValueError(
-                f"{name}: {container.method} has no quantized embeddings; a GGUF file stores them"
+                f"{name}: {container.method} has no quantized embeddings; compressed-tensors has"
             )
+        k = layer.embedding_dim if isinstance(layer, QEmbedding) else layer.in_features
+        expect_storable(container, name, layer.format, k)
 
 
 def write_model(model: Any, folder: Path, shard_bytes: int, container: Container = WRITTEN) -> None:
@@ -95,6 +97,9 @@ def write_model(model: Any, folder: Path, shard_bytes: int, container: Container
         model.generation_config.save_pretrained(folder)
     sink = FolderSink(folder, model, shard_bytes, container=container)
     layers = _quantized_layers(model)
+    sink.tied = _tied_tables(model, layers)
+    for name in (name for names in sink.tied.values() for name in names):
+        del layers[name]
     quantized = [f"{name}.weight" for name in layers]
     for name, tensor in source_layout(model, _plain_tensors(model), quantized).items():
         sink.keep(name, tensor)
@@ -105,10 +110,28 @@ def write_model(model: Any, folder: Path, shard_bytes: int, container: Container
     sink.finish()
 
 
-def _quantized_layers(model: nn.Module) -> dict[str, QLinear]:
+def _quantized_layers(model: nn.Module) -> dict[str, QLinear | QEmbedding]:
     """By name; one that has several is there under each."""
     modules = model.named_modules(remove_duplicate=False)
-    return {name: module for name, module in modules if isinstance(module, QLinear)}
+    return {name: module for name, module in modules if isinstance(module, (QLinear, QEmbedding))}
+
+
+def _tied_tables(model: nn.Module, layers: Mapping[str, nn.Module]) -> dict[str, list[str]]:
+    """The embedding, with the layers that the configuration ties to it and that have its very codes."""
+    name = embedding_name(model)
+    if name is None or name not in layers:
+        return {}
+    tied = {each.removesuffix(".weight") for each in tied_names(model)}
+    same = [n for n in layers if n != name and n in tied and _same_codes(layers[n], layers[name])]
+    return {name: same} if same else {}
+
+
+def _same_codes(one: Any, other: Any) -> bool:
+    if one.format != other.format:
+        return False
+    tensors, others = one.to_qweight().tensors, other.to_qweight().tensors
+    same = (torch.equal(t.view(torch.uint8), others[n].view(torch.uint8)) for n, t in tensors.items())
+    return tensors.keys() == others.keys() and all(same)
 
 
 def expect_storable(container: Container, name: str, format: Format, k: int) -> None:
@@ -139,6 +162,7 @@ class FolderSink(Sink):
     Attributes:
         config: of the model that is stored; its quantization is added.
         copies: names under which a tensor is written too, by its key: those that are no longer tied to it.
+        tied: names of layers that have the weight of a quantized embedding, by its name: it is written once.
     """
 
     def __init__(
@@ -157,10 +181,12 @@ class FolderSink(Sink):
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self.kept: dict[str, tuple[int, ...]] = {}
         self.config: dict[str, Any] = {}
+        self.tied: Mapping[str, Sequence[str]] = {}
+        self.bytes: dict[str, int] = {}
 
     def emit(self, layer: str, weight: QWeight) -> None:
         for key, tensor in self.container.write(layer, weight).items():
-            self.writer.add(key, tensor)
+            self._add(key, tensor)
         # Some readers look for the model's layers in the configuration, others for those of the checkpoint.
         ours = self.rename(f"{layer}.weight").removesuffix(".weight")
         transposed = ours in self.modules and is_transposed(self.modules[ours])
@@ -168,12 +194,26 @@ class FolderSink(Sink):
             raise ValueError(
                 f"{layer}: the model keeps its weight as [K, N], which {self.container.method} cannot express"
             )
+        table = isinstance(self.modules.get(ours), (nn.Embedding, QEmbedding))
         for name in (ours, layer):
-            self.written[name] = QWeightInfo.of(weight, transposed)
+            self.written[name] = QWeightInfo.of(weight, transposed, table)
+        for name in self.tied.get(ours, ()):
+            table = isinstance(self.modules[name], (nn.Embedding, QEmbedding))
+            self.written[name] = QWeightInfo.of(weight, table=table)
+
+    def _add(self, key: str, tensor: Tensor) -> None:
+        self.writer.add(key, tensor)
+        self.bytes[key] = tensor.numel() * tensor.element_size()
+
+    def share_of_ends(self) -> float:
+        """How much of what was written are an embedding and a head that are not quantized."""
+        ends = {f"{name}.weight" for name in (embedding_name(self.model), head_name(self.model)) if name}
+        kept = sum(self.bytes[key] for key in self.kept if self.rename(key) in ends)
+        return kept / max(sum(self.bytes.values()), 1)
 
     def keep(self, key: str, tensor: Tensor) -> None:
         for name in (key, *self.copies.get(key, ())):
-            self.writer.add(name, tensor)
+            self._add(name, tensor)
         self.kept[key] = tuple(tensor.shape)
 
     def _left(self) -> Iterator[str]:
@@ -193,8 +233,10 @@ class FolderSink(Sink):
     def finish(self) -> None:
         self.writer.finish()
         config = {key: value for key, value in self.config.items() if key not in _OF_THE_SOURCE}
-        if head_name(self.model) in self.written:
-            config["tie_word_embeddings"] = False  # the quantized head no longer is the embedding
+        head, tied = head_name(self.model), {name for names in self.tied.values() for name in names}
+        ends = {head, embedding_name(self.model)} if head is not None and head not in tied else set()
+        if not ends.isdisjoint(self.written):
+            config["tie_word_embeddings"] = False  # where one of them alone is quantized, they are two
         left = dict.fromkeys(name for name in self._left() if name not in self.written)
         config["quantization_config"] = self.container.config(self.written, list(left))
         write_json(self.folder / "config.json", config)

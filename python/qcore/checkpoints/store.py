@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.streamed import FolderSource
+from qcore.ends import Table
 from qcore.formats import Format
 from qcore.methods import Method
 from qcore.report import QuantizationReport
@@ -55,11 +57,13 @@ class Destination(ABC):
         formats: of each linear layer whose codes a method chooses.
         method: as the store can keep what comes of it.
         report: what was chosen and left out; calibration adds to it.
+        tables: embeddings to quantize.
     """
 
     formats: Mapping[str, Format]
     method: Method
     report: QuantizationReport
+    tables: Mapping[str, Table] = MappingProxyType({})
 
     @abstractmethod
     @contextmanager

@@ -17,7 +17,14 @@ from qcore.formats import Format
 from qcore.linears import make_linear
 from qcore.models import config_of, empty_model
 from qcore.qweight import QWeight
-from qcore.tensors import fill_computed, persistent_tensors, set_tensor, stored_names, tie_weights
+from qcore.tensors import (
+    fill_computed,
+    persistent_tensors,
+    set_tensor,
+    shared_names,
+    stored_names,
+    tie_weights,
+)
 
 __all__ = ["FolderSource", "StreamedWeights"]
 
@@ -51,6 +58,16 @@ class FolderSource:
         lacking = [name for name in names if name not in self.stored and name not in self.merges]
         self.missing = fill_computed(self.model, lacking, getattr(self.config, "dtype", None))
         self.computed = set(lacking) - set(self.missing)
+
+    @property
+    def apart(self) -> set[str]:
+        """Names that the model ties to another one, but for which the checkpoint has a tensor of its own."""
+        return {
+            name
+            for first, *others in shared_names(self.model)
+            for name in others
+            if self.stored.get(name) != self.stored.get(first)
+        }
 
     def keys_of(self, name: str) -> list[str]:
         """What the checkpoint makes a tensor of the model of; nothing if it lacks it."""
@@ -130,6 +147,14 @@ class StreamedWeights(Weights):
         self.sink.emit(key.removesuffix(".weight") if own else name, weight)
         if own:
             self.done.add(key)
+
+    def emit_table(self, name: str, weight: QWeight) -> None:
+        """Hands on what a table became, under the name that the checkpoint has for it; all that is tied to it
+        there is done with it."""
+        key = self.stored[f"{name}.weight"]
+        own = self.rename(key) == f"{name}.weight"
+        self.sink.emit(key.removesuffix(".weight") if own else name, weight)
+        self.done.add(key)
 
     def prepare(self, blocks: Sequence[str]) -> None:
         inside = tuple(f"{name}." for name in blocks)

@@ -75,6 +75,22 @@ def quantize(
             "names there: 're:ffn_down=Q6_K'. Repeatable, the first that fits counts."
         ),
     ] = None,
+    quantize_head: Annotated[
+        int | None,
+        typer.Option(
+            help="8 or 4: bits of the layer that makes the logits, which otherwise stays as it is. Folders "
+            "only.",
+            metavar="BITS",
+        ),
+    ] = None,
+    quantize_embeddings: Annotated[
+        int | None,
+        typer.Option(
+            help="8 or 4: bits of the embedding of tokens; where head and embedding are one weight, of both. "
+            "Few programs read such folders so far. Folders only.",
+            metavar="BITS",
+        ),
+    ] = None,
     samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
     sequence_length: Annotated[int, typer.Option(help="Tokens per calibration sequence.", min=2)] = 512,
     damping: Annotated[
@@ -113,6 +129,8 @@ def quantize(
             "ignore": ignore,
             "group_size": group_size,
             "overrides": override,
+            "quantize_head": quantize_head,
+            "quantize_embeddings": quantize_embeddings,
             "shard_bytes": None if shard_gb is None else int(shard_gb * (1 << 30)),
         }
         options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
@@ -167,7 +185,7 @@ def _scheme(scheme: SchemeName | None, store: Store) -> str:
 
 
 # What stands for an option of one store in another.
-_INSTEAD = {"ignore": "overrides", "group_size": "overrides"}
+_INSTEAD = dict.fromkeys(("ignore", "group_size", "quantize_head", "quantize_embeddings"), "overrides")
 
 
 def _refuse(options: Iterable[str], store: Store) -> None:
@@ -183,6 +201,8 @@ _FLAGS = {
     "group_size": "--group-size",
     "overrides": "--override",
     "shard_bytes": "--shard-gb",
+    "quantize_head": "--quantize-head",
+    "quantize_embeddings": "--quantize-embeddings",
 }
 
 

@@ -107,6 +107,10 @@ class Format(Protocol):
         """The values of a stored weight, float32 of its shape: bit for bit those of `Points.round`."""
         ...
 
+    def decode_rows(self, tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The values of some rows of a weight [N, K]: int64 [M] to float32 [M, K]. No others are read."""
+        ...
+
     def check(self, shape: tuple[int, ...], tensors: Mapping[str, Tensor]) -> None:
         """Raises, naming the tensor, if these do not store a weight [N, K] or, of experts, [E, N, K]."""
         ...

@@ -142,6 +142,10 @@ class BlockFormat:
         """The values of a stored weight, float32 [N, K]."""
         return ops.kquant_dequantize(tensors["blocks"], self.name, self._columns(tensors["blocks"]))
 
+    def decode_rows(self, tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The values of some rows of a stored weight: int64 [M] to float32 [M, K]."""
+        return self.dequantize({"blocks": tensors["blocks"][rows]})
+
     def _columns(self, blocks: Tensor) -> int:
         return blocks.shape[-1] // self.bytes * self.elements
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -13,15 +12,13 @@ from qcore.formats.activations import TOKEN_BLOCK, Activations
 from qcore.formats.elements import ELEMENTS, Elements, Floats
 from qcore.formats.granularity import BLOCK, ROW, TENSOR, Granularity, group
 from qcore.formats.importance import relative
+from qcore.formats.parts import bands_of, chunks, gathered, part_of, pieces
 from qcore.formats.scales import Scales, StoredScale
 
 __all__ = ["ScaledFormat", "ScaledGrid"]
 
-_Spread = TypeVar("_Spread", Tensor, Tensor | float)
 _PLAIN = Scales()
 
-# A fit works on chunks of rows of about this many elements, so that its temporaries stay in the cache.
-_CHUNK = 1 << 17
 # Groups that readers of checkpoints take where a larger one does not divide a row.
 _GROUPS = (256, 128, 64, 32, 16)
 # How the search moves one end of a range with a zero point: factors of its lower and upper end.
@@ -207,7 +204,7 @@ class ScaledFormat:
         zeros = w.new_empty(shape, dtype=torch.uint8) if self.zero_points else None
         counts = torch.ones(k, device=w.device) if importance is None else importance.float()
         search_for = _Search(self, stored, relative(counts)) if search else None
-        for part, rows in _bands(bands, height, n, k):
+        for part, rows in bands_of(bands, height, n, k):
             tiles = granularity.tiles(w[rows].float())
             scale, zero = self._cover(tiles, 1.0, stored)
             if search_for is not None:
@@ -239,14 +236,27 @@ class ScaledFormat:
 
     def dequantize(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """The values of a stored weight, float32 [N, K] or [E, N, K]."""
+        return self._decode(tensors, self.granularity)
+
+    def decode_rows(self, tensors: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The values of some rows of a stored weight [N, K]: int64 [M] to float32 [M, K]."""
+        codes, granularity = tensors["codes"], self.granularity
+        chosen = {**tensors, "codes": gathered(codes, rows)}
+        if granularity.rows != -1:
+            band = rows // granularity.height(codes.shape[0])
+            chosen |= {name: gathered(tensors[name], band) for name in ("scales", "zeros") if name in tensors}
+            granularity = replace(granularity, rows=1)
+        return self._decode(chosen, granularity)
+
+    def _decode(self, tensors: Mapping[str, Tensor], granularity: Granularity) -> Tensor:
         codes, zeros, second = tensors["codes"], tensors.get("zeros"), tensors.get("second_scale")
         n, k = codes.shape[-2:]
         scales = tensors["scales"].float()
         scales = scales if second is None else scales * second
         zero: Tensor | float = self.elements.zero
         if zeros is not None:
-            zero = self.granularity.spread(zeros.float(), n, k)
-        return self.elements.decode(codes, zero).mul_(self.granularity.spread(scales, n, k))
+            zero = granularity.spread(zeros.float(), n, k)
+        return self.elements.decode(codes, zero).mul_(granularity.spread(scales, n, k))
 
 
 @dataclass(frozen=True)
@@ -280,7 +290,7 @@ class _Search:
         for _ in range(elements.refits):
             # Least squares: the scale that fits the codes best, then codes that fit the scale.
             products, squares = torch.zeros_like(scale), torch.zeros_like(scale)
-            for part in _pieces(tiles):
+            for part in pieces(tiles):
                 q = elements.value(elements.nearest(part, scale, zero), zero)
                 products += (importance * part * q).sum((1, 3), keepdim=True)
                 squares += (importance * q * q).sum((1, 3), keepdim=True)
@@ -290,7 +300,7 @@ class _Search:
 
     def _error(self, tiles: Tensor, importance: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
         elements, total = self.format.elements, torch.zeros_like(scale)
-        for part in _pieces(tiles):
+        for part in pieces(tiles):
             delta = elements.value(elements.nearest(part, scale, zero), zero).mul_(scale).sub_(part)
             total += delta.square_().mul_(importance).sum((1, 3), keepdim=True)
         return total
@@ -320,14 +330,14 @@ class ScaledGrid:
         codes = torch.empty(self.shape, dtype=torch.uint8, device=w.device)
         scales, zeros = self._values()
         height = granularity.height(n)
-        for part, band in _bands(granularity.bands(n), height, n, k):
+        for part, band in bands_of(granularity.bands(n), height, n, k):
             rows = range(n)[band]
             # One tile has one scale, however many rows it has.
             scale = granularity.spread(scales[part] if scales.dim() > 1 else scales, len(rows), k)
             zero = granularity.spread(zeros[part], len(rows), k) if isinstance(zeros, Tensor) else zeros
-            for at in _chunks(len(rows), k):
+            for at in chunks(len(rows), k):
                 chunk = slice(rows.start + at.start, rows.start + at.stop)
-                found = elements.nearest(w[chunk].float(), _rows(scale, at), _rows(zero, at))
+                found = elements.nearest(w[chunk].float(), part_of(scale, at), part_of(zero, at))
                 codes[chunk] = elements.pattern(found)
         return codes
 
@@ -368,29 +378,6 @@ class _ScaledPoints:
         scale, zero = self.scale[at], self.zero[at] if isinstance(self.zero, Tensor) else self.zero
         found = self.elements.nearest(w, scale, zero)
         return self.elements.pattern(found), self.elements.value(found, zero) * scale
-
-
-def _rows(spread: _Spread, rows: slice) -> _Spread:
-    """Some rows of what broadcasts to [N, K]."""
-    return spread[rows] if isinstance(spread, Tensor) and spread.dim() > 1 else spread
-
-
-def _bands(bands: int, height: int, n: int, k: int) -> Iterator[tuple[slice, slice]]:
-    """Bands of tiles in chunks of about `_CHUNK` elements, and the rows that they are made of."""
-    for part in _chunks(bands, height * k):
-        yield part, slice(part.start * height, min(part.stop * height, n))
-
-
-def _pieces(tiles: Tensor) -> tuple[Tensor, ...]:
-    """Tiles [bands, height, groups, width] of many elements, cut between rows."""
-    bands, height, groups, width = tiles.shape
-    return tiles.split(max(1, _CHUNK // max(bands * groups * width, 1)), 1) if height > 1 else (tiles,)
-
-
-def _chunks(rows: int, columns: int) -> Iterator[slice]:
-    step = max(1, _CHUNK // max(columns, 1))
-    for begin in range(0, rows, step):
-        yield slice(begin, min(begin + step, rows))
 
 
 def _short(dtype: torch.dtype) -> str:

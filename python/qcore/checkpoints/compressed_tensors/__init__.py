@@ -32,6 +32,7 @@ class CompressedTensors(Container):
     marks = frozenset(("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"))
 
     stores_transposed = True
+    stores_tables = True
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         formats = read_formats(config, header)

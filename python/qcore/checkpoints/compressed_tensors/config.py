@@ -38,8 +38,9 @@ def quantization_config(weights: Mapping[str, QWeightInfo], linears: Collection[
     groups = {}
     for index, ((format, permuted), names) in enumerate(by_format.items()):
         order = {"actorder": "group"} if permuted else {}
+        tables = [name for name in names if weights[name].table]
         groups[f"group_{index}"] = {
-            "targets": ["Linear"] if len(by_format) == 1 else names,
+            "targets": ["Linear", *tables] if len(by_format) == 1 else names,
             "weights": {**_weights(format), **order},
             "input_activations": _input_activations(format),
             "output_activations": None,

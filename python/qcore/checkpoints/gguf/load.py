@@ -17,8 +17,7 @@ from qcore.checkpoints.gguf.config_read import config_of
 from qcore.checkpoints.gguf.reader import GgufFile, GgufTensor
 from qcore.formats import BLOCK_FORMATS
 from qcore.linears import linear_names
-from qcore.models import empty_model, head_name, replace_linear
-from qcore.nn import QEmbedding
+from qcore.models import empty_model, head_name, replace_embedding, replace_linear
 from qcore.progress import track
 from qcore.qweight import QWeight
 from qcore.tensors import set_tensor, tie_weights
@@ -138,11 +137,10 @@ class _Loader:
         replace_linear(model, name, QWeight(BLOCK_FORMATS[tensor.type.name], (n, k), {"blocks": blocks}))
 
     def _place_embedding(self, model: nn.Module, name: str) -> None:
-        old, tensor = model.get_submodule(name), self._tensor(_EMBEDDING)
-        scale = float(getattr(old, "embed_scale", 1.0))  # Gemma multiplies what it looks up
-        new = QEmbedding(self.file.data(_EMBEDDING), tensor.type.name, tensor.shape[1], self.dtype, scale)
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, new.eval())
+        tensor = self._tensor(_EMBEDDING)
+        n, k = tensor.shape
+        blocks = {"blocks": self.file.data(_EMBEDDING)}
+        replace_embedding(model, name, QWeight(BLOCK_FORMATS[tensor.type.name], (n, k), blocks), self.dtype)
 
     def _values(self, architecture: Architecture, stored: str, order: Tensor | None) -> Tensor:
         values = _unpermuted(self._decoded(stored), order)
