@@ -27,7 +27,7 @@ LAYERS = (
     {"ends"},
     {"choice"},
     {"checkpoints"},
-    {"repack", "text"},
+    {"encoders", "repack", "text"},
     {"quantization"},
     {"evaluation"},
     {"cli"},

@@ -203,7 +203,8 @@ def test_as_a_module_and_quiet_when_piped(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stderr == ""
-    assert done.stdout.count("\n") == 2  # how large and how fast, and what was chosen
+    # How large and how fast, what was chosen, and that the ends are large.
+    assert done.stdout.count("\n") == 3
 
 
 def test_explain_names_the_kernel_and_why_no_other() -> None:

@@ -65,6 +65,34 @@ def test_without_reference_and_with_one_chunk() -> None:
     assert math.isnan(result.perplexity_error)
 
 
+def test_chunks_of_unlike_lengths_count_by_their_tokens() -> None:
+    """As one chunk of all predictions has it, except that none goes from chunk to chunk."""
+    model, reference = Bigram(0), Bigram(1)
+    lengths = (3, 40, 2, 17)
+    chunks = [chunk[:length] for chunk, length in zip(token_chunks(4), lengths, strict=True)]
+    result = evaluate(model, [*chunks, torch.tensor([1])], reference)
+    assert result.tokens == sum(lengths) - 4
+    alone = [evaluate(model, chunk[None], reference) for chunk in chunks]
+    sizes = torch.tensor([one.tokens for one in alone]).double()
+
+    def mean(values: list[float]) -> float:
+        return float((torch.tensor(values).double() * sizes).sum() / sizes.sum())
+
+    losses = [math.log(one.perplexity) for one in alone]
+    assert result.perplexity == pytest.approx(math.exp(mean(losses)), rel=1e-5)
+    assert result.kl == pytest.approx(mean([one.kl or 0.0 for one in alone]), rel=1e-5)
+    assert result.top1 == pytest.approx(mean([one.top1 or 0.0 for one in alone]))
+    away = (torch.tensor(losses).double() - mean(losses)) * sizes
+    error = math.sqrt(float(away.square().sum()) * 4 / 3) / float(sizes.sum())
+    assert result.perplexity_error == pytest.approx(result.perplexity * error, rel=1e-4)
+
+
+@pytest.mark.parametrize("bad", [[], [torch.tensor([1])], [torch.zeros(2, 3, dtype=torch.long)]])
+def test_bad_chunks(bad: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"tokens: expected chunks int64 \[T\]"):
+        evaluate(Bigram(0), bad)
+
+
 @pytest.mark.parametrize("shape", [(4,), (0, 8), (4, 1)])
 def test_bad_tokens(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"tokens: expected int64 \[chunks, T\] with T >= 2, got shape"):

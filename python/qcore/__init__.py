@@ -21,7 +21,7 @@ from qcore.requires import models_for
 if TYPE_CHECKING:
     from qcore.checkpoints.saving import save
     from qcore.checkpoints.stores import load
-    from qcore.evaluation import Evaluation, evaluate
+    from qcore.evaluation import EmbeddingEvaluation, Evaluation, evaluate, evaluate_embeddings
     from qcore.methods import Awq, Gptq, Imatrix, Rtn
     from qcore.nn import QLinear
     from qcore.quantization import quantize, quantize_checkpoint, quantize_folder, quantize_gguf
@@ -34,6 +34,7 @@ __all__ = [
     "Activations",
     "Awq",
     "BlockFormat",
+    "EmbeddingEvaluation",
     "Evaluation",
     "Float8",
     "Format",
@@ -47,6 +48,7 @@ __all__ = [
     "Rtn",
     "ScaledFormat",
     "evaluate",
+    "evaluate_embeddings",
     "kernels",
     "load",
     "load_tokenizer",
@@ -64,12 +66,14 @@ __all__ = [
 _LAZY = {
     "SCHEMES": "qcore.schemes",
     "Awq": "qcore.methods",
+    "EmbeddingEvaluation": "qcore.evaluation",
     "Evaluation": "qcore.evaluation",
     "Gptq": "qcore.methods",
     "Imatrix": "qcore.methods",
     "QLinear": "qcore.nn",
     "Rtn": "qcore.methods",
     "evaluate": "qcore.evaluation",
+    "evaluate_embeddings": "qcore.evaluation",
     "load": "qcore.checkpoints.stores",
     "load_tokenizer": "qcore.text",
     "quantize": "qcore.quantization",

@@ -6,6 +6,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,12 +16,11 @@ from qcore.calibration.chain import Batch, Weights
 from qcore.calibration.layers import calibrate, needs_calibration
 from qcore.calibration.one_layer import check_finite
 from qcore.checkpoints.containers import CONTAINERS
-from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.saving import SHARD_BYTES
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
-from qcore.checkpoints.stores import STORES, store_for
+from qcore.checkpoints.stores import STORES, store_at, store_for
 from qcore.checkpoints.streamed import FolderSource
 from qcore.choice import Choice, choose_formats
 from qcore.ends import Ends, place_table, round_tables
@@ -151,8 +151,10 @@ def quantize_checkpoint(
     tokenizer: Any = None,
     **options: Any,
 ) -> QuantizationReport:
-    """Quantizes a Hugging Face folder into what the destination's name says: a GGUF file if it ends in .gguf,
-    else another folder.
+    """Quantizes a Hugging Face folder, or a GGUF file, into what the destination's name says: a GGUF file if
+    it ends in .gguf, else a folder.
+
+    What is quantized in a GGUF file is dequantized and quantized again, with a warning.
 
     The model is never whole in memory: without calibration one tensor at a time is, with calibration one
     block, besides the embeddings and the hidden states of the calibration text. Nothing appears under the
@@ -173,10 +175,13 @@ def quantize_checkpoint(
         if name not in store.options:
             known = any(name in other.options for other in STORES)
             raise ValueError(f"{name}: " + (f"is not for {store.noun}" if known else "is no option"))
-    origin = FolderSource(Checkpoint(source), trust_remote_code)
-    plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
-    own = TokenizerOf(source, trust_remote_code)
-    return _run(origin, plan, calibration, sequential, device, own if tokenizer is None else tokenizer)
+    if Path(destination).is_file() and Path(source).is_file() and Path(source).samefile(destination):
+        raise ValueError(f"{destination}: is the source itself; write to another file")
+    tokenizer = TokenizerOf(source, trust_remote_code) if tokenizer is None else tokenizer
+    with store_at(source).source(source, trust_remote_code) as origin:
+        plan = store.destination(origin, destination, scheme, resolve_method(method), overwrite, **options)
+        plan.report.notes += origin.notes
+        return _run(origin, plan, calibration, sequential, device, tokenizer)
 
 
 def quantize_folder(

@@ -138,6 +138,13 @@ class FolderStore(Store):
     ) -> nn.Module:
         return load_folder(Checkpoint(path), dtype, trust_remote_code).to(device)
 
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
+        return resolve_source(path)
+
+    @contextmanager
+    def source(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Iterator[FolderSource]:
+        yield FolderSource(Checkpoint(path), trust_remote_code)
+
     def destination(
         self,
         source: FolderSource,

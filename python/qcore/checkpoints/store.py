@@ -126,6 +126,19 @@ class Store(ABC):
         """What the weights take there."""
 
     @abstractmethod
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
+        """Where the model is on this machine.
+
+        Raises:
+            FileNotFoundError: it is not, and is not to be had.
+        """
+
+    @abstractmethod
+    @contextmanager
+    def source(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Iterator[FolderSource]:
+        """What is there, to be quantized."""
+
+    @abstractmethod
     def destination(
         self,
         source: FolderSource,

@@ -40,12 +40,14 @@ class FolderSource:
         merges: the others, made of several keys or cut out of one.
         missing: those that the checkpoint lacks.
         computed: those that it may lack, because transformers computes them; they are there.
+        notes: what whoever uses the result should know of it.
     """
 
     def __init__(self, checkpoint: Checkpoint, trust_remote_code: bool = False) -> None:
         if checkpoint.quantization:
             raise ValueError(f"{checkpoint.path}: is quantized already; give the original checkpoint")
         self.checkpoint = checkpoint
+        self.notes: list[str] = []
         self.trust_remote_code = trust_remote_code
         self.config = config_of(checkpoint.path, trust_remote_code)
         self.model: nn.Module = empty_model(self.config, trust_remote_code)

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 from qcore.checkpoints.store import Store
-from qcore.checkpoints.stores import STORES, store_for
+from qcore.checkpoints.stores import STORES, store_at, store_for
 from qcore.cli.common import DeviceName, TrustRemoteCode, errors, present
 from qcore.methods import METHODS, Awq, Gptq, Method, Rtn, resolve_method
 
@@ -27,7 +27,9 @@ MethodName = Enum("MethodName", {name: name for name in METHODS})  # type: ignor
 
 
 def quantize(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="A Hugging Face folder or id.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A Hugging Face folder or id, or a GGUF file.")
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder or .gguf file to write.")],
     scheme: Annotated[
         SchemeName | None,
@@ -118,7 +120,6 @@ def quantize(
     The model is never whole in memory: rtn holds one tensor at a time, the others one block. DST appears
     only once it is complete.
     """
-    from qcore.checkpoints.files import resolve_source
     from qcore.quantization import quantize_checkpoint
     from qcore.text import TokenizerOf, read_sequences
 
@@ -136,7 +137,7 @@ def quantize(
         options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
         _refuse(options, store)
         chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
-        folder = resolve_source(source)
+        folder = store_at(source).resolve(source)
         tokens = None
         static = store.is_static(name, override or ())
         if chosen.needs_calibration or static:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_file"]
+__all__ = ["read_file", "read_texts"]
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _JSON = (".json", ".jsonl", ".ndjson")
@@ -47,6 +47,12 @@ def read_file(path: str | os.PathLike[str], name: str = "calibration") -> str | 
             raise ValueError(f"{path}: {error}") from error
     rows = _json_rows(path, text, suffix in _JSON)
     return text if rows is None else rows
+
+
+def read_texts(path: str | os.PathLike[str], name: str = "calibration") -> list[Any]:
+    """The rows of a file, or the lines of one text that are not blank; see `read_file`."""
+    found = read_file(path, name)
+    return [line for line in found.split("\n") if line.strip()] if isinstance(found, str) else found
 
 
 def _expect_file(path: Path, name: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ class GgufStore(Store):
 
     def bytes(self, path: Path) -> int:
         return path.stat().st_size
+
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
+        return Path(path)
+
+    @contextmanager
+    def source(self, path: str | os.PathLike[str], trust_remote_code: bool) -> Iterator[FolderSource]:
+        from qcore.checkpoints.gguf.source import gguf_source
+
+        with gguf_source(path) as source:
+            yield source
 
     def destination(
         self,
