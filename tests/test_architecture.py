@@ -27,7 +27,7 @@ LAYERS = (
     {"ends"},
     {"choice"},
     {"checkpoints"},
-    {"encoders", "repack", "text"},
+    {"encoders", "in_memory", "repack", "text"},
     {"quantization"},
     {"evaluation"},
     {"cli"},

@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qcore.calibration.chain import Batch, Weights
+from qcore.calibration.chain import Batch
 from qcore.calibration.layers import calibrate, needs_calibration
-from qcore.calibration.one_layer import check_finite
 from qcore.checkpoints.containers import CONTAINERS
-from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.saving import SHARD_BYTES
-from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination
 from qcore.checkpoints.stores import STORES, store_at, store_for
 from qcore.checkpoints.streamed import FolderSource
-from qcore.choice import Choice, choose_formats
-from qcore.ends import Ends, place_table, round_tables
+from qcore.choice import choose_formats
+from qcore.ends import Ends, round_tables
 from qcore.formats import Format
+from qcore.in_memory import ModelDestination, ModelSource
 from qcore.linears import as_linear, matrix_shape
 from qcore.methods import Method, resolve_method
-from qcore.models import places_of, replace_linear, untie_quantized_heads
 from qcore.nn import QLinear
-from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, parse_rules, resolve_scheme
 from qcore.text import Sequences, TokenizerOf, forward_calls
@@ -95,11 +90,11 @@ def quantize(
         ends = Ends(quantize_head, quantize_embeddings, group_size)
         resolved, rules = resolve_scheme(scheme, group_size), parse_rules(overrides)
         choice = choose_formats(model, resolved, ignore, rules, ends)
-        destination = _ModelDestination(model, choice, resolve_method(method))
+        destination = ModelDestination(model, choice, resolve_method(method))
         choice.report.unsavable = unsavable = _unsavable(model, choice.formats)
         if unsavable and destination.method.needs_calibration:  # said before hours are spent
             warnings.warn(f"the quantized model cannot be saved: {unsavable}", stacklevel=2)
-        report = _run(_ModelSource(model), destination, calibration, sequential, device, tokenizer)
+        report = _run(ModelSource(model), destination, calibration, sequential, device, tokenizer)
     model.qcore_report = report  # type: ignore[assignment]
     return model
 
@@ -265,7 +260,7 @@ def quantize_gguf(
 
 
 def _run(
-    source: FolderSource | _ModelSource,
+    source: FolderSource | ModelSource,
     destination: Destination,
     calibration: Calibration,
     sequential: bool,
@@ -298,75 +293,6 @@ def _batches(
         return calibration_batches(calibration, model)
     calls, report.calibration = forward_calls(calibration, model, tokenizer)
     return calibration_batches(calls, model)
-
-
-class _ModelSource:
-    """A model in memory."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-
-    def check(self, formats: Mapping[str, Format]) -> None:
-        """Raises what can be known before the model is changed."""
-        for name in formats:
-            check_finite(name, self.model.get_submodule(name).weight)  # type: ignore[arg-type]
-
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """The model in evaluation mode."""
-        modes = {module: module.training for module in self.model.modules()}
-        try:
-            self.model.eval()
-            yield
-        finally:
-            for module, training in modes.items():
-                module.training = training
-
-    def weights(self, sink: Sink, device: str | torch.device | None) -> _ModelWeights:
-        return _ModelWeights(self.model, sink, device)
-
-
-class _ModelWeights(Weights):
-    def __init__(self, model: nn.Module, sink: Sink, device: str | torch.device | None) -> None:
-        super().__init__(model, device)
-        self.emit = sink.emit
-
-    def emit_table(self, name: str, weight: QWeight) -> None:
-        self.emit(name, weight)
-
-    def finish(self) -> None:
-        """What was not quantized stays where it is."""
-
-
-class _ModelDestination(Destination, Sink):
-    """The model itself: its layers are replaced once all are decided."""
-
-    def __init__(self, model: nn.Module, choice: Choice, method: Method) -> None:
-        self.model, self.method = model, method
-        self.formats, self.report, self.tables = choice.formats, choice.report, choice.tables
-        self.done: dict[str, QWeight] = {}
-
-    @contextmanager
-    def opened(self) -> Iterator[Sink]:
-        yield self
-
-    def emit(self, layer: str, weight: QWeight) -> None:
-        self.done[layer] = weight
-
-    def keep(self, key: str, tensor: Tensor) -> None:
-        raise AssertionError(key)  # it is there
-
-    def finish(self) -> None:
-        places = places_of(self.model)
-        for name, weight in self.done.items():
-            if name in self.tables:
-                table = self.tables[name]
-                dtype = self.model.get_submodule(name).get_parameter("weight").dtype
-                place_table(self.model, table.embeddings, table.linears, weight, dtype, places)
-            else:
-                replace_linear(self.model, name, weight, places)
-        save_as_quantized(self.model)
-        untie_quantized_heads(self.model)
 
 
 def calibration_batches(
