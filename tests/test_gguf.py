@@ -74,6 +74,7 @@ def rounded(w: torch.Tensor, type: str) -> torch.Tensor:
     return qcore.ops.kquant_dequantize(qcore.ops.kquant_quantize(w, type), type, w.shape[1])
 
 
+@pytest.mark.filterwarnings("ignore:the quantized model cannot be saved")
 @pytest.mark.parametrize("method", ["imatrix", "gptq", "awq"])
 def test_methods(method: str, tmp_path: Path) -> None:
     """Streamed through a file, each layer gets the very codes that quantizing in memory gives it."""
