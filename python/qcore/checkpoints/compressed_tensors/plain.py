@@ -88,10 +88,10 @@ def from_tensors(
     elif granularity == ROW and tuple(scales.shape) == (n,):
         scales = scales.reshape(n, 1)
     expected = granularity.shape(n, k)
-    if tuple(scales.shape) != expected:
+    if tuple(scales.shape) != expected and scale != "weight_scale":  # that QWeight says by itself
         raise ValueError(
-            f"{name}: scales: expected shape {expected} ({granularity}) for a weight {(n, k)}, got "
-            f"{tuple(scales.shape)} in {name}.{scale}"
+            f"{name}.{scale}: expected {list(expected)} ({granularity}) for a weight {[n, k]}, got "
+            f"{list(scales.shape)}"
         )
     _expect_zero(name, tensors, "weight_zero_point")
     inputs = _inputs(name, tensors, format, input_scale)
