@@ -29,6 +29,12 @@ FOLDERS: dict[str, tuple[str, float]] = {
     "auto_round/int3": ("int3 g64 sym", 5e-3),
     "auto_round/int2": ("int2 g32 asym", 5e-3),
     "auto_round/mixed": ("int4 g32 sym | int8 g32 sym", 5e-3),
+    "torchao/int8": ("int8 per row sym", 1e-5),
+    # It rounds inputs by their largest over 127.5, qcore over 127.
+    "torchao/int8_dynamic": ("int8 per row, inputs int8 dynamic per token", 0.04),
+    "torchao/float8": ("e4m3 per row", 1e-5),
+    "torchao/int4": ("int4 g32 sym", 1e-5),
+    "torchao/int3_asym": ("int3 g32 asym", 1e-5),
     "hqq/int8": ("int8 g128 asym, zeros f32 | int8 g64 asym, zeros f32", 1e-5),
     "hqq/int4": ("int4 g64 asym, zeros f32", 1e-5),
     "hqq/int3": ("int3 g64 asym, zeros f32", 1e-5),

@@ -29,6 +29,11 @@ __all__ = [
 class Header(Protocol):
     """What is known of a checkpoint's tensors before they are read: `qcore.checkpoints.files.Checkpoint`."""
 
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the headers of its files say besides."""
+        ...
+
     def __contains__(self, name: object) -> bool: ...
 
     def __iter__(self) -> Iterator[str]: ...

@@ -15,6 +15,7 @@ from qcore.checkpoints.fp8 import FineGrainedFp8
 from qcore.checkpoints.gptq import Gptq
 from qcore.checkpoints.hqq import Hqq
 from qcore.checkpoints.modelopt import ModelOpt
+from qcore.checkpoints.torchao import TorchAo
 
 __all__ = [
     "CONTAINERS",
@@ -36,6 +37,7 @@ CONTAINERS: tuple[Container, ...] = (
     BitsAndBytes(),
     Hqq(),
     AutoRound(),
+    TorchAo(),
 )
 
 # What folders are written in.

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class Checkpoint:
             )
         self.config = self._config()
         self._headers: dict[Path, _Header] = {}
+        self._metadata: dict[str, str] | None = None
         self._mapped: tuple[Path, Any] | None = None
         self._bytes_read = 0
         self.files = self._index()
@@ -129,6 +130,16 @@ class Checkpoint:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """What the headers of all shards say besides, by key."""
+        if self._metadata is None:
+            self._metadata = {}
+            for shard in sorted(set(self.files.values())):
+                with safe_open(shard, framework="pt") as file:
+                    self._metadata |= file.metadata() or {}
+        return self._metadata
 
     def tensor(self, name: str) -> Tensor:
         """Reads one tensor. The file is mapped anew now and then, so that its pages do not stay."""
