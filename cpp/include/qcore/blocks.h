@@ -8,10 +8,11 @@
 #include <string_view>
 
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 struct BlockFormat {
   const char* name;      // as in GGUF: "Q4_K"
@@ -73,4 +74,4 @@ Status split_blocks(const BlockFormat& format, const void* blocks, int64_t count
 Status join_blocks(const BlockFormat& format, void* blocks, int64_t count, const uint8_t* codes,
                    const Parallel& parallel);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

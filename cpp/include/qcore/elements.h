@@ -5,9 +5,10 @@
 #include <cstdint>
 #include <optional>
 
+#include "qcore/export.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // What a code stands for before its scale: an unsigned integer, which may have a zero point, a
 // signed one, or a float. A code is one byte where it is not packed.
@@ -78,4 +79,4 @@ inline constexpr int64_t kScaleBlock = 128;
 
 const char* name(Granularity granularity);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

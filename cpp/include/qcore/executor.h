@@ -4,9 +4,10 @@
 
 #include <cstdint>
 
+#include "qcore/export.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 struct Parallel {
   using Body = void (*)(void* body_state, int64_t begin, int64_t end);
@@ -40,4 +41,4 @@ struct Executor {
   void* stream = nullptr;  // CUDA: a cudaStream_t; calls return before it is done
 };
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

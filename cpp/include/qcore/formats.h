@@ -8,10 +8,11 @@
 #include <string_view>
 
 #include "qcore/elements.h"
+#include "qcore/export.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 struct Format {
   const char* name;
@@ -74,4 +75,4 @@ struct CodeSource {
   Status check(const ScaledWeight& shape) const;
 };
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

@@ -5,12 +5,13 @@
 #include <cstdint>
 
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/quantize.h"
 #include "qcore/scaled.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // y[m, n] = round(sum over blocks b of K of (sum over k in b of x[m, k] * w[n, k])
 //                 * x_scale[m, b] * w_scale[n, b]  +  bias[n])
@@ -51,4 +52,4 @@ Status fp8_gemm(const Fp8Args& args, const Executor& executor);
 // aligned. It must be the call's own until the stream is done with it.
 Status fp8_workspace_bytes(const Fp8Args& args, const Executor& executor, int64_t& bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

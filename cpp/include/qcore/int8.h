@@ -5,12 +5,13 @@
 #include <cstdint>
 
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/quantize.h"
 #include "qcore/scaled.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // The largest K: sums of K products of up to 2^14 fit into 32 bits.
 inline constexpr int64_t kInt8MaxK = (int64_t{1} << 17) - 1;
@@ -64,4 +65,4 @@ Status int8_gemm(const Int8Args& args, const Executor& executor);
 // aligned. It must be the call's own until the stream is done with it.
 Status int8_workspace_bytes(const Int8Args& args, const Executor& executor, int64_t& bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

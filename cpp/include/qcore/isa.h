@@ -5,7 +5,9 @@
 #include <cstdint>
 #include <initializer_list>
 
-namespace qcore {
+#include "qcore/export.h"
+
+namespace QCORE_API qcore {
 
 enum class CpuFeature : uint8_t {
   avx2,
@@ -71,4 +73,4 @@ Isa detected_isa();  // the last that it has
 // that is unknown, or that the machine lacks, is reported by `select()`.
 Isa active_isa();
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

@@ -19,12 +19,13 @@
 #include <vector>
 
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/isa.h"
 #include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 struct KernelRow {
   const char* name;  // "w4a16_avx512": <op>_<isa or sm>
@@ -113,4 +114,4 @@ Choice<Row<Op>> select(const typename Op::Problem& problem) {
           std::move(choice.rejected)};
 }
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

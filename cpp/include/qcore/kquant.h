@@ -5,12 +5,13 @@
 
 #include "qcore/blocks.h"
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/kernel.h"
 #include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // y[M, N] = x[M, K] * dequantize(weight)^T + bias.
 //
@@ -56,4 +57,4 @@ Status kquant_gemm(const KquantArgs& args, const Executor& executor);
 // aligned. It must be the call's own until the stream is done with it.
 Status kquant_workspace_bytes(const KquantArgs& args, const Executor& executor, int64_t& bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

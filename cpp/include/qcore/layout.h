@@ -11,11 +11,12 @@
 
 #include "qcore/blocks.h"
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/formats.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // An int_group weight in the layout of one kernel family. Each buffer holds one expert after the
 // other, without gaps.
@@ -119,4 +120,4 @@ Status pack(const BlockLayout& layout, const BlockShape& shape, const void* bloc
             const Executor& executor);
 Status unpack(const PackedBlocks& packed, void* blocks, const Executor& executor);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

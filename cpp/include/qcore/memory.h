@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-namespace qcore {
+#include "qcore/export.h"
+
+namespace QCORE_API qcore {
 
 // Asks for huge pages under memory that is about to be written, where the system grants them on
 // request. At M = 1 a weight is read at the speed of memory, and the walks through the tables of
@@ -11,4 +13,4 @@ namespace qcore {
 // machine with two threads). Only advice: what it cannot serve stays as it is.
 void want_huge_pages(void* memory, int64_t bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

@@ -11,6 +11,7 @@
 #include "qcore/blocks.h"
 #include "qcore/elements.h"
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/formats.h"
 #include "qcore/fp8.h"
 #include "qcore/int8.h"
@@ -25,8 +26,8 @@
 #include "qcore/types.h"
 #include "qcore/w4a16.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 const char* version();
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

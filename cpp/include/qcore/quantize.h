@@ -5,11 +5,12 @@
 
 #include "qcore/elements.h"
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/kernel.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // Rows of floats. With norm_weight, RMSNorm comes first, in float32 and not rounded to the dtype in
 // between:
@@ -100,4 +101,4 @@ Status quantize_int8_workspace_bytes(const QuantizeInt8Args& args, const Executo
 Status quantize_fp8_workspace_bytes(const QuantizeFp8Args& args, const Executor& executor,
                                     int64_t& bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

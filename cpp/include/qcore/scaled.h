@@ -6,13 +6,14 @@
 #include <cstdint>
 
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/formats.h"
 #include "qcore/kernel.h"
 #include "qcore/quantize.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // Both operands hold integers, or both hold floats, maybe of different types; what is computed for
 // them is said in int8.h and fp8.h.
@@ -85,4 +86,4 @@ Status scaled_gemm(const ScaledArgs& args, const Executor& executor);
 // aligned. It must be the call's own until the stream is done with it.
 Status scaled_workspace_bytes(const ScaledArgs& args, const Executor& executor, int64_t& bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

@@ -5,7 +5,9 @@
 #include <string>
 #include <utility>
 
-namespace qcore {
+#include "qcore/export.h"
+
+namespace QCORE_API qcore {
 
 enum class StatusCode { ok, invalid_argument, unsupported, out_of_memory, device_error };
 
@@ -30,4 +32,4 @@ class [[nodiscard]] Status {
   std::string message_;
 };
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

@@ -4,7 +4,9 @@
 #include <cstdint>
 #include <string_view>
 
-namespace qcore {
+#include "qcore/export.h"
+
+namespace QCORE_API qcore {
 
 enum class DType : uint8_t { f32, f16, bf16 };
 enum class Device : uint8_t { cpu, cuda };
@@ -27,4 +29,4 @@ constexpr int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore

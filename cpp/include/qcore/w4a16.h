@@ -4,13 +4,14 @@
 #include <cstdint>
 
 #include "qcore/executor.h"
+#include "qcore/export.h"
 #include "qcore/formats.h"
 #include "qcore/kernel.h"
 #include "qcore/layout.h"
 #include "qcore/status.h"
 #include "qcore/types.h"
 
-namespace qcore {
+namespace QCORE_API qcore {
 
 // y[M, N] = x[M, perm] * dequantize(weight)^T + bias, accumulated in fp32.
 //
@@ -50,4 +51,4 @@ Status w4a16_gemm(const W4A16Args& args, const Executor& executor);
 // aligned. It must be the call's own until the stream is done with it.
 Status w4a16_workspace_bytes(const W4A16Args& args, const Executor& executor, int64_t& bytes);
 
-}  // namespace qcore
+}  // namespace QCORE_API qcore
