@@ -79,6 +79,8 @@ def test_eval_compares_vectors(pooling: str, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert (out / "1_Pooling" / "config.json").exists()
     assert pooling_of(out) == pooling
+    # sentence-transformers calls the model past the hook in which transformers would decode it.
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["dequantize"]
     arguments = ("eval", out, "--text", text, "--reference", folder)
     got = json.loads(run(*arguments, "--json").stdout)
 

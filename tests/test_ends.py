@@ -202,6 +202,21 @@ def test_a_calibrated_head(tmp_path: Path) -> None:
     assert torch.equal(tiny.logits(one), tiny.logits(other))
 
 
+@pytest.mark.parametrize("name", ["llama", "llama-tied"])
+def test_transformers_reads_embeddings_of_the_layers_format(name: str, tmp_path: Path) -> None:
+    """The configuration tells it to decode all on loading, and only if one format is right for all."""
+    from transformers import AutoModelForCausalLM
+
+    folder = save(make(name), tmp_path / "m")
+    for bits in (4, 8):
+        out = tmp_path / str(bits)
+        qcore.quantize_folder(folder, out, "W4A16", "rtn", group_size=32, quantize_embeddings=bits)
+        config = json.loads((out / "config.json").read_text())["quantization_config"]
+        assert config.get("dequantize", False) == (bits == 4)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "4", dtype=torch.float32)
+    assert tiny.distance(tiny.logits(theirs), tiny.logits(qcore.load(tmp_path / "4"))) < 1e-4
+
+
 def test_command_line(tmp_path: Path) -> None:
     folder = save(make("llama-tied", vocab_size=512), tmp_path / "m")
     arguments = ["quantize", str(folder), "--method", "rtn"]
@@ -211,7 +226,7 @@ def test_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "b"), "--quantize-embeddings", "8"])
     assert result.exit_code == 0, result.output
     assert "of the file" not in result.output
-    assert "transformers (up to 5.24) does not" in result.output
+    assert "transformers (up to 5.24) only if all layers have its format" in result.output
     sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in "ab"]
     assert sizes[1] < 0.6 * sizes[0]
     result = CliRunner().invoke(app, [*arguments, str(tmp_path / "c.gguf"), "--quantize-head", "8"])

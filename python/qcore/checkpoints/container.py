@@ -114,6 +114,10 @@ class Container(ABC):
         """The tensors of a layer, by key."""
         raise NotImplementedError(self.why_not(weight.format))
 
+    def for_sentence_encoders(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A configuration as sentence-transformers needs it, which calls models past their hooks."""
+        return config
+
     def config(self, weights: Mapping[str, QWeightInfo], linears: Collection[str]) -> dict[str, Any]:
         """The `quantization_config` of config.json.
 

@@ -40,7 +40,7 @@ _BITS = {
 
 _READERS = (
     "the embedding is quantized: qcore reads it, so does vLLM for those of its models that support it; "
-    "transformers (up to 5.24) does not, except with dequantize=True where all layers have one format"
+    "transformers (up to 5.24) only if all layers have its format, and then decodes all on loading"
 )
 
 

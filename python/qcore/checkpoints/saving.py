@@ -238,7 +238,10 @@ class FolderSink(Sink):
         if not ends.isdisjoint(self.written):
             config["tie_word_embeddings"] = False  # where one of them alone is quantized, they are two
         left = dict.fromkeys(name for name in self._left() if name not in self.written)
-        config["quantization_config"] = self.container.config(self.written, list(left))
+        quantization = self.container.config(self.written, list(left))
+        if (self.folder / "modules.json").is_file():
+            quantization = self.container.for_sentence_encoders(quantization)
+        config["quantization_config"] = quantization
         write_json(self.folder / "config.json", config)
         if self.container.twin is not None:
             twin = self.container.to_twin(config["quantization_config"])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from qcore.checkpoints.compressed_tensors import packed, plain
-from qcore.checkpoints.compressed_tensors.config import METHOD, quantization_config, read_formats
+from qcore.checkpoints.compressed_tensors.config import METHOD, dequantized, quantization_config, read_formats
 from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer, expect_parts
 from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format, Scales
 from qcore.formats.activations import TOKEN_BLOCK
@@ -62,6 +62,9 @@ class CompressedTensors(Container):
         if weight.inputs.divisor is not None:
             tensors[f"{name}.{_DIVISOR}"] = weight.inputs.divisor
         return tensors
+
+    def for_sentence_encoders(self, config: dict[str, Any]) -> dict[str, Any]:
+        return dequantized(config)
 
     def config(self, weights: Mapping[str, QWeightInfo], linears: Collection[str]) -> dict[str, Any]:
         return quantization_config(weights, linears)

@@ -10,7 +10,7 @@ from qcore.checkpoints.container import Header, QWeightInfo, naming
 from qcore.formats import BLOCK, ROW, TENSOR, Activations, Float8, Format, Int8, IntGroup
 from qcore.formats.activations import TOKEN_BLOCK
 
-__all__ = ["METHOD", "quantization_config", "read_formats"]
+__all__ = ["METHOD", "dequantized", "quantization_config", "read_formats"]
 
 METHOD = "compressed-tensors"
 _PACKED, _INT, _FLOAT, _NAIVE, _MIXED = (
@@ -47,14 +47,24 @@ def quantization_config(weights: Mapping[str, QWeightInfo], linears: Collection[
             "format": marks[-1] if marks else _format_name(format),
         }
     stored = {group["format"] for group in groups.values()}
-    return {
-        "quant_method": METHOD,
-        "format": stored.pop() if len(stored) == 1 else _MIXED,
-        "quantization_status": "compressed",
-        "config_groups": groups,
-        "ignore": [name for name in linears if name not in weights],
-        "kv_cache_scheme": None,
-    }
+    has_tables = any(weight.table for weight in weights.values())
+    return (dequantized if has_tables else dict)(
+        {
+            "quant_method": METHOD,
+            "format": stored.pop() if len(stored) == 1 else _MIXED,
+            "quantization_status": "compressed",
+            "config_groups": groups,
+            "ignore": [name for name in linears if name not in weights],
+            "kv_cache_scheme": None,
+        }
+    )
+
+
+def dequantized(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a word to transformers to decode on loading; else it does so in a hook before
+    the first call, which some programs pass by, and fails on embeddings. It decodes all by the first group,
+    so that the word is left out where there are several."""
+    return {**config, "dequantize": True} if len(config["config_groups"]) == 1 else dict(config)
 
 
 def _format_name(format: Format) -> str:
