@@ -4,7 +4,7 @@
 #   make demo     quantize the bundled model and show what came out; DEMO_ARGS=--all for every number of bits
 #   make test     all tests: Python (pytest) and C++ (ctest)
 #   make ctest    the C++ tests alone
-#   make fuzz     damaged GGUF files, for FUZZ_SECONDS
+#   make fuzz     damaged GGUF files and folders, for FUZZ_SECONDS
 #   make bench    the C++ microbenchmarks
 #   make peers    build llama.cpp for this machine, run the tests that compare with it
 #   make lint     formatting, ruff, mypy       make format   repair the formatting
@@ -83,7 +83,8 @@ ctest: need-test $(VENV)/.tools
 FUZZ_SECONDS ?= 40
 
 fuzz: setup
-	$(BIN)/python tests/fuzz_gguf.py --seconds $(FUZZ_SECONDS)
+	$(BIN)/python tests/fuzz_gguf.py --seconds $$(($(FUZZ_SECONDS) / 2))
+	$(BIN)/python tests/fuzz_folders.py --seconds $$(($(FUZZ_SECONDS) / 2))
 
 bench: need-bench $(VENV)/.tools
 	cmake --preset bench --log-level=WARNING -DQCORE_CUDA=$(QCORE_CUDA) $(CMAKE_ARGS)

@@ -17,7 +17,7 @@ PACKAGE = REPOSITORY / "python" / "qcore"
 # that do not know each other.
 LAYERS = (
     {"library"},
-    {"_C", "interrupts", "progress", "report", "requires"},
+    {"_C", "interrupts", "progress", "report", "requires", "room"},
     {"ops"},
     {"formats"},
     {"conversion", "linears", "qweight", "schemes"},

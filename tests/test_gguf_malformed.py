@@ -229,6 +229,9 @@ def test_a_claimed_number_of_layers_allocates_nothing() -> None:
     metadata = {"general.architecture": "gemma2", **{f"gemma2.{key}": value for key, value in sizes.items()}}
     with pytest.raises(ValueError, match=r"lacks the tensor blk.2147483646.attn_q.weight"):
         config_of(metadata, 64, lambda name: name == "blk.0.attn_q.weight")
+    both = {"blk.0.attn_q.weight", "blk.2147483646.attn_q.weight"}
+    with pytest.raises(ValueError, match=r"lacks the tensor blk.1.attn_q.weight"):
+        config_of(metadata, 64, both.__contains__)
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -238,11 +241,11 @@ def test_missing_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its memory by way of /proc")
-def test_a_little_fuzzing() -> None:
-    """The fuzzer itself works, and finds nothing in a few seconds; CI gives it more."""
-    program = REPOSITORY / "tests" / "fuzz_gguf.py"
+@pytest.mark.parametrize("program", ["fuzz_gguf.py", "fuzz_folders.py"])
+def test_a_little_fuzzing(program: str) -> None:
+    """The fuzzers themselves work, and find nothing in a few seconds; CI gives them more."""
     done = subprocess.run(
-        [sys.executable, program, "--seconds", "6", "--seed", "1"],
+        [sys.executable, REPOSITORY / "tests" / program, "--seconds", "6"],
         capture_output=True,
         text=True,
         check=False,

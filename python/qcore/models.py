@@ -6,9 +6,10 @@ transformers takes seconds to import, and is where it is used.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 from qcore.linears import carry_hooks, is_transposed, matrix_shape
 from qcore.nn import QEmbedding, QLinear
 from qcore.qweight import QWeight
+from qcore.room import Room
 from qcore.tensors import persistent_tensors
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "replace_linear",
     "scale_of",
     "trusting",
+    "understood",
     "untie_quantized_heads",
 ]
 
@@ -50,6 +53,20 @@ def trusting(folder: Path, trust_remote_code: bool) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def understood(folder: Path, what: str) -> Iterator[None]:
+    """Around calls of transformers with a folder's files, which may say anything: whatever it trips over is a
+    ValueError."""
+    try:
+        yield
+    except (ImportError, MemoryError, ValueError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:  # one of the system
+            raise
+        raise ValueError(f"{folder}: {what}: {type(error).__name__}: {error}") from error
+
+
 def config_of(folder: Path, trust_remote_code: bool = False) -> Any:
     """The transformers configuration, without its quantization: qcore itself reads the weights.
 
@@ -58,7 +75,7 @@ def config_of(folder: Path, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoConfig
 
-    with trusting(folder, trust_remote_code):
+    with understood(folder, "config.json"), trusting(folder, trust_remote_code):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if getattr(config, "quantization_config", None) is not None:
         del config.quantization_config
@@ -66,30 +83,63 @@ def config_of(folder: Path, trust_remote_code: bool = False) -> Any:
 
 
 def empty_model(
-    config: Any, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+    config: Any,
+    trust_remote_code: bool = False,
+    dtype: torch.dtype = torch.float32,
+    room: Room | None = None,
 ) -> nn.Module:
     """The model of a configuration in evaluation mode: parameters on the meta device, buffers real.
 
     The model is built in float32, because tables in its buffers (rotary frequencies) are computed in the
     dtype that it is built in; the parameters get the dtype of what is put into them.
+
+    Args:
+        room: of the checkpoint that it is built for.
+
+    Raises:
+        ValueError: a configuration of which no model can be built, or one for which there is no room.
     """
-    import transformers
     from accelerate import init_empty_weights
 
     stored_dtype = getattr(config, "dtype", None)
+    folder = Path(getattr(config, "name_or_path", "") or "")
+    with understood(folder, "no model can be built"), trusting(folder, trust_remote_code):
+        build = _builder(config, trust_remote_code, dtype)
+        if room:
+            _expect_room(build, room)
+        with init_empty_weights(include_buffers=False):
+            model = build()
+    model.config.dtype = stored_dtype
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def _builder(config: Any, trust_remote_code: bool, dtype: torch.dtype) -> Callable[[], Any]:
+    """What makes a model of a configuration."""
+    import transformers
 
     architecture = (getattr(config, "architectures", None) or [None])[0]
     model_class: Any = getattr(transformers, architecture or "", None)
     auto = getattr(transformers, _auto_class(config, architecture))
-    folder = Path(getattr(config, "name_or_path", "") or "")
     own_code = trust_remote_code and auto.__name__ in (getattr(config, "auto_map", None) or {})
-    with init_empty_weights(include_buffers=False), trusting(folder, trust_remote_code):
-        if not own_code and hasattr(model_class, "_from_config"):
-            model = model_class._from_config(config, dtype=dtype)
-        else:
-            model = auto.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-    model.config.dtype = stored_dtype
-    return model.eval()  # type: ignore[no-any-return]
+    if not own_code and hasattr(model_class, "_from_config"):
+        return partial(model_class._from_config, config, dtype=dtype)
+    return partial(auto.from_config, config, dtype=dtype, trust_remote_code=trust_remote_code)
+
+
+def _expect_room(build: Callable[[], Any], room: Room) -> None:
+    """Builds a model without memory, in a tenth of the time, and looks at how large it would be."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # what it has to say comes with the real one
+    try:
+        with torch.device("meta"), room.building():
+            model = build()
+    except RuntimeError:  # code that looks at values, which these have not
+        return
+    finally:
+        logging.set_verbosity(before)
+    room.expect_size(model)
 
 
 def dtypes_in(config: Any, dtype: torch.dtype, trust_remote_code: bool = False) -> dict[str, torch.dtype]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from qcore.checkpoints.companions import expect_plain_files, inside
 from qcore.checkpoints.containers import quantization_of
 from qcore.interrupts import uninterrupted
+from qcore.room import Room
 
 __all__ = ["Checkpoint", "ShardWriter", "atomic_folder", "read_json", "resolve_source", "write_json"]
 
@@ -72,6 +73,7 @@ class Checkpoint:
         config: config.json.
         quantization: what it, or a file beside it, says of quantized layers; empty if nothing is said.
         files: the shard that holds each tensor.
+        room: what it holds, in numbers, with which those of config.json have been compared.
     """
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
@@ -88,6 +90,9 @@ class Checkpoint:
         self._bytes_read = 0
         self.files = self._index()
         self.quantization = quantization_of(self.config, self.files, self._beside)
+        size = sum(path.stat().st_size for path in set(self.files.values()))
+        self.room = Room(len(self.files), size)
+        self.room.expect_counts(self.config, f"{self.path / 'config.json'}")
 
     def _config(self) -> dict[str, Any]:
         return read_json(self.path / "config.json")
@@ -289,7 +294,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(f"{path}: missing") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: no valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(value).__name__}")

@@ -24,7 +24,7 @@ from qcore.choice import Choice, choose_formats
 from qcore.ends import Ends
 from qcore.formats import Format
 from qcore.methods import Method
-from qcore.models import head_name, trusting
+from qcore.models import head_name, trusting, understood
 from qcore.schemes import SCHEMES, Scheme, is_static, parse_rules, resolve_scheme
 from qcore.tensors import tied_names
 
@@ -108,7 +108,7 @@ class FolderStore(Store):
         from transformers import AutoTokenizer
 
         folder = resolve_source(path)
-        with trusting(folder, trust_remote_code):
+        with understood(folder, "the tokenizer cannot be read"), trusting(folder, trust_remote_code):
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 
     def bytes(self, path: Path) -> int:

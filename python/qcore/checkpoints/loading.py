@@ -22,6 +22,7 @@ from qcore.models import (
     head_name,
     places_of,
     replace_linear,
+    understood,
     untie_quantized_heads,
 )
 from qcore.nn import QLinear
@@ -54,7 +55,7 @@ def load_folder(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_
 def _load_plain(checkpoint: Checkpoint, dtype: torch.dtype | None, trust_remote_code: bool) -> nn.Module:
     """An unquantized model, by transformers' own loader."""
     config = config_of(checkpoint.path, trust_remote_code)
-    empty: Any = empty_model(config, trust_remote_code)
+    empty: Any = empty_model(config, trust_remote_code, room=checkpoint.room)
     ours = persistent_tensors(empty)
     expect_plain(checkpoint, ours)
     floats = {name for name, tensor in ours.items() if tensor.is_floating_point()}
@@ -91,7 +92,7 @@ def _load_quantized(
             f"{checkpoint.path}: quantization_config says {container.method}, but no layer is quantized"
         )
     config = config_of(checkpoint.path, trust_remote_code)
-    model = empty_model(config, trust_remote_code)
+    model = empty_model(config, trust_remote_code, room=checkpoint.room)
     parts = {key for layer in layers for key in layer.parts}
     keys = [key for key in checkpoint if key not in parts]
     model.config.dtype = dtype = dtype or _dtype_of(config, checkpoint, keys)
@@ -166,7 +167,8 @@ def _fill(
     if (checkpoint.path / "generation_config.json").exists() and model.can_generate():  # type: ignore[operator]
         from transformers import GenerationConfig
 
-        model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
+        with understood(checkpoint.path, "generation_config.json"):
+            model.generation_config = GenerationConfig.from_pretrained(checkpoint.path)
     model.name_or_path = str(checkpoint.path)  # type: ignore[assignment]
 
 

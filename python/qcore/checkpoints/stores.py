@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -14,7 +16,7 @@ from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.store import Row, Store
 from qcore.nn import QLinear
 
-__all__ = ["STORES", "inspect_checkpoint", "load", "store_at", "store_for"]
+__all__ = ["STORES", "about", "inspect_checkpoint", "load", "store_at", "store_for"]
 
 # The last one takes what no other recognises, and says what is wrong with it.
 STORES: tuple[Store, ...] = (GgufStore(), FolderStore())
@@ -56,7 +58,8 @@ def load(
         FileNotFoundError: a missing folder or shard, by name.
         ValueError: a file or tensor that is not what it should be, by name.
     """
-    model = store_at(path).load(path, _dtype(dtype), device, trust_remote_code)
+    with about(path):
+        model = store_at(path).load(path, _dtype(dtype), device, trust_remote_code)
     save_as_quantized(model)
     for module in model.modules():
         if isinstance(module, QLinear):
@@ -76,4 +79,16 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 
 def inspect_checkpoint(path: str | os.PathLike[str]) -> list[Row]:
     """One row per weight, in the order of the names (in that of the file for a GGUF file)."""
-    return store_at(path).inspect(path)
+    with about(path):
+        return store_at(path).inspect(path)
+
+
+@contextmanager
+def about(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors say which model they are about."""
+    try:
+        yield
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error

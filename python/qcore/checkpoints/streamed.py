@@ -50,7 +50,7 @@ class FolderSource:
         self.notes: list[str] = []
         self.trust_remote_code = trust_remote_code
         self.config = config_of(checkpoint.path, trust_remote_code)
-        self.model: nn.Module = empty_model(self.config, trust_remote_code)
+        self.model: nn.Module = empty_model(self.config, trust_remote_code, room=checkpoint.room)
         names = persistent_tensors(self.model).keys()
         expect_plain(checkpoint, names)
         conversion = Conversion(self.model, names, checkpoint, checkpoint.shape)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qcore.checkpoints.stores import store_at
+from qcore.checkpoints.stores import about, store_at
 
 __all__ = ["Encoder", "TokenizerOf", "load_tokenizer"]
 
@@ -19,7 +19,8 @@ def load_tokenizer(model: str | os.PathLike[str], trust_remote_code: bool = Fals
         model: a folder, a Hugging Face id, or a GGUF file.
         trust_remote_code: run a tokenizer's code that the folder brings.
     """
-    return store_at(model).tokenizer(model, trust_remote_code)
+    with about(model):
+        return store_at(model).tokenizer(model, trust_remote_code)
 
 
 @dataclass(frozen=True)

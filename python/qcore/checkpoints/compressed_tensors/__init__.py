@@ -108,6 +108,7 @@ def _shape(name: str, header: Header) -> tuple[int, ...]:
     if f"{name}.weight_shape" not in header:
         return header.shape(f"{name}.weight")
     shape = header.tensor(f"{name}.weight_shape")
-    if shape.shape != (2,) or shape.is_floating_point() or int(shape.min()) < 1:
+    numbers = not shape.is_floating_point() and not shape.is_complex()
+    if shape.shape != (2,) or not numbers or int(shape.min()) < 1:
         raise ValueError(f"{name}.weight_shape: expected two sizes, got {shape.dtype} {list(shape.shape)}")
     return int(shape[0]), int(shape[1])

@@ -259,8 +259,9 @@ def _activations(name: str, args: Mapping[str, Any]) -> Activations | None:
         return None
     type, strategy, dynamic = args.get("type", "int"), args["strategy"], args.get("dynamic", False)
     by_block = strategy == "group" and args.get("group_size") == TOKEN_BLOCK.columns
-    known: dict[tuple[Any, Any], str] = {("token", True): "token", ("tensor", False): "tensor"}
-    scales = "block" if by_block and dynamic is True else known.get((strategy, dynamic))
+    known: list[tuple[Any, str]] = [(("token", True), "token"), (("tensor", False), "tensor")]
+    found = next((scales for kind, scales in known if kind == (strategy, dynamic)), None)
+    scales = "block" if by_block and dynamic is True else found
     if scales is None or args.get("num_bits", 8) != 8 or type not in ("int", "float"):
         raise ValueError(
             f"quantization_config: expected 8-bit activations for {name}, dynamic per token or group of 128, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
@@ -40,8 +41,9 @@ def config_of(
     config = _sizes(architecture, values) | {"vocab_size": vocabulary}
     layers, context = config["num_hidden_layers"], config["max_position_embeddings"]
     # Before anything as long as the claimed number of layers is made.
-    if not has(last := f"blk.{layers - 1}.attn_q.weight"):
-        raise ValueError(f"lacks the tensor {last}")
+    for layer in chain([layers - 1], range(layers)):
+        if not has(needed := f"blk.{layer}.attn_q.weight"):
+            raise ValueError(f"lacks the tensor {needed}")
     config |= _window(architecture, values, layers, context)
     config["rope_parameters"] = _rope(architecture, values, context)
     if architecture.window_period:

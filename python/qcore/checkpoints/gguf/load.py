@@ -20,6 +20,7 @@ from qcore.linears import linear_names
 from qcore.models import empty_model, head_name, replace_embedding, replace_linear
 from qcore.progress import track
 from qcore.qweight import QWeight
+from qcore.room import Room
 from qcore.tensors import set_tensor, tie_weights
 
 __all__ = ["GgufModel", "load_gguf"]
@@ -80,7 +81,8 @@ class GgufModel:
         from transformers import AutoConfig
 
         self.config = AutoConfig.for_model(**attributes)
-        self.model = empty_model(self.config)
+        room = Room(len(self.file.tensors), self.file.path.stat().st_size)
+        self.model = empty_model(self.config, room=room)
         self.parameters = [name for name, _ in self.model.named_parameters(remove_duplicate=False)]
         self.names = self.architecture.tensor_names(self.parameters, self.config.num_hidden_layers)
         head = head_name(self.model)
