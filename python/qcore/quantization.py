@@ -16,7 +16,7 @@ from qcore.calibration.layers import calibrate, needs_calibration
 from qcore.checkpoints.containers import CONTAINERS
 from qcore.checkpoints.saving import SHARD_BYTES
 from qcore.checkpoints.store import Destination
-from qcore.checkpoints.stores import STORES, store_at, store_for
+from qcore.checkpoints.stores import STORES, scheme_in_memory, store_at, store_for
 from qcore.checkpoints.streamed import FolderSource
 from qcore.choice import choose_formats
 from qcore.ends import Ends, round_tables
@@ -26,7 +26,7 @@ from qcore.linears import as_linear, matrix_shape
 from qcore.methods import Method, resolve_method
 from qcore.nn import QLinear
 from qcore.report import QuantizationReport
-from qcore.schemes import Scheme, parse_rules, resolve_scheme
+from qcore.schemes import Scheme, parse_rules
 from qcore.text import Sequences, TokenizerOf, forward_calls
 
 __all__ = ["calibration_batches", "quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
@@ -55,8 +55,9 @@ def quantize(
             from it without computing anything else, and GPT-2's `Conv1D`; transformers models are calibrated
             block by block. Gates of one row and routers of experts stay as they are.
         scheme: W2A16, W3A16, W4A16, W8A16, each also with _ASYM (zero points); W8A8, FP8 and others of
-            `qcore.SCHEMES`, which round inputs too; NF4; a block format of GGUF, as Q4_K; a format; or a
-            function that gives each layer its own (`qcore.schemes.Scheme`).
+            `qcore.SCHEMES`, which round inputs too; NF4; a block format of GGUF, as Q4_K, or a mix of them,
+            as Q4_K_M; an alias as int4, int8 or 4bit (`qcore.schemes.ALIASES`); a format; or a function that
+            gives each layer its own (`qcore.schemes.Scheme`).
         method: rtn, imatrix, gptq, awq, awq+gptq, or a method object with options of its own.
         calibration: token ids int64 [sequences, T], or an iterable of such tensors, of lists of ids, or of
             keyword arguments of the model's forward, as a DataLoader gives them; texts, chats (lists of
@@ -87,12 +88,12 @@ def quantize(
     """
     _expect_floats(model)
     with as_linear(model):
-        ends = Ends(quantize_head, quantize_embeddings, group_size)
-        resolved, rules = resolve_scheme(scheme, group_size), parse_rules(overrides)
-        choice = choose_formats(model, resolved, ignore, rules, ends)
-        destination = ModelDestination(model, choice, resolve_method(method))
+        ends, chosen = Ends(quantize_head, quantize_embeddings, group_size), resolve_method(method)
+        resolved = scheme_in_memory(scheme, group_size, model, chosen.needs_calibration)
+        choice = choose_formats(model, resolved, ignore, parse_rules(overrides), ends)
+        destination = ModelDestination(model, choice, chosen)
         choice.report.unsavable = unsavable = _unsavable(model, choice.formats)
-        if unsavable and destination.method.needs_calibration:  # said before hours are spent
+        if unsavable and chosen.needs_calibration:  # said before hours are spent
             warnings.warn(f"the quantized model cannot be saved: {unsavable}", stacklevel=2)
         report = _run(ModelSource(model), destination, calibration, sequential, device, tokenizer)
     model.qcore_report = report  # type: ignore[assignment]

@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from qcore.formats import BLOCK_FORMATS, INTEGER_BITS, NF4, Activations, Float8, Format, Int8, IntGroup
 
 __all__ = [
+    "ALIASES",
     "SCHEMES",
     "Layer",
     "Rule",
     "Scheme",
+    "find_scheme",
     "is_static",
     "parse_rules",
     "resolve_scheme",
@@ -64,6 +67,48 @@ SCHEMES: dict[str, Format] = {
     **BLOCK_FORMATS,
 }
 
+# What other tools, and people, call them: the first that a destination takes is meant. Bits alone are those
+# of weights; `int8` is compressed-tensors' INT8, which rounds inputs too, and `Q4_K` llama.cpp's short form.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "2BIT": ("W2A16", "Q2_K"),
+    "3BIT": ("W3A16", "Q3_K_M"),
+    "4BIT": ("W4A16", "Q4_K_M"),
+    "5BIT": ("Q5_K_M",),
+    "6BIT": ("Q6_K",),
+    "8BIT": ("W8A16", "Q8_0"),
+    "INT4": ("W4A16", "Q4_K_M"),
+    "INT8": ("W8A8", "Q8_0"),
+    "W8A8_INT8": ("W8A8",),
+    "W8A8_FP8": ("FP8",),
+    "Q3_K": ("Q3_K_M",),
+    "Q4_K": ("Q4_K_M",),
+    "Q5_K": ("Q5_K_M",),
+    "FP16": ("F16",),
+    "FP32": ("F32",),
+}
+
+
+def find_scheme(name: str, known: Iterable[str]) -> str:
+    """The known name that is meant: upper and lower case are the same, hyphens and underscores may
+    be left out, and ALIASES count.
+
+    Raises:
+        ValueError: none is; the nearest ones are named.
+    """
+    by_key = {_key(each): each for each in known}
+    aliases = {_key(alias): meant for alias, meant in ALIASES.items()}
+    wanted = _key(name)
+    for each in (wanted, *map(_key, aliases.get(wanted, ()))):
+        if each in by_key:
+            return by_key[each]
+    near = [by_key[each] for each in get_close_matches(wanted, by_key, cutoff=0.5)]
+    hint = f"; the nearest are {', '.join(near)}" if near else ""
+    raise ValueError(f"scheme: expected one of {', '.join(by_key.values())}, got {name!r}{hint}")
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[-_\s]", "", name).upper()
+
 
 def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None) -> Scheme:
     """A scheme by name, of one format for all layers, or the scheme itself.
@@ -72,9 +117,7 @@ def resolve_scheme(scheme: str | Format | Scheme, group_size: int | None = None)
         group_size: overrides that of a format of groups.
     """
     if isinstance(scheme, str):
-        if scheme.upper() not in SCHEMES:
-            raise ValueError(f"scheme: expected one of {', '.join(SCHEMES)}, got {scheme!r}")
-        scheme = SCHEMES[scheme.upper()]
+        scheme = SCHEMES[find_scheme(scheme, SCHEMES)]
     if group_size is not None:
         if callable(scheme):
             raise ValueError(f"group_size: the scheme {scheme!r} has its own, got {group_size}")

@@ -135,8 +135,12 @@ class FolderStore(Store):
         dtype: torch.dtype | None,
         device: str | torch.device,
         trust_remote_code: bool,
+        mmap: bool,
     ) -> nn.Module:
-        return load_folder(Checkpoint(path), dtype, trust_remote_code).to(device)
+        model = load_folder(Checkpoint(path), dtype, trust_remote_code)
+        for tensor in () if mmap else (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.clone()
+        return model.to(device)
 
     def resolve(self, path: str | os.PathLike[str]) -> Path:
         return resolve_source(path)

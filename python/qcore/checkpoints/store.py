@@ -97,6 +97,11 @@ class Store(ABC):
     def schemes(self) -> list[str]:
         """The names that users type."""
 
+    def mixed(self, scheme: str, model: nn.Module, calibrated: bool) -> Scheme | None:
+        """The formats that one of its schemes gives to the layers of a model in memory; None if that is no
+        more than a format for all of them (`qcore.schemes.SCHEMES`)."""
+        return None
+
     @abstractmethod
     def is_static(self, scheme: str, overrides: Sequence[str] = ()) -> bool:
         """Whether a scheme, or an exception from it, needs calibration for its inputs, by any method."""
@@ -108,6 +113,7 @@ class Store(ABC):
         dtype: torch.dtype | None,
         device: str | torch.device,
         trust_remote_code: bool,
+        mmap: bool,
     ) -> nn.Module: ...
 
     def named(self, path: str | os.PathLike[str]) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +16,13 @@ from rich.console import Console
 from qcore.checkpoints.store import Store
 from qcore.checkpoints.stores import STORES, store_at, store_for
 from qcore.cli.common import DeviceName, TrustRemoteCode, errors, present
-from qcore.methods import METHODS, Awq, Gptq, Method, Rtn, resolve_method
+from qcore.methods import METHODS, Method, resolve_method
+from qcore.schemes import ALIASES, find_scheme
 
 __all__ = ["quantize"]
 
 # typer turns the members into the choices that it shows and accepts. All stores' schemes, in one list.
 _SCHEMES = dict.fromkeys(name for store in reversed(STORES) for name in store.schemes)
-SchemeName = Enum("SchemeName", {name: name for name in _SCHEMES})  # type: ignore[misc]
 MethodName = Enum("MethodName", {name: name for name in METHODS})  # type: ignore[misc]
 
 
@@ -32,14 +32,18 @@ def quantize(
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The folder or .gguf file to write.")],
     scheme: Annotated[
-        SchemeName | None,
+        str | None,
         typer.Option(
             help="For a folder, W4A16 by default: bits of weights and inputs, _ASYM adds zero points (to "
             "weights, in W8A8 to inputs); FP8: both as 8-bit floats, FP8_BLOCK in blocks of 128. Scales "
             "of inputs are found at run time, by _STATIC and W8A8_ASYM from the calibration text. "
-            "For a GGUF file, Q4_K_M by default: llama.cpp's mixes of types.",
-            case_sensitive=False,
+            f"For a GGUF file, Q4_K_M by default: llama.cpp's mixes of types. All of them, in upper or lower "
+            f"case: {', '.join(_SCHEMES)}; and other names for them: {', '.join(ALIASES).lower()}.",
         ),
+    ] = None,
+    bits: Annotated[
+        int | None,
+        typer.Option(help="Instead of a scheme: of weights, e.g. 4 for W4A16, in a GGUF file for Q4_K_M."),
     ] = None,
     method: Annotated[
         MethodName,
@@ -96,12 +100,22 @@ def quantize(
     samples: Annotated[int, typer.Option(help="Calibration sequences.", min=1)] = 64,
     sequence_length: Annotated[int, typer.Option(help="Tokens per calibration sequence.", min=2)] = 512,
     damping: Annotated[
-        float, typer.Option(help="GPTQ: added to the Hessian's diagonal, relative to its mean.")
-    ] = 0.01,
-    act_order: Annotated[bool, typer.Option(help="GPTQ: columns with the largest inputs first.")] = True,
+        float | None,
+        typer.Option(help="GPTQ: added to the Hessian's diagonal, relative to its mean, .01 by default."),
+    ] = None,
+    act_order: Annotated[
+        bool | None,
+        typer.Option(
+            "--act-order/--no-act-order", help="GPTQ: columns with the largest inputs first, as by default."
+        ),
+    ] = None,
     search: Annotated[
-        bool, typer.Option(help="Search each group's clipping range (rtn alone never does).")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--search/--no-search",
+            help="Search each group's clipping range, as gptq and awq do by default, and rtn alone does not.",
+        ),
+    ] = None,
     sequential: Annotated[
         bool,
         typer.Option(help="Calibrate each layer behind the quantized layers of its own block too (slower)."),
@@ -125,7 +139,7 @@ def quantize(
 
     with errors():
         store, where = store_for(destination), present(device)
-        name = _scheme(scheme, store)
+        name = _scheme(scheme, bits, store)
         given = {
             "ignore": ignore,
             "group_size": group_size,
@@ -136,7 +150,7 @@ def quantize(
         }
         options: dict[str, Any] = {option: value for option, value in given.items() if value is not None}
         _refuse(options, store)
-        chosen = _method(method.value, damping=damping, act_order=act_order, search=search)
+        chosen = _method(method.value, {"damping": damping, "act_order": act_order, "search": search})
         folder = store_at(source).resolve(source)
         tokens = None
         static = store.is_static(name, override or ())
@@ -147,6 +161,8 @@ def quantize(
             tokens = read_sequences(
                 calibration, TokenizerOf(folder, trust_remote_code), sequence_length, samples, "--calibration"
             )
+        elif calibration is not None:
+            typer.echo(f"note: --calibration is not read: {name} by {method.value} needs none", err=True)
         start = time.perf_counter()
         warnings.filterwarnings("ignore", "only .* of the parameters")  # said below
         report = quantize_checkpoint(
@@ -173,16 +189,37 @@ def quantize(
         typer.secho(f"warning: {report.warning}", err=True, fg=typer.colors.YELLOW)
 
 
-def _scheme(scheme: SchemeName | None, store: Store) -> str:
+def _scheme(scheme: str | None, bits: int | None, store: Store) -> str:
     """The scheme's name, which must be one for this kind of destination."""
+    if bits is not None and scheme is not None:
+        raise ValueError(f"--bits: stands for a scheme; got {bits} and --scheme {scheme}")
+    if bits is not None:
+        taken = [n for n in range(1, 9) if _is_known(f"{n}bit", store.schemes)]
+        if bits not in taken:
+            raise ValueError(f"--bits: {store.noun} takes one of {', '.join(map(str, taken))}; got {bits}")
+        return find_scheme(f"{bits}bit", store.schemes)
     if scheme is None:
         return store.default_scheme
-    if scheme.value not in store.schemes:
-        others = "".join(f", which is for {s.noun}" for s in STORES if scheme.value in s.schemes)
+    if _is_known(scheme, store.schemes):
+        return find_scheme(scheme, store.schemes)
+    owner = next((s for s in STORES if _is_known(scheme, s.schemes)), None)
+    if owner is not None:
         raise ValueError(
-            f"--scheme: {store.noun} takes one of {', '.join(store.schemes)}; got {scheme.value}{others}"
+            f"--scheme: {store.noun} takes one of {', '.join(store.schemes)}; got {scheme}, which is for "
+            f"{owner.noun}"
         )
-    return str(scheme.value)
+    try:
+        return find_scheme(scheme, store.schemes)
+    except ValueError as error:
+        raise typer.BadParameter(str(error).removeprefix("scheme: "), param_hint="--scheme") from error
+
+
+def _is_known(name: str, schemes: Iterable[str]) -> bool:
+    try:
+        find_scheme(name, schemes)
+    except ValueError:
+        return False
+    return True
 
 
 # What stands for an option of one store in another.
@@ -207,12 +244,15 @@ _FLAGS = {
 }
 
 
-def _method(name: str, damping: float, act_order: bool, search: bool) -> Method:
-    """A method with the options that the command line has for it. What it makes must load everywhere, so that
-    inputs are only scaled where an earlier module can absorb it."""
-    gptq = Gptq(damping=damping, act_order=act_order, search=search)
-    with_options = {"gptq": gptq, "awq": Awq(inner=Rtn(search=search)), "awq+gptq": Awq(inner=gptq)}
-    return with_options.get(name, resolve_method(name)).without_divisors()
+def _method(name: str, options: Mapping[str, Any]) -> Method:
+    """A method with the options that were given. What it makes must load everywhere, so that inputs are only
+    scaled where an earlier module can absorb it."""
+    given = {option: value for option, value in options.items() if value is not None}
+    try:
+        return resolve_method(name, **given).without_divisors()
+    except ValueError as error:
+        option, _, reason = str(error).partition(": ")
+        raise ValueError(f"--{option.replace('_', '-')}: {reason}") from error
 
 
 def _peak_memory_gb() -> float:

@@ -33,6 +33,7 @@ def load_gguf(
     path: str | os.PathLike[str],
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
+    mmap: bool = True,
 ) -> nn.Module:
     """A model of transformers with the weights of a GGUF file.
 
@@ -44,11 +45,12 @@ def load_gguf(
         dtype: of everything that is not quantized, and so of the activations; by default that of the matrices
             if all are in the same 16-bit type, else float32.
         device: where to put the model.
+        mmap: see `qcore.load`.
 
     Raises:
         ValueError: a file that is no such file or is damaged, or a model that it cannot be, with the reason.
     """
-    file = GgufFile(path)
+    file = GgufFile(path, mmap)
     try:
         return _Loader(file, dtype).load().to(device)
     except ValueError as error:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gguf import GGML_QUANT_SIZES, LlamaFileType
 from gguf import GGMLQuantizationType as Type
+from torch import nn
 
-from qcore.schemes import split_override
+from qcore.checkpoints.gguf.architectures import ARCHITECTURES
+from qcore.formats import BLOCK_FORMATS, Format
+from qcore.schemes import Layer, Scheme, split_override
 
-__all__ = ["GGUF_SCHEMES", "Mix", "MixModel", "asked_types", "choose_types", "parse_overrides"]
+__all__ = ["GGUF_SCHEMES", "Mix", "MixModel", "asked_types", "choose_types", "mixed", "parse_overrides"]
 
 
 @dataclass(frozen=True)
@@ -230,6 +234,27 @@ def asked_types(
     for index in unused:
         raise ValueError(f"override {overrides[index][0].pattern}: fits no matrix of the model")
     return chosen
+
+
+def mixed(name: str, model: nn.Module, calibrated: bool) -> Scheme:
+    """A scheme of GGUF_SCHEMES for a model in memory: each layer gets the type that it would have in a file.
+    Models of other architectures are taken for a Llama, and layers without a name in its files get the base
+    type."""
+    config: Any = getattr(model, "config", None)
+    kind = getattr(config, "model_type", None)
+    architecture = next((a for a in ARCHITECTURES.values() if kind in a.model_types), ARCHITECTURES["llama"])
+    weights = [weight for weight, _ in model.named_parameters(remove_duplicate=False)]
+    stored = architecture.tensor_names(weights, getattr(config, "num_hidden_layers", 0))
+    heads = getattr(config, "num_attention_heads", 1)
+    shared = heads // (getattr(config, "num_key_value_heads", None) or heads)
+    tied = bool(getattr(config, "tie_word_embeddings", False))
+
+    def scheme(layer: Layer) -> Format | None:
+        about = MixModel(architecture.name, layer.blocks, shared, tied, calibrated)
+        there = stored.get(f"{layer.name}.weight", f"{layer.name}.weight")
+        return BLOCK_FORMATS.get(choose_types({there: layer.shape}, name, about)[there].name)
+
+    return scheme
 
 
 def _choose(name: str, k: int, mix: Mix, model: MixModel) -> Type:

@@ -72,14 +72,18 @@ class GgufTensor:
 class GgufFile:
     """A GGUF file, mapped into memory.
 
+    Args:
+        mapped: leave tensors in the file, which must then not be changed in place: reading behind a new end
+            of it kills the process. Else each is read when it is asked for.
+
     Attributes:
         path: the file.
         metadata: values by key: numbers, strings, lists of strings, and numpy arrays of numbers.
         tensors: by name, in the order of the file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], mapped: bool = True) -> None:
+        self.path, self.mapped = Path(path), mapped
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
         with self.path.open("rb") as file:
@@ -123,12 +127,18 @@ class GgufFile:
         }
 
     def data(self, name: str) -> Tensor:
-        """The bytes of a tensor, uint8 [..., bytes of a row], read from the file when they are used.
+        """The bytes of a tensor, uint8 [..., bytes of a row], read from the file when they are used, or now
+        if it is not to stay mapped.
 
         The tensor keeps the file mapped; it must not be written to.
         """
         tensor = self.tensors[name]
         rows = tensor.shape[:-1]
+        if not self.mapped:
+            read = np.fromfile(self.path, np.uint8, tensor.nbytes, offset=tensor.offset)
+            if len(read) < tensor.nbytes:
+                raise ValueError(f"tensor {name!r}: the file was cut off while it was read")
+            return torch.from_numpy(read).view(*rows, tensor.nbytes // math.prod(rows))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The given buffer is not writable")
             data = torch.frombuffer(self._map, dtype=torch.uint8, count=tensor.nbytes, offset=tensor.offset)

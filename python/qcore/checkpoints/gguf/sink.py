@@ -36,6 +36,7 @@ from qcore.methods import Method
 from qcore.models import head_name
 from qcore.qweight import QWeight
 from qcore.report import QuantizationReport
+from qcore.schemes import find_scheme
 
 __all__ = ["GgufDestination"]
 
@@ -86,9 +87,7 @@ class GgufDestination(Destination):
         overwrite: bool,
         overrides: Sequence[str],
     ) -> None:
-        if scheme.upper() not in GGUF_SCHEMES:
-            raise ValueError(f"scheme: expected one of {', '.join(GGUF_SCHEMES)}, got {scheme!r}")
-        self.path, self.overwrite, self.scheme = path, overwrite, scheme.upper()
+        self.path, self.overwrite, self.scheme = path, overwrite, find_scheme(scheme, GGUF_SCHEMES)
         self.method = method.without_divisors()  # a file has no place for one that no norm can absorb
         self.source, self.checkpoint, self.model = source, source.checkpoint, source.model
         self.config, self.trust_remote_code = source.config, source.trust_remote_code

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES
+from qcore.checkpoints.gguf.mixes import GGUF_SCHEMES, mixed
 from qcore.checkpoints.gguf.reader import GgufFile, is_gguf
 from qcore.checkpoints.store import Destination, Row, Store
 from qcore.checkpoints.streamed import FolderSource
@@ -39,6 +39,9 @@ class GgufStore(Store):
     def schemes(self) -> list[str]:
         return list(GGUF_SCHEMES)
 
+    def mixed(self, scheme: str, model: nn.Module, calibrated: bool) -> Scheme | None:
+        return mixed(scheme, model, calibrated)
+
     def is_static(self, scheme: str, overrides: Sequence[str] = ()) -> bool:
         return False  # inputs are rounded, if at all, as the kernel does
 
@@ -48,10 +51,11 @@ class GgufStore(Store):
         dtype: torch.dtype | None,
         device: str | torch.device,
         trust_remote_code: bool,
+        mmap: bool,
     ) -> nn.Module:
         from qcore.checkpoints.gguf.load import load_gguf
 
-        return load_gguf(path, dtype, device)
+        return load_gguf(path, dtype, device, mmap)
 
     def inspect(self, path: str | os.PathLike[str]) -> list[Row]:
         return [Row.of(t.name, t.type.name, t.shape, t.nbytes) for t in GgufFile(path).tensors.values()]
