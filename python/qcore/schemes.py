@@ -170,9 +170,10 @@ def parse_rules(texts: Iterable[str]) -> list[Rule]:
     rules = []
     for text in texts:
         pattern, name = split_override(text, "SCHEME")
-        if name not in (*SCHEMES, _FLOAT):
+        try:
+            rules.append(Rule(pattern, SCHEMES.get(find_scheme(name, (*SCHEMES, _FLOAT)))))
+        except ValueError:
             raise ValueError(
                 f"override {text!r}: expected float or one of {', '.join(SCHEMES)}, got {name!r}"
-            )
-        rules.append(Rule(pattern, SCHEMES.get(name)))
+            ) from None
     return rules

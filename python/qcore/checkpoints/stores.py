@@ -77,8 +77,8 @@ def load(
             or a scheme with 8-bit inputs, would have them rounded to 8 bits first: slower, and what a program
             computes that does not round them (`QLinear.float_activations`, which may be set later, too).
         mmap: leave what is used as it is stored (the embedding of a GGUF file, tensors of an unquantized
-            folder) in the file, which is mapped. Such a file must not be changed or cut off in place while the
-            model is used: its values would change, and **reading behind its new end kills the process**.
+            folder) in the file, which is mapped. Such a file must not be changed or cut off in place while
+            the model is used: its values would change, and **reading behind its new end kills the process**.
             Replacing it by another file of that name (as qcore does) is harmless. False reads everything
             into memory.
         torch_dtype, device_map: other words for `dtype` and `device`. A map names one device for the whole
