@@ -91,6 +91,28 @@ def test_a_signal_from_outside(tmp_path: Path, number: signal.Signals) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+TRANSLATED = """
+import os, signal, sys
+from qcore.checkpoints.files import ShardWriter
+def add(self, name, tensor):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except BaseException:
+        raise ValueError("something else") from None
+ShardWriter.add = add
+sys.argv[0] = "qcore"
+from qcore.cli import main
+main()
+"""
+
+
+def test_native_code_may_make_another_error_of_it(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", TRANSLATED, "quantize", source, tmp_path / "out", "--method", "rtn"]
+    done = subprocess.run([*command, "--group-size", "32"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, "error: ended by SIGTERM\n")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_signal_that_waits() -> None:
     came: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Ended", "end_on_signals", "uninterrupted"]
+__all__ = ["Ended", "end_on_signals", "ended", "uninterrupted"]
 
 # What asks a program to end. Windows knows some of them.
 _ASKING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
@@ -27,16 +27,25 @@ class Ended(SystemExit):
         self.name = signal.Signals(number).name
 
 
+_came: list[Ended] = []
+
+
+def ended() -> Ended | None:
+    """The exception of the last signal, if one came: native code may make another error of it on the way."""
+    return _came[-1] if _came else None
+
+
 def end_on_signals() -> None:
     """From here on, signals that ask the program to end raise `Ended` in its main thread, so that whatever is
     half written is cleaned up. Those that are ignored (as nohup does) stay so."""
-    ended = -math.inf
+    last = -math.inf
 
     def end(number: int, frame: FrameType | None) -> None:
-        nonlocal ended
-        if (now := time.monotonic()) > ended + _CLEAN_UP_SECONDS:
-            ended = now
-            raise Ended(number)
+        nonlocal last
+        if (now := time.monotonic()) > last + _CLEAN_UP_SECONDS:
+            last = now
+            _came.append(Ended(number))
+            raise _came[-1]
 
     for number in _ASKING:
         if signal.getsignal(number) is not signal.SIG_IGN:

@@ -13,7 +13,7 @@ from qcore.cli.evaluate import evaluate
 from qcore.cli.explain import explain
 from qcore.cli.inspect import inspect
 from qcore.cli.quantize import quantize
-from qcore.interrupts import Ended, end_on_signals
+from qcore.interrupts import end_on_signals, ended
 
 __all__ = ["app", "main"]
 
@@ -76,6 +76,8 @@ def main() -> None:
     end_on_signals()
     try:
         app()
-    except Ended as end:
+    except BaseException:
+        if (end := ended()) is None:
+            raise
         print(f"error: ended by {end.name}", file=sys.stderr)
-        raise
+        raise end from None

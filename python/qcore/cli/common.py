@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from qcore.interrupts import ended
+
 __all__ = ["DTypeName", "DeviceName", "TrustRemoteCode", "errors", "present"]
 
 TrustRemoteCode = Annotated[
@@ -38,6 +40,8 @@ def errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
+        if (end := ended()) is not None:
+            raise end from error
         typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
         raise typer.Exit(1) from error
 
