@@ -66,6 +66,7 @@ def test_unknown_names_answer_with_the_nearest(typed: str, near: str) -> None:
         find_scheme("xyzzy", SCHEMES)
 
 
+@pytest.mark.filterwarnings("ignore:the quantized model cannot be saved")  # by folders
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gemma2", "mistral"])
 @pytest.mark.parametrize("scheme", ["Q4_K_M", "q3_k_l", "Q4_K_S"])
 @pytest.mark.parametrize("method", ["rtn", "imatrix"])
