@@ -369,7 +369,7 @@ NAN_CODE = torch.full((256, 128), 0x7F, dtype=torch.uint8).view(torch.float8_e4m
         ("W8A8", {}, ("weights.num_bits", 4), "expected symmetric 8-bit weights .* got num_bits 4"),
         ("W8A8", {}, ("weights.symmetric", False), "expected symmetric 8-bit weights"),
         ("W8A8", {}, ("weights.strategy", "group"), "expected symmetric 8-bit weights .* strategy 'group'"),
-        ("W8A8", {}, ("input_activations", None), "integer per channel with 8-bit activations"),
+        ("W8A8", {}, ("weights.strategy", "block"), "integer per channel with 8-bit activations"),
         ("W8A8", {}, ("input_activations.strategy", "tensor"), "static per tensor; got .* dynamic True"),
         ("W8A8", {}, ("input_activations.type", "float"), "activations: expected int8, got e4m3"),
         ("FP8", {}, ("input_activations.num_bits", 4), "expected 8-bit activations for .* got num_bits 4"),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from qcore.checkpoints.container import Container, Header, StoredLayer, expect_matrix, expect_parts, naming
-from qcore.checkpoints.words import FLOATS, check_tensor
+from qcore.checkpoints.words import FLOATS, check_tensor, signed_codes
 from qcore.formats import Activations, Float8, Format, Int8, IntGroup
 from qcore.qweight import QWeight
 
@@ -81,20 +81,11 @@ class TorchAo(Container):
             if kind == torch.float8_e4m3fn and bool((codes.view(torch.uint8) & 0x7F == 0x7F).any()):
                 raise ValueError("_weight_qdata: holds NaN")
             if scaled.elements.affine:  # unsigned: with the middle added
-                stored["codes"] = _unsigned("_weight_qdata", codes, scaled.bits)
+                stored["codes"] = signed_codes("_weight_qdata", codes, scaled.bits)
             if not scaled.symmetric and zeros is not None:
                 check_tensor("_weight_zero_point", zeros, torch.int8, expected)
-                stored["zeros"] = _unsigned("_weight_zero_point", zeros, scaled.bits)
+                stored["zeros"] = signed_codes("_weight_zero_point", zeros, scaled.bits)
             return QWeight(layer.format, layer.shape, stored)
-
-
-def _unsigned(name: str, codes: Tensor, bits: int) -> Tensor:
-    center = 1 << (bits - 1)
-    if codes.numel() and (int(codes.min()) < -center or int(codes.max()) >= center):
-        raise ValueError(
-            f"{name}: expected {-center} to {center - 1}, got {int(codes.min())} to {int(codes.max())}"
-        )
-    return (codes.short() + center).to(torch.uint8)
 
 
 def _said(key: str, header: Header) -> dict[str, Any]:

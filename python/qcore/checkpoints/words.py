@@ -29,6 +29,7 @@ __all__ = [
     "groups_of",
     "needed_zeros",
     "permutation_of",
+    "signed_codes",
     "stored_order",
     "unpack_padded",
     "words_for",
@@ -213,6 +214,15 @@ def permutation_of(name: str, g_idx: Tensor | None, k: int, width: int) -> Tenso
             f"column {position} is of group {int(group[perm][position])} instead of {position // width}"
         )
     return perm.int()
+
+
+def signed_codes(name: str, codes: Tensor, bits: int) -> Tensor:
+    """Unsigned codes, uint8, of signed ones: with the middle added."""
+    center = 1 << (bits - 1)
+    least, most = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    if least < -center or most >= center:
+        raise ValueError(f"{name}: expected {-center} to {center - 1}, got {least} to {most}")
+    return (codes.short() + center).to(torch.uint8)
 
 
 def stored_order(weight: QWeight) -> tuple[Tensor, Tensor]:

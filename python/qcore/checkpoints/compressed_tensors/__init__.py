@@ -1,7 +1,8 @@
 """compressed-tensors: what vLLM, SGLang and transformers read. No package needed.
 
 `packed` stores integer codes of 2 to 8 bits under groups (`pack-quantized`), `plain` int8 and e4m3 codes
-(`int-quantized`, `float-quantized`), `config` says in config.json which layer is which.
+(`int-quantized`, `float-quantized`), `unpacked` reads integer codes that are stored one by one,
+`config` says in config.json which layer is which.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from qcore.checkpoints.compressed_tensors import packed, plain
+from qcore.checkpoints.compressed_tensors import packed, plain, unpacked
 from qcore.checkpoints.compressed_tensors.config import METHOD, dequantized, quantization_config, read_formats
 from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer, expect_parts
 from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format, Scales
@@ -37,15 +38,19 @@ class CompressedTensors(Container):
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         formats = read_formats(config, header)
         for name, format in formats.items():
-            form = _form_of(format)
-            assert form is not None, format  # see read_formats
-            required, optional = form.parts(format)
+            required, optional = _parts_of(name, format, header)
             expect_parts(name, header, required, [*optional, _DIVISOR], _PARTS)
         return [StoredLayer(n, f, _shape(n, header), _parts(n, header)) for n, f in formats.items()]
 
     def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
-        form = _PACKED if f"{layer.name}.weight_packed" in tensors else _PLAIN
-        weight = form.from_tensors(layer.name, tensors, layer.format)
+        scaled = layer.format.scaled
+        assert scaled is not None  # see read_formats
+        if not scaled.elements.affine:
+            read = _PLAIN.from_tensors
+        else:
+            is_packed = f"{layer.name}.weight_packed" in tensors
+            read = _PACKED.from_tensors if is_packed else unpacked.from_tensors
+        weight = read(layer.name, tensors, layer.format)
         return weight.with_inputs(divisor=tensors.get(f"{layer.name}.{_DIVISOR}"))
 
     def why_not(self, format: Format, k: int | None = None) -> str | None:
@@ -98,6 +103,16 @@ def _form_of(format: Format) -> _Form | None:
     if inputs is not None and inputs.granularity == TOKEN_BLOCK:
         return _PLAIN if granularity == BLOCK else None
     return _PLAIN if granularity in (ROW, TENSOR) else None
+
+
+def _parts_of(name: str, format: Format, header: Header) -> tuple[list[str], list[str]]:
+    """The parts that a layer must have, and those that it may have."""
+    form = _form_of(format)
+    assert form is not None, format  # see read_formats
+    as_words = any(f"{name}.{part}" in header for part in ("weight_packed", "weight_shape", "weight_g_idx"))
+    if form is _PACKED and f"{name}.weight" in header and not as_words:
+        return unpacked.parts(format)
+    return form.parts(format)
 
 
 def _parts(name: str, header: Header) -> tuple[str, ...]:

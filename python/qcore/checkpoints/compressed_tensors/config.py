@@ -233,6 +233,9 @@ def _plain_format(name: str, group: Mapping[str, Any]) -> Format:
     inputs = _activations(name, _args_of(group, "input_activations"))
     fits = weights.get("num_bits", 8) == 8 and weights.get("symmetric", True)
     with naming(f"quantization_config: {name}"):
+        if type == "int" and inputs is None and strategy in ("group", "channel", "tensor"):
+            size = weights.get("group_size", 0) if strategy == "group" else -1
+            return IntGroup(weights.get("num_bits", 8), weights.get("symmetric", True), size)
         if fits and type == "int" and strategy in ("channel", "tensor") and inputs is not None:
             return Int8(inputs)
         if fits and type == "float" and strategy in ("channel", "tensor"):
@@ -241,7 +244,8 @@ def _plain_format(name: str, group: Mapping[str, Any]) -> Format:
             return Float8("block", inputs)
     raise ValueError(
         f"quantization_config: expected symmetric 8-bit weights for {name}, integer per channel with 8-bit "
-        f"activations, or float per tensor, channel or block of 128 x 128; got {_described(weights)}"
+        f"activations (or integers without activations), or float per tensor, channel or block of 128 x 128; "
+        f"got {_described(weights)}"
     )
 
 
