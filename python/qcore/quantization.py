@@ -279,7 +279,7 @@ def _run(
         weights = source.weights(sink, device)
         round_tables(destination.tables, weights)
         if formats:
-            calibrate(model, formats, batches, method, weights.emit, weights, sequential)
+            calibrate(model, formats, batches, method, weights.emit, weights, sequential, report)
         for name in report.not_called:
             report.leave(name, "never called")
         weights.finish()
@@ -334,8 +334,10 @@ def _check_ids(ids: Tensor, model: nn.Module) -> None:
         )
     if ids.numel() == 0:
         raise ValueError("calibration: expected at least one sequence of tokens, got none")
-    get = getattr(model, "get_input_embeddings", None)
-    size = getattr(get() if get is not None else None, "num_embeddings", None)
+    try:
+        size = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
+    except (AttributeError, NotImplementedError):  # models of several inputs do not say
+        size = None
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (size is not None and high >= size):
         raise ValueError(f"calibration: expected token ids of 0 to {size}, exclusive, got {low} to {high}")

@@ -16,6 +16,7 @@ from qcore.calibration.one_layer import quantize_linear
 from qcore.formats import Format
 from qcore.methods import InputStats, Method, Scaling
 from qcore.qweight import QWeight
+from qcore.report import QuantizationReport
 
 __all__ = ["Block", "Emit", "Group", "stages_of"]
 
@@ -44,14 +45,17 @@ class Block:
         emit: Emit,
         weights: Weights,
         sequential: bool,
+        report: QuantizationReport,
     ) -> None:
         self.model, self.prefix, self.runs = model, prefix, runs
         self.method, self.emit, self.weights, self.sequential = method, emit, weights, sequential
+        self.report = report
         dot = prefix + "." if prefix else ""
         self.formats = {n: f for n, f in formats.items() if n.startswith(dot)}
         self.linears = {n: linear_named(model, n) for n in self.formats}
         # Of layers whose input scale nothing absorbed. Until they are quantized they compute as they did.
         self.divisors: dict[str, Tensor] = {}
+        self.once = bool(prefix)  # no layer is called twice; not known of a whole model, see also _trace
 
     def quantize(self) -> None:
         if not self.formats:
@@ -74,6 +78,8 @@ class Block:
     def _quantize_one(self, name: str, stats: InputStats) -> None:
         linear, divisor = self.linears[name], self.divisors.get(name)
         w, dtype = self._weight(name), self._stored(linear)
+        if stats.tokens == 0:
+            self.report.without_tokens.append(name)
         q = quantize_linear(name, w, stats, self.formats[name], self.method, dtype)
         if divisor is not None:
             q = q.with_inputs(divisor=divisor)
@@ -84,21 +90,19 @@ class Block:
     def _trace(self) -> list[Group]:
         """Runs one batch and groups the layers by the tensor that they read, in order of execution."""
         block = self.model.get_submodule(self.prefix)
-        by_input: dict[int, Group] = {}
+        inputs: dict[str, list[int]] = {}  # of each layer, in order of execution
+        producers: dict[str, list[nn.Module]] = {}
         made_by: dict[int, nn.Module] = {}
         order: list[nn.Module] = []
         alive: list[Tensor] = []  # so that no id is used twice
         names: dict[nn.Module, str] = {module: name for name, module in self.linears.items()}
 
         def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            if any(names[module] in group.names for group in by_input.values()):
-                return  # used twice: it stays with its first input
-            x = input_of(args, kwargs)
+            x, name = input_of(args, kwargs), names[module]
             alive.append(x)
-            if id(x) not in by_input:
-                norm = [made_by[id(x)]] if id(x) in made_by else []
-                by_input[id(x)] = Group([], norm + order[::-1])
-            by_input[id(x)].names.append(names[module])
+            inputs.setdefault(name, []).append(id(x))
+            norm = [made_by[id(x)]] if id(x) in made_by else []
+            producers.setdefault(name, norm + order[::-1])
 
         def after(module: nn.Module, args: object, out: object) -> None:
             if isinstance(out, Tensor):
@@ -116,6 +120,10 @@ class Block:
         finally:
             for handle in handles:
                 handle.remove()
+        self.once &= all(len(seen) == 1 for seen in inputs.values())
+        by_input: dict[tuple[int, ...], Group] = {}  # of layers that are called several times, all of them
+        for name, seen in inputs.items():
+            by_input.setdefault(tuple(seen), Group([], producers[name])).names.append(name)
         groups = list(by_input.values())
         reached = {name for group in groups for name in group.names}
         return groups + [Group([name], []) for name in self.formats if name not in reached]
@@ -125,7 +133,7 @@ class Block:
         first = [self.linears[group.names[0]] for group in groups]
         readers = [{self.linears[n]: self.formats[n] for n in group.names} for group in groups]
         stats = [new_stats(each, self.method) for each in readers]
-        with Observer(dict(zip(first, stats, strict=True))) as observer, torch.no_grad():
+        with Observer(dict(zip(first, stats, strict=True)), self.once) as observer, torch.no_grad():
             for run in self.runs:
                 observer.run(run)
         for group, seen in zip(groups, stats, strict=True):

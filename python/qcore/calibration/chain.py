@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from qcore.qweight import QWeight
 
@@ -135,6 +135,8 @@ class BlockCalls:
 
 def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch]) -> BlockCalls | None:
     """Runs the model with its blocks replaced by recorders; None if it is no simple chain of blocks."""
+    if not _once_and_hidden_only(model, names, batches[0]):
+        return None
     for tuples in (False, True):
         calls = BlockCalls(list(names), tuples, rest=[[] for _ in names])
         try:
@@ -144,6 +146,35 @@ def record_calls(model: nn.Module, names: Sequence[str], batches: Sequence[Batch
         except _NoChain:
             continue
     return None
+
+
+def _once_and_hidden_only(model: nn.Module, names: Sequence[str], batch: Batch) -> bool:
+    """Whether the float model calls each block once, for nothing but a hidden state. Of a model whose blocks
+    are not in memory that is not seen, and believed."""
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return True
+    outs: list[Any] = []  # all of them, so that no id is used twice
+    extras: set[int] = set()
+    carried = False
+
+    def before(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        nonlocal carried
+        carried |= any(id(leaf) in extras for leaf in tree_leaves((args, kwargs)))
+
+    def after(_module: nn.Module, _args: Any, out: Any) -> None:
+        outs.append(out)
+        rest = () if isinstance(out, Tensor) else out[1:]
+        extras.update(id(leaf) for leaf in tree_leaves(rest) if isinstance(leaf, Tensor))
+
+    blocks = [model.get_submodule(name) for name in names]
+    hooks = [block.register_forward_pre_hook(before, with_kwargs=True) for block in blocks]
+    hooks += [block.register_forward_hook(after) for block in blocks]
+    try:
+        run_whole(model, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return len(outs) <= len(names) and not carried
 
 
 def _record(model: nn.Module, calls: BlockCalls, batch: Batch) -> None:
@@ -175,7 +206,7 @@ def _record(model: nn.Module, calls: BlockCalls, batch: Batch) -> None:
             run_whole(model, batch)
         except Stop:
             return
-        except (TypeError, IndexError, AttributeError) as error:
+        except (TypeError, IndexError, AttributeError, ValueError) as error:
             raise _NoChain from error  # how models fail on an output of the wrong kind
     raise _NoChain  # the last block was never reached
 
@@ -199,7 +230,30 @@ def run_whole(model: nn.Module, batch: Batch) -> Any:
     arguments = _moved(dict(batch), device_of(model))
     if hasattr(getattr(model, "config", None), "use_cache"):
         arguments["use_cache"] = False
-    return model(**arguments)
+    with _without_caches(model):
+        return model(**arguments)
+
+
+@contextmanager
+def _without_caches(model: nn.Module) -> Iterator[None]:
+    """Composite models keep what decides about caches in the configurations of their parts."""
+    configs: dict[int, Any] = {}
+    waiting = [
+        config for module in model.modules() if (config := getattr(module, "config", None)) is not None
+    ]
+    while waiting:
+        config = waiting.pop()
+        if id(config) not in configs and hasattr(config, "to_dict"):
+            configs[id(config)] = config
+            waiting += [part for part in vars(config).values() if hasattr(part, "to_dict")]
+    on = [config for config in configs.values() if getattr(config, "use_cache", False)]
+    for config in on:
+        config.use_cache = False
+    try:
+        yield
+    finally:
+        for config in on:
+            config.use_cache = True
 
 
 def device_of(module: nn.Module) -> torch.device | None:

@@ -23,6 +23,7 @@ from qcore.calibration.one_layer import quantize_linear
 from qcore.formats import Format
 from qcore.methods import InputStats, Method
 from qcore.progress import track
+from qcore.report import QuantizationReport
 from qcore.schemes import is_static
 
 __all__ = ["calibrate", "needs_calibration"]
@@ -41,6 +42,7 @@ def calibrate(
     emit: Emit,
     weights: Weights | None = None,
     sequential: bool = True,
+    report: QuantizationReport | None = None,
 ) -> None:
     """Quantizes the named linear layers, block after block.
 
@@ -54,13 +56,17 @@ def calibrate(
         sequential: inside a block, measure a layer's inputs only once the layers before it are quantized
             (one pass over the block per group of layers that share an input, instead of one in all).
             AWQ around plain rounding, and rounding with static input scales, always measure once.
+        report: is told which layers no token reached.
     """
     weights = weights or Weights(model)
+    report = QuantizationReport() if report is None else report
 
     def quantize_alone(name: str, stats: InputStats | None) -> None:
         with weights.loaded(name):
             w, dtype = linear_named(model, name).weight.detach(), weights.stored_dtype(name, "weight")
             stats = None if stats is None else stats.to(w.device)
+            if stats is not None and stats.tokens == 0:
+                report.without_tokens.append(name)
             emit(name, quantize_linear(name, w, stats, formats[name], method, dtype))
 
     if not needs_calibration(method, formats.values()):
@@ -79,12 +85,12 @@ def calibrate(
             )
         with weights.loaded(""):
             whole = [_whole_model(model, batch) for batch in batches]
-            Block(model, "", formats, whole, method, emit, weights, sequential).quantize()
+            Block(model, "", formats, whole, method, emit, weights, sequential, report).quantize()
         return
     for index, name in enumerate(track(names, "quantizing blocks")):
         with weights.loaded(name):
             runs = [_one_block(model, calls, index, b, batch) for b, batch in enumerate(batches)]
-            Block(model, name, formats, runs, method, emit, weights, sequential).quantize()
+            Block(model, name, formats, runs, method, emit, weights, sequential, report).quantize()
             for b in range(len(batches)):
                 calls.hidden[b] = calls.run(model, index, b)
                 calls.rest[index][b] = ((), {})

@@ -24,11 +24,11 @@ class Run:
 
 
 class Observer:
-    """Adds the inputs of the given layers to their statistics. A run ends early, by the exception Stop, once
-    it has reached all of them."""
+    """Adds the inputs of the given layers to their statistics, of every call. Where layers are called `once`
+    at most, a run ends early, by the exception Stop, when it has reached all of them."""
 
-    def __init__(self, stats: Mapping[nn.Linear, InputStats]) -> None:
-        self.stats = stats
+    def __init__(self, stats: Mapping[nn.Linear, InputStats], once: bool = False) -> None:
+        self.stats, self.once = stats, once
         self.mask: Tensor | None = None
         self.waiting: set[nn.Module] = set()
 
@@ -49,7 +49,7 @@ class Observer:
         assert isinstance(module, nn.Linear)
         self.stats[module].add(input_of(args, kwargs), self.mask)
         self.waiting.discard(module)
-        if not self.waiting:
+        if self.once and not self.waiting:
             raise Stop
 
 
