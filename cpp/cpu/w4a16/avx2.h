@@ -55,8 +55,8 @@ QCORE_INLINE Floats16 field(Ints16 a) {
   if constexpr (bits <= 3) {
     const Ints16 index = shift_right<shift>(a);
     const __m256 table = _mm256_load_ps(bits == 3 ? kSigned3 : kSigned2);
-    return {_mm256_permutevar8x32_ps(table, index.lo.v),
-            _mm256_permutevar8x32_ps(table, index.hi.v)};
+    return {{_mm256_permutevar8x32_ps(table, index.lo.v)},
+            {_mm256_permutevar8x32_ps(table, index.hi.v)}};
   } else if constexpr (bits == 4 && shift < 16) {
     return {field_in_mantissa<bits, shift>(a.lo), field_in_mantissa<bits, shift>(a.hi)};
   } else {
