@@ -9,8 +9,9 @@ from torch import nn
 import tiny
 from qcore import QLinear, quantize
 from qcore.calibration.block import Group, stages_of
-from qcore.calibration.chain import find_blocks, record_calls
 from qcore.calibration.layers import calibrate
+from qcore.calibration.passes import Passes, no_caches
+from qcore.calibration.stacks import find_blocks
 from qcore.formats import IntGroup
 from qcore.linears import linear_names
 from qcore.methods import Awq, Gptq, InputStats, Rtn
@@ -287,18 +288,20 @@ def test_blocks_on_their_own_are_the_model() -> None:
         model = tiny.make_model(name)
         names = find_blocks(model, linear_names(model))
         assert len(names) == model.config.num_hidden_layers, name
-        with torch.no_grad():
-            calls = record_calls(model, names, [{"input_ids": tiny.tokens()}])
-            assert calls is not None, name
+        with torch.no_grad(), no_caches(model):
             last: list[torch.Tensor] = []
             handle = model.get_submodule(names[-1]).register_forward_hook(
                 lambda module, args, out, last=last: last.append(out[0] if isinstance(out, tuple) else out)
             )
             tiny.logits(model, tiny.tokens())
             handle.remove()
-            for index in range(len(names)):
-                calls.hidden[0] = calls.run(model, index, 0)
-        torch.testing.assert_close(calls.hidden[0], last[0], msg=name)
+            passes = Passes(model, [{"input_ids": tiny.tokens()}])
+            for part, (call,) in passes.stopping_at(names):
+                looked = call.look()
+                if part != names[-1]:
+                    call.finish()
+        looked = looked[0] if isinstance(looked, tuple) else looked
+        torch.testing.assert_close(looked, last[0], msg=name)
 
 
 class NoBlocks(nn.Module):

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from qcore.calibration.chain import find_blocks
+from qcore.calibration.stacks import find_blocks
 from qcore.ends import Ends, Table, choose_ends
 from qcore.formats import Format
-from qcore.linears import gates, holds_experts, linear_names, matrix_shape
+from qcore.linears import gates, holds_experts, linear_names, matrix_shape, never_called
 from qcore.models import head_name
 from qcore.report import VECTOR, LeftOut, QuantizationReport
 from qcore.schemes import Layer, Rule, Scheme
@@ -55,7 +55,7 @@ def choose_formats(
     apart: Collection[str] = (),
 ) -> Choice:
     """The format of each layer to quantize: of all linear layers but those ignored, what the scheme says.
-    Gates and routers (`qcore.linears.gates`) stay as they are.
+    Gates and routers (`qcore.linears.gates`), and layers that are never called, stay as they are.
 
     A layer whose rows are no whole groups, or blocks, of its format gets the nearest format that fits; if
     there is none, it stays as it is.
@@ -81,6 +81,8 @@ def choose_formats(
     reasons: dict[str, tuple[str, bool]] = {
         name: (why, False) for name, why in gates(model, names).items() if name != head
     }
+    report.not_called = never_called(model, names)
+    reasons |= dict.fromkeys(report.not_called, ("its weight is read, it is never called", False))
     for name in names:
         if name in tied:
             continue

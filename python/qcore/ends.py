@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from qcore.calibration.chain import Weights
 from qcore.calibration.one_layer import quantize_linear
+from qcore.calibration.weights import Weights
 from qcore.formats import Format, IntGroup
 from qcore.linears import is_linear
 from qcore.methods import Rtn

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qcore.calibration.chain import Weights
 from qcore.calibration.one_layer import check_finite
+from qcore.calibration.weights import Weights
 from qcore.checkpoints.pretrained import save_as_quantized
 from qcore.checkpoints.sink import Sink
 from qcore.checkpoints.store import Destination

@@ -6,10 +6,13 @@ does is one, and one that adds something of its own is not.
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -29,6 +32,7 @@ __all__ = [
     "linear_names",
     "make_linear",
     "matrix_shape",
+    "never_called",
 ]
 
 
@@ -128,6 +132,32 @@ def holds_experts(module: nn.Module, parameter: Tensor) -> bool:
     """Whether a parameter of a module is a stack of matrices, one for each expert."""
     matrices = parameter.dim() == 3 and min(parameter.shape) > 1
     return matrices and not isinstance(module, nn.modules.conv._ConvNd)
+
+
+def never_called(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the linear layers whose owner reads their weight and does not call them, as the code of its
+    class says (`dt_proj` of Mamba, `out_proj` of `nn.MultiheadAttention`): their place is in a product of the
+    owner's own."""
+    found = []
+    for name in names:
+        owner, _, leaf = name.rpartition(".")
+        code = _code_of(type(model.get_submodule(owner)))  # type: ignore[arg-type]
+        if re.search(rf"\bself\.{leaf}\.weight\b", code) and not re.search(rf"\bself\.{leaf}\(", code):
+            found.append(name)
+    return found
+
+
+@cache
+def _code_of(kind: type) -> str:
+    """The source of a class and of those that it is derived from, up to `nn.Module`; empty where it is not
+    there."""
+    code = ""
+    for base in kind.__mro__:
+        if base in (nn.Module, object):
+            continue
+        with suppress(OSError, TypeError):
+            code += inspect.getsource(base)
+    return code
 
 
 def gates(model: nn.Module, names: Iterable[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qcore.calibration.chain import Batch
+from qcore.calibration.data import Batch, calibration_batches
 from qcore.calibration.layers import calibrate, needs_calibration
 from qcore.checkpoints.containers import CONTAINERS
 from qcore.checkpoints.saving import SHARD_BYTES
@@ -29,7 +29,7 @@ from qcore.report import QuantizationReport
 from qcore.schemes import Scheme, parse_rules
 from qcore.text import Sequences, TokenizerOf, forward_calls
 
-__all__ = ["calibration_batches", "quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
+__all__ = ["quantize", "quantize_checkpoint", "quantize_folder", "quantize_gguf"]
 
 Calibration = str | os.PathLike[str] | Tensor | Batch | Sequences | Iterable[Any] | None
 
@@ -280,8 +280,6 @@ def _run(
         round_tables(destination.tables, weights)
         if formats:
             calibrate(model, formats, batches, method, weights.emit, weights, sequential, report)
-        for name in report.not_called:
-            report.leave(name, "never called")
         weights.finish()
         sink.finish()
     return report
@@ -294,50 +292,3 @@ def _batches(
         return calibration_batches(calibration, model)
     calls, report.calibration = forward_calls(calibration, model, tokenizer)
     return calibration_batches(calls, model)
-
-
-def calibration_batches(
-    calibration: Tensor | Iterable[Tensor | Batch] | None, model: nn.Module
-) -> list[Batch]:
-    """Forward calls from what a user may pass; token ids are cut into batches of a few sequences."""
-    if calibration is None:
-        raise ValueError(
-            "calibration: this method needs token ids to calibrate on, got None; so do static input scales"
-        )
-    if isinstance(calibration, Tensor):
-        ids = calibration[None] if calibration.dim() == 1 else calibration
-        _check_ids(ids, model)
-        return [{"input_ids": part} for part in ids.split(max(1, 4096 // ids.shape[1]))]
-    if isinstance(calibration, Mapping):
-        calibration = [calibration]
-    batches: list[Batch] = []
-    for item in calibration:
-        if isinstance(item, Tensor):
-            item = {"input_ids": item[None] if item.dim() == 1 else item}
-        if not isinstance(item, Mapping):
-            raise ValueError(
-                f"calibration: expected token ids or keyword arguments of forward, got a "
-                f"{type(item).__name__}"
-            )
-        if isinstance(item.get("input_ids"), Tensor):
-            _check_ids(item["input_ids"], model)
-        batches.append(item)
-    if not batches:
-        raise ValueError("calibration: expected at least one sequence of tokens, got none")
-    return batches
-
-
-def _check_ids(ids: Tensor, model: nn.Module) -> None:
-    if ids.dim() != 2 or ids.is_floating_point():
-        raise ValueError(
-            f"calibration: expected integer token ids [sequences, T], got {ids.dtype} {tuple(ids.shape)}"
-        )
-    if ids.numel() == 0:
-        raise ValueError("calibration: expected at least one sequence of tokens, got none")
-    try:
-        size = getattr(model.get_input_embeddings(), "num_embeddings", None)  # type: ignore[operator]
-    except (AttributeError, NotImplementedError):  # models of several inputs do not say
-        size = None
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or (size is not None and high >= size):
-        raise ValueError(f"calibration: expected token ids of 0 to {size}, exclusive, got {low} to {high}")

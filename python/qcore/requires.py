@@ -8,7 +8,17 @@ from contextlib import contextmanager
 __all__ = ["MODELS", "MissingPackage", "models_for"]
 
 MODELS = frozenset(
-    {"accelerate", "gguf", "huggingface_hub", "jinja2", "rich", "tokenizers", "transformers", "typer"}
+    {
+        "accelerate",
+        "gguf",
+        "greenlet",
+        "huggingface_hub",
+        "jinja2",
+        "rich",
+        "tokenizers",
+        "transformers",
+        "typer",
+    }
 )
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
-from qcore.calibration.chain import Weights
 from qcore.calibration.folding import find_fold
 from qcore.calibration.observer import Observer, Run, input_of, linear_named, new_stats
 from qcore.calibration.one_layer import quantize_linear
+from qcore.calibration.tokens import Tokens
+from qcore.calibration.weights import Weights
 from qcore.formats import Format
 from qcore.methods import InputStats, Method, Scaling
 from qcore.qweight import QWeight
-from qcore.report import QuantizationReport
 
 __all__ = ["Block", "Emit", "Group", "stages_of"]
 
@@ -41,21 +42,21 @@ class Block:
         prefix: str,
         formats: Mapping[str, Format],
         runs: Sequence[Run],
+        tokens: Tokens,
         method: Method,
         emit: Emit,
         weights: Weights,
         sequential: bool,
-        report: QuantizationReport,
     ) -> None:
-        self.model, self.prefix, self.runs = model, prefix, runs
+        self.model, self.prefix, self.runs, self.tokens = model, prefix, runs, tokens
         self.method, self.emit, self.weights, self.sequential = method, emit, weights, sequential
-        self.report = report
         dot = prefix + "." if prefix else ""
         self.formats = {n: f for n, f in formats.items() if n.startswith(dot)}
         self.linears = {n: linear_named(model, n) for n in self.formats}
+        self.again = False  # a run calls some layer more than once
         # Of layers whose input scale nothing absorbed. Until they are quantized they compute as they did.
         self.divisors: dict[str, Tensor] = {}
-        self.once = bool(prefix)  # no layer is called twice; not known of a whole model, see also _trace
+        self.without_tokens: list[str] = []
 
     def quantize(self) -> None:
         if not self.formats:
@@ -79,7 +80,7 @@ class Block:
         linear, divisor = self.linears[name], self.divisors.get(name)
         w, dtype = self._weight(name), self._stored(linear)
         if stats.tokens == 0:
-            self.report.without_tokens.append(name)
+            self.without_tokens.append(name)
         q = quantize_linear(name, w, stats, self.formats[name], self.method, dtype)
         if divisor is not None:
             q = q.with_inputs(divisor=divisor)
@@ -90,19 +91,24 @@ class Block:
     def _trace(self) -> list[Group]:
         """Runs one batch and groups the layers by the tensor that they read, in order of execution."""
         block = self.model.get_submodule(self.prefix)
-        inputs: dict[str, list[int]] = {}  # of each layer, in order of execution
-        producers: dict[str, list[nn.Module]] = {}
+        by_input: dict[int, Group] = {}
         made_by: dict[int, nn.Module] = {}
         order: list[nn.Module] = []
         alive: list[Tensor] = []  # so that no id is used twice
         names: dict[nn.Module, str] = {module: name for name, module in self.linears.items()}
+        shared: set[str] = set()
 
         def before(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-            x, name = input_of(args, kwargs), names[module]
+            if any(names[module] in group.names for group in by_input.values()):
+                self.again = True  # it stays with its first input, which is then not its only one
+                shared.add(names[module])
+                return
+            x = input_of(args, kwargs)
             alive.append(x)
-            inputs.setdefault(name, []).append(id(x))
-            norm = [made_by[id(x)]] if id(x) in made_by else []
-            producers.setdefault(name, norm + order[::-1])
+            if id(x) not in by_input:
+                norm = [made_by[id(x)]] if id(x) in made_by else []
+                by_input[id(x)] = Group([], norm + order[::-1])
+            by_input[id(x)].names.append(names[module])
 
         def after(module: nn.Module, args: object, out: object) -> None:
             if isinstance(out, Tensor):
@@ -120,11 +126,12 @@ class Block:
         finally:
             for handle in handles:
                 handle.remove()
-        self.once &= all(len(seen) == 1 for seen in inputs.values())
-        by_input: dict[tuple[int, ...], Group] = {}  # of layers that are called several times, all of them
-        for name, seen in inputs.items():
-            by_input.setdefault(tuple(seen), Group([], producers[name])).names.append(name)
-        groups = list(by_input.values())
+        groups = []
+        for group in by_input.values():  # a layer that has other inputs too has statistics of its own
+            alone = [name for name in group.names if name in shared]
+            if rest := [name for name in group.names if name not in shared]:
+                groups.append(Group(rest, [] if alone else group.producers))
+            groups += [Group([name], []) for name in alone]
         reached = {name for group in groups for name in group.names}
         return groups + [Group([name], []) for name in self.formats if name not in reached]
 
@@ -133,7 +140,11 @@ class Block:
         first = [self.linears[group.names[0]] for group in groups]
         readers = [{self.linears[n]: self.formats[n] for n in group.names} for group in groups]
         stats = [new_stats(each, self.method) for each in readers]
-        with Observer(dict(zip(first, stats, strict=True)), self.once) as observer, torch.no_grad():
+        names = dict(zip(first, (group.names[0] for group in groups), strict=True))
+        observer = Observer(
+            dict(zip(first, stats, strict=True)), names, self.tokens, self._owners(names.values()), self.again
+        )
+        with observer, torch.no_grad():
             for run in self.runs:
                 observer.run(run)
         for group, seen in zip(groups, stats, strict=True):
@@ -141,6 +152,17 @@ class Block:
                 raise ValueError(f"{group.names[0]}: calibration gives this layer NaN or infinity as input")
         divisors = [self.divisors.get(group.names[0]) for group in groups]
         return [s if d is None else s.divided_by(d) for s, d in zip(stats, divisors, strict=True)]
+
+    def _owners(self, names: Iterable[str]) -> list[nn.Module]:
+        """The modules around layers whose rows were gathered from those of others."""
+        owners: dict[nn.Module, None] = {}
+        for name in names:
+            if self.tokens.places.get(name, ("", ""))[1] == "gathered":
+                path = name.split(".")
+                above = (".".join(path[:depth]) for depth in range(1, len(path)))
+                inner = [owner for owner in above if owner.startswith(f"{self.prefix}.")]
+                owners |= {self.model.get_submodule(owner): None for owner in inner}
+        return list(owners)
 
     def _scale(
         self, groups: Sequence[Group], stats: Sequence[InputStats], scaling: Scaling
@@ -182,8 +204,7 @@ class Block:
     def _sample(self) -> Tensor:
         """The block's output on the first batch."""
         out = self.runs[0].call()
-        assert isinstance(out, Tensor)
-        return out
+        return next(leaf for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor))
 
     def _stored(self, module: nn.Module) -> torch.dtype:
         """The dtype in which the module's weight is kept outside this block's float32 work."""

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
 from qcore.calibration.block import Block, Emit
-from qcore.calibration.chain import (
-    Batch,
-    BlockCalls,
-    Weights,
-    find_blocks,
-    record_calls,
-    run_after_blocks,
-    run_whole,
-)
-from qcore.calibration.observer import Observer, Run, linear_named, mask_of, new_stats
+from qcore.calibration.data import Batch
+from qcore.calibration.observer import Run, linear_named, new_stats
 from qcore.calibration.one_layer import quantize_linear
+from qcore.calibration.passes import Call, Passes, no_caches
+from qcore.calibration.plan import Plan, make_plan
+from qcore.calibration.stacks import find_blocks
+from qcore.calibration.tokens import Around, masks_of
+from qcore.calibration.weights import Weights
 from qcore.formats import Format
 from qcore.methods import InputStats, Method
 from qcore.progress import track
@@ -56,67 +52,71 @@ def calibrate(
         sequential: inside a block, measure a layer's inputs only once the layers before it are quantized
             (one pass over the block per group of layers that share an input, instead of one in all).
             AWQ around plain rounding, and rounding with static input scales, always measure once.
-        report: is told which layers no token reached.
+        report: is told of layers that no token reached, and of padding that could not be told apart.
     """
-    weights = weights or Weights(model)
-    report = QuantizationReport() if report is None else report
+    weights, report = weights or Weights(model), report or QuantizationReport()
 
     def quantize_alone(name: str, stats: InputStats | None) -> None:
-        with weights.loaded(name):
-            w, dtype = linear_named(model, name).weight.detach(), weights.stored_dtype(name, "weight")
-            stats = None if stats is None else stats.to(w.device)
-            if stats is not None and stats.tokens == 0:
-                report.without_tokens.append(name)
-            emit(name, quantize_linear(name, w, stats, formats[name], method, dtype))
+        w, dtype = linear_named(model, name).weight.detach(), weights.stored_dtype(name, "weight")
+        stats = None if stats is None else stats.to(w.device)
+        q = quantize_linear(name, w, stats, formats[name], method, dtype)
+        linear_named(model, name).weight = nn.Parameter(q.dequantize(), requires_grad=False)
+        emit(name, q)
+
+    def without_calls(names: Sequence[str]) -> None:
+        for name in track(names, "quantizing layers"):
+            with weights.loaded(name):
+                stats = None
+                if needs_calibration(method, [formats[name]]):
+                    stats = new_stats({linear_named(model, name): formats[name]}, method)
+                quantize_alone(name, stats)
 
     if not needs_calibration(method, formats.values()):
-        for name in track(list(formats), "quantizing layers"):
-            quantize_alone(name, None)
+        without_calls(list(formats))
         return
-    names = find_blocks(model, formats)
-    weights.prepare(names)
-    calls = record_calls(model, names, batches) if names else None
-    if calls is None:
-        if names:
+    with no_caches(model):
+        plan = make_plan(model, list(formats), batches, weights)
+        if plan.parts == [""] and find_blocks(model, formats):
             warnings.warn(
                 f"{type(model).__name__} is no simple chain of blocks; it is calibrated as a whole, which "
                 f"takes the memory of the whole model in float32",
                 stacklevel=2,
             )
-        with weights.loaded(""):
-            whole = [_whole_model(model, batch) for batch in batches]
-            Block(model, "", formats, whole, method, emit, weights, sequential, report).quantize()
-        return
-    for index, name in enumerate(track(names, "quantizing blocks")):
-        with weights.loaded(name):
-            runs = [_one_block(model, calls, index, b, batch) for b, batch in enumerate(batches)]
-            Block(model, name, formats, runs, method, emit, weights, sequential, report).quantize()
-            for b in range(len(batches)):
-                calls.hidden[b] = calls.run(model, index, b)
-                calls.rest[index][b] = ((), {})
-    outside = [n for n in formats if not any(n.startswith(b + ".") for b in names)]
-    if outside:
-        stats = {(m := linear_named(model, n)): new_stats({m: formats[n]}, method) for n in outside}
-        with Observer(stats) as observer:
-            for batch, hidden in zip(batches, calls.hidden, strict=True):
-                observer.run(Run(partial(run_after_blocks, model, calls, batch, hidden), mask_of(batch)))
-        for name in formats:
-            if (linear := linear_named(model, name)) in stats:
-                quantize_alone(name, stats[linear])
+        masks = [masks_of(model, batch) for batch in batches]
+        passes = Passes(model, batches)
+        steps = passes.stopping_at(plan.parts)
+        for _ in track(plan.parts, "quantizing blocks"):
+            part, calls = next(steps)
+            with weights.loaded(part):
+                if part in formats:
+                    quantize_alone(part, _seen(model, part, calls, plan, masks, formats[part], method))
+                else:
+                    runs = [Run(call.look, call.input, masks[call.batch]) for call in calls]
+                    inner = {n: f for n, f in formats.items() if n not in plan.never}
+                    block = Block(model, part, inner, runs, plan.tokens, method, emit, weights, sequential)
+                    block.quantize()
+                    report.without_tokens += block.without_tokens
+                if part != plan.parts[-1]:
+                    for call in calls:
+                        call.finish()
+        next(steps, None)
+        without_calls(plan.never)
+    report.without_tokens += plan.never
+    report.padding_counted += sorted(plan.tokens.unknown)
 
 
-def _one_block(model: nn.Module, calls: BlockCalls, block: int, index: int, batch: Batch) -> Run:
-    return Run(lambda: calls.run(model, block, index), mask_of(batch))
-
-
-def _whole_model(model: nn.Module, batch: Batch) -> Run:
-    floats = {
-        k: v.float() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in batch.items()
-    }
-
-    def run() -> Tensor:
-        out = run_whole(model, floats)
-        first: Tensor = out if isinstance(out, Tensor) else out[0]
-        return first
-
-    return Run(run, mask_of(batch))
+def _seen(
+    model: nn.Module,
+    name: str,
+    calls: Sequence[Call],
+    plan: Plan,
+    masks: Sequence[Mapping[str, object]],
+    format: Format,
+    method: Method,
+) -> InputStats:
+    """What the calls of a layer that is a part of its own give it as input."""
+    stats = new_stats({linear_named(model, name): format}, method)
+    for call in calls:
+        x = call.input()
+        stats.add(x, plan.tokens.keep(name, x, Around(masks[call.batch])))  # type: ignore[arg-type]
+    return stats

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from qcore.calibration.chain import Weights
+from qcore.calibration.weights import Weights
 from qcore.checkpoints.containers import expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.checkpoints.sink import Sink
@@ -135,6 +135,8 @@ class StreamedWeights(Weights):
         self.checkpoint, self.stored = source.checkpoint, source.stored
         self.rename = renamer(source.model)
         self.done: set[str] = set()
+        self.inside: set[str] = set()  # parameters of the parts that are worked on
+        self.widened: set[str] = set()  # parameters outside of them that are in another dtype than stored
         self.emitted: set[str] = set()  # of what rules of transformers make, by the model's names
 
     def emit(self, name: str, weight: QWeight) -> None:
@@ -159,11 +161,18 @@ class StreamedWeights(Weights):
         self.done.add(key)
 
     def prepare(self, blocks: Sequence[str]) -> None:
-        inside = tuple(f"{name}." for name in blocks)
+        inside = tuple(f"{name}." for name in blocks if name)
+        self.inside = {name for name, _ in self.model.named_parameters() if name.startswith(inside)}
         buffers = {name for name, _ in self.model.named_buffers()}
         for name in (*self.stored, *self.source.merges):
             if name in buffers or not name.startswith(inside):
                 self._fill(name)
+        outside = {name: p for name, p in self.model.named_parameters() if name not in self.inside}
+        if len({p.dtype for p in outside.values() if p.is_floating_point()}) > 1:
+            # What transformers brings to one dtype when it loads the model does not compute together.
+            self.widened = {name for name, p in outside.items() if p.dtype != torch.float32}
+            for name in self.widened:
+                outside[name].data = outside[name].data.float()
         tie_weights(self.model, self.stored)
 
     def _fill(self, name: str) -> None:
@@ -171,15 +180,22 @@ class StreamedWeights(Weights):
 
     def load(self, prefix: str) -> None:
         for name, parameter in self._parameters(prefix):
-            if parameter.is_meta:
+            if parameter.is_meta or name in self.widened:
                 self._fill(name)
+                self.widened.discard(name)
         super().load(prefix)
+
+    def leave(self, prefix: str) -> None:
+        super().release(prefix)
+        for name, _ in self._parameters(prefix):
+            if name in self.inside and name not in self.source.computed:
+                set_tensor(self.model, name, None)
 
     def release(self, prefix: str) -> None:
         super().release(prefix)
         for name, parameter in self._parameters(prefix):
             key = self.stored.get(name)  # what is made of others is copied in the end, as it was
-            if key is not None and key not in self.done:
+            if key is not None and key not in self.done and self.rename(key) == name:
                 transposed = name in self.source.transposed
                 self.sink.keep(key, parameter.data.T if transposed else parameter.data)
                 self.done.add(key)
