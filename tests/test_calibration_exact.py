@@ -219,7 +219,7 @@ def decoder_rows(layer: str, x: Tensor, batch: Mapping[str, Tensor]) -> Tensor |
         return None
     if x.shape[:2] == mask.shape:
         return mask.bool()
-    return mask.bool().reshape(x.shape[:-1]) if x.shape[:-1].numel() == mask.numel() else None
+    return mask.bool().flatten() if x.shape[:-1] == (mask.numel(),) else None
 
 
 def seq2seq_rows(layer: str, x: Tensor, batch: Mapping[str, Tensor]) -> Tensor | None:
@@ -511,7 +511,7 @@ def quiet(model: nn.Module, data: Any) -> None:
 
 def test_caches_end_with_the_call_and_configurations_are_what_they_were() -> None:
     """Those of the parts of a composite model decide."""
-    model, make = other_model("llava")
+    model, _ = other_model("llava")
     batches = [ids_of(2), ids_of(3)]  # no image: nothing reaches the vision tower
     report = check(model, batches, True, lambda layer, x, batch: None)
     assert model.config.text_config.use_cache

@@ -82,7 +82,7 @@ def test_streaming_gives_the_same_bytes_as_in_memory(method: str, tmp_path: Path
 
     for name in ("llama", "qwen2"):
         write_model(name, tmp_path / name)
-        chosen = _method(method, 0.01, True, True)
+        chosen = _method(method, {"damping": 0.01, "act_order": True, "search": True})
         out = tmp_path / f"{name}-out"
         quantize_folder(tmp_path / name, out, "W3A16_ASYM", chosen, tiny.tokens(), group_size=32)
         model = quantize(load(tmp_path / name), "W3A16_ASYM", chosen, tiny.tokens(), group_size=32)

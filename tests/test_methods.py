@@ -299,3 +299,17 @@ def test_methods_by_name() -> None:
         ValueError, match="method: expected one of rtn, imatrix, gptq, awq, awq\\+gptq, got 'x'"
     ):
         resolve_method("x")
+
+
+def test_a_method_of_ones_own_needs_no_dataclass() -> None:
+    class Own(Method):
+        name = "own"
+        needs_calibration = False
+
+        def quantize(self, w, stats, format, scale_dtype):  # type: ignore[no-untyped-def]
+            return Rtn().quantize(w, stats, format, scale_dtype)
+
+    method = Own()
+    assert resolve_method(method) is method
+    with pytest.raises(ValueError, match="damping: is no option of method own, which has none"):
+        resolve_method(method, damping=0.1)

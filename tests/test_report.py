@@ -151,16 +151,3 @@ def test_what_cannot_be_saved_is_known_at_once() -> None:
     model = tiny.make_model("llama")
     quantize(model, "W4A16", "rtn")
     assert model.qcore_report.unsavable == ""
-
-
-def test_a_layer_that_is_left_after_all() -> None:
-    model = tiny.make_model("llama")
-    quantize(model, "W4A16", "rtn", overrides=("k_proj=W8A16",))
-    report = model.qcore_report
-    before, names = report.quantized, [f"model.layers.{i}.self_attn.k_proj" for i in range(2)]
-    for name in names:
-        report.leave(name, "never called")
-    assert report.quantized == before - 2 * 32 * 64
-    assert "int8 g64 sym" not in report.formats
-    assert not any("int8" in what for what in report.narrowed)
-    assert {report.left_out[name].reason for name in names} == {"never called"}

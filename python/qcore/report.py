@@ -62,7 +62,6 @@ class QuantizationReport:
     quantized: int = 0
     left_out: dict[str, LeftOut] = field(default_factory=dict)
     unsavable: str = ""
-    _chosen: dict[str, tuple[str, str, int]] = field(default_factory=dict, repr=False)
 
     @property
     def share(self) -> float:
@@ -77,25 +76,10 @@ class QuantizationReport:
         Args:
             parameters: that count for the share.
         """
-        self._chosen[name] = (asked, got, parameters)
         self.quantized += parameters
         self.formats[got] = self.formats.get(got, 0) + 1
         if got != asked:
             self.narrowed.setdefault(f"{got} instead of {asked}", []).append(name)
-
-    def leave(self, name: str, reason: str) -> None:
-        """A layer that was chosen, and is left as it is after all."""
-        asked, got, parameters = self._chosen.pop(name)
-        self.quantized -= parameters
-        self.left_out[name] = LeftOut(parameters, reason)
-        self.formats[got] -= 1
-        if not self.formats[got]:
-            del self.formats[got]
-        if got != asked:
-            narrowed = self.narrowed[f"{got} instead of {asked}"]
-            narrowed.remove(name)
-            if not narrowed:
-                del self.narrowed[f"{got} instead of {asked}"]
 
     @property
     def warning(self) -> str | None:

@@ -69,6 +69,9 @@ def distinct(model: nn.Module, batch: Mapping[str, Any]) -> Probe:
     if not masks or not isinstance(ids, Tensor) or ids.dim() < 2:
         return Probe(batch, masks)
     limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    batch = _three_rows(batch, ids.shape[0])
+    ids = batch.get("input_ids", batch.get("inputs_embeds"))
+    masks = masks_of(model, batch)
     arguments = dict(batch)
     other = batch.get("decoder_input_ids", batch.get("labels"))
     lengths = [ids.shape[1]]
@@ -90,6 +93,19 @@ def distinct(model: nn.Module, batch: Mapping[str, Any]) -> Probe:
             if ours == decoder and isinstance(value, Tensor) and value.shape[:2] == (ids.shape[0], length):
                 arguments[name] = _longer(name, value, new)
     return Probe(arguments, masks_of(model, arguments))
+
+
+def _three_rows(batch: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+    """The batch with at least three sequences, so that twice a length is not their tokens; as it is where
+    not all of it is text."""
+    tensors = [value for value in batch.values() if isinstance(value, Tensor)]
+    if rows > 2 or any(value.shape[:1] != (rows,) or value.dim() > 2 for value in tensors):
+        return batch
+    at = torch.arange(3) % rows
+    return {
+        name: value[at.to(value.device)] if isinstance(value, Tensor) else value
+        for name, value in batch.items()
+    }
 
 
 def _longer(name: str, value: Tensor, length: int) -> Tensor:

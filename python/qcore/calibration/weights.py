@@ -50,8 +50,9 @@ class Weights:
 
     def load(self, prefix: str) -> None:
         kept = self._kept[prefix] = {}
+        first: dict[int, tuple[torch.dtype, torch.device]] = {}  # a tied tensor comes under several names
         for name, tensor in self._tensors(prefix):
-            kept[name] = (tensor.dtype, tensor.device)
+            kept[name] = first.setdefault(id(tensor), (tensor.dtype, tensor.device))
             dtype = torch.float32 if tensor.is_floating_point() else tensor.dtype
             tensor.data = tensor.data.to(self.device or tensor.device, dtype)
 

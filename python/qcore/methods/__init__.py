@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
@@ -51,7 +51,8 @@ def resolve_method(method: str | Method, **options: Any) -> Method:
 
 def _options(method: Method) -> list[str]:
     inner = getattr(method, "inner", None)
-    own = [field.name for field in fields(method) if field.name not in ("inner", "keeps_divisors")]  # type: ignore[arg-type]
+    declared: Any = fields(method) if is_dataclass(method) else ()  # somebody's own may be none
+    own = [field.name for field in declared if field.name not in ("inner", "keeps_divisors")]
     return own if inner is None else list(dict.fromkeys([*own, *_options(inner)]))
 
 
