@@ -219,7 +219,9 @@ def decoder_rows(layer: str, x: Tensor, batch: Mapping[str, Tensor]) -> Tensor |
         return None
     if x.shape[:2] == mask.shape:
         return mask.bool()
-    return mask.bool().flatten() if x.shape[:-1] == (mask.numel(),) else None
+    if "pos_" in layer:
+        return None  # relative positions, which may be as many
+    return mask.bool().reshape(x.shape[:-1]) if x.shape[:-1].numel() == mask.numel() else None
 
 
 def seq2seq_rows(layer: str, x: Tensor, batch: Mapping[str, Tensor]) -> Tensor | None:
