@@ -44,6 +44,7 @@ def test_calibrated_methods_beat_the_textbook(bits: int, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the quantized model cannot be saved")
 @pytest.mark.parametrize("scheme", ["Q2_K", "Q3_K"])
 def test_gptq_beats_imatrix_beats_rounding_on_the_grids_of_k_quants(scheme: str) -> None:
     calibration = token_chunks(MODEL, MODEL / "calibration.txt", 512, 32)

@@ -22,6 +22,7 @@ from qcore.checkpoints.gguf.load import GgufModel
 from qcore.checkpoints.gguf.reader import GgufFile
 from qcore.checkpoints.gguf.tokenizer_read import read_tokenizer
 from qcore.checkpoints.streamed import FolderSource
+from qcore.room import Room
 
 __all__ = ["gguf_source"]
 
@@ -76,6 +77,7 @@ class _GgufCheckpoint(Checkpoint):
         self.config = read_json(self.path / "config.json")
         self.quantization = {}
         self.files = dict.fromkeys(self.names, file.path)
+        self.room = Room(len(file.tensors), file.path.stat().st_size)
 
     def _write_folder(self, file: GgufFile) -> None:
         """Everything that a folder has beside its weights."""
