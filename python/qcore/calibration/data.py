@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Batch", "calibration_batches", "told"]
+__all__ = ["Batch", "calibration_batches", "position_limits", "told"]
 
 # Keyword arguments of one forward call of the model, e.g. {"input_ids": int64 [B, T]}.
 Batch = Mapping[str, Any]
@@ -49,9 +49,8 @@ def _with_decoder_input(index: int, batch: Batch, model: nn.Module) -> Batch:
     """For an encoder with a decoder, of which only the first was given something to read: the decoder reads
     the same text."""
     read = ("labels", "decoder_input_ids", "decoder_inputs_embeds")
-    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False) or any(
-        n in batch for n in read
-    ):
+    has_both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    if not has_both or any(name in batch for name in read):
         return batch
     if "decoder_input_ids" not in inspect.signature(model.forward).parameters:
         return batch
@@ -117,7 +116,7 @@ def _check_ids(name: str, ids: Tensor, model: nn.Module) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or (size is not None and high >= size):
         raise ValueError(f"calibration: expected token ids of 0 to {size}, exclusive, got {low} to {high}")
-    limit = min(_position_limits(model), default=None)
+    limit = min(position_limits(model), default=None)
     if limit is not None and ids.shape[1] > limit:
         raise ValueError(
             f"calibration: {name} has sequences of {ids.shape[1]} tokens; the model has positions for {limit}"
@@ -146,7 +145,7 @@ def _check_mask(name: str, mask: Tensor, ids: Tensor, index: int) -> None:
         raise ValueError(f"calibration: {mask_name} of item {index} excludes every token")
 
 
-def _position_limits(model: nn.Module) -> Iterator[int]:
+def position_limits(model: nn.Module) -> Iterator[int]:
     """How long a sequence may be, of each table of learned positions of tokens."""
     config = getattr(model, "config", None)
     parts = [config, *(v for v in vars(config).values() if hasattr(v, "to_dict"))] if config else []

@@ -23,7 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from qcore.calibration.data import Batch
 from qcore.requires import models_for
 
-__all__ = ["Call", "Passes", "device_of", "no_caches"]
+__all__ = ["Call", "Passes", "no_caches"]
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Call:
         return None, None
 
     def _inputs(self, copies: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        device = device_of(self.module)
+        device = _device_of(self.module)
 
         def convert(x: Any) -> Any:
             if not isinstance(x, Tensor):
@@ -190,14 +190,14 @@ class Passes:
 
 def _as_arguments(model: nn.Module, batch: Batch) -> dict[str, Any]:
     """A batch on the model's device, in containers of its own: a forward pass may change them."""
-    device = device_of(model)
+    device = _device_of(model)
     return {
         key: tree_map(lambda x: x.to(device) if isinstance(x, Tensor) and device else x, value)
         for key, value in batch.items()
     }
 
 
-def device_of(module: nn.Module) -> torch.device | None:
+def _device_of(module: nn.Module) -> torch.device | None:
     """Where a module computes; None if it has no parameters."""
     return next((parameter.device for parameter in module.parameters()), None)
 

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qcore.calibration.data import position_limits
+
 __all__ = ["Around", "Probe", "Tokens", "distinct", "masks_of"]
 
 # Masks that say something else than which tokens there are.
@@ -68,7 +70,7 @@ def distinct(model: nn.Module, batch: Mapping[str, Any]) -> Probe:
     ids = batch.get("input_ids", batch.get("inputs_embeds"))
     if not masks or not isinstance(ids, Tensor) or ids.dim() < 2:
         return Probe(batch, masks)
-    limit = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    limit = min(position_limits(model), default=None)
     batch = _three_rows(batch, ids.shape[0])
     ids = batch.get("input_ids", batch.get("inputs_embeds"))
     masks = masks_of(model, batch)
@@ -77,10 +79,10 @@ def distinct(model: nn.Module, batch: Mapping[str, Any]) -> Probe:
     lengths = [ids.shape[1]]
     if isinstance(other, Tensor) and other.dim() == 2:
         lengths.append(other.shape[1])
-    taken = {1, ids.shape[0], *(n for m in masks.values() for n in (m.shape[0],))}
+    taken = {1, ids.shape[0], *(mask.shape[0] for mask in masks.values())}
     if len(set(lengths)) == len(lengths) and not taken & set(lengths):
         return Probe(batch, masks)
-    if isinstance(limit, int) and max(lengths) + 4 > limit:
+    if limit is not None and max(lengths) + 4 > limit:
         return Probe(batch, masks)
     for decoder in (False, True)[: len(lengths)]:
         length = lengths[decoder]
