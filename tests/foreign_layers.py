@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import tiny
+from qcore.linears import linear_names
+
+# Of one weight [N, K]: its tensors, and what they stand for.
+Made = tuple[dict[str, Tensor], np.ndarray]
 
 
 def bit_stream(codes: np.ndarray, bits: int) -> np.ndarray:
@@ -112,3 +123,31 @@ def compressed_tensors(
     if not np.array_equal(layer.g_idx, np.arange(len(layer.g_idx)) // layer.group_size):
         tensors["weight_g_idx"] = tensor(layer.g_idx)
     return tensors
+
+
+def write_llama(
+    folder: Path, config: dict[str, Any] | None, make: Callable[..., Made], twin: Any = None, **sizes: Any
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    """A folder whose linear layers but the head are what `make` makes of (n, k, seed); the float model of the
+    same weights, and these, by layer.
+
+    Args:
+        twin: of hf_quant_config.json, if there is one.
+    """
+    model = tiny.make_model("llama", **sizes)
+    tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights = {}
+    for seed, name in enumerate(name for name in linear_names(model) if name != "lm_head"):
+        n, k = tensors.pop(f"{name}.weight").shape
+        made, weights[name] = make(n, k, seed)
+        tensors |= {f"{name}.{part}": tensor for part, tensor in made.items()}
+        model.get_submodule(name).weight.data = torch.from_numpy(weights[name]).float()  # type: ignore[union-attr]
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    stored = {**model.config.to_dict(), "architectures": ["LlamaForCausalLM"]}  # type: ignore[operator, union-attr]
+    if config is not None:
+        stored["quantization_config"] = config
+    (folder / "config.json").write_text(json.dumps(stored))
+    if twin is not None:
+        (folder / "hf_quant_config.json").write_text(json.dumps(twin))
+    return model, weights

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tiny
+from foreign_layers import write_llama
 from qcore import QLinear, load, quantize, save
 from qcore.formats import ELEMENTS, ScaledFormat, Scales, group
-from qcore.linears import linear_names
 
 FOUR = {"quant_method": "bitsandbytes", "load_in_4bit": True}
 UP = "model.layers.1.mlp.up_proj"
@@ -77,27 +76,6 @@ def eight(n: int, k: int, seed: int) -> tuple[dict[str, Tensor], np.ndarray]:
     )
 
 
-Make = Callable[[int, int, int], tuple[dict[str, Tensor], np.ndarray]]
-
-
-def write(
-    folder: Path, make: Make, config: dict[str, Any] = FOUR, **sizes: int
-) -> tuple[nn.Module, dict[str, np.ndarray]]:
-    model = tiny.make_model("llama", **sizes)
-    tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    weights = {}
-    for seed, name in enumerate(name for name in linear_names(model) if name != "lm_head"):
-        n, k = tensors.pop(f"{name}.weight").shape
-        made, weights[name] = make(n, k, seed)
-        tensors |= {f"{name}.{part}": tensor for part, tensor in made.items()}
-        model.get_submodule(name).weight.data = torch.from_numpy(weights[name])  # type: ignore[union-attr]
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    stored = {**model.config.to_dict(), "architectures": ["LlamaForCausalLM"], "quantization_config": config}  # type: ignore[operator, union-attr]
-    (folder / "config.json").write_text(json.dumps(stored))
-    return model, weights
-
-
 def check(folder: Path, model: nn.Module, weights: dict[str, np.ndarray], op: str) -> nn.Module:
     loaded = load(folder)
     layers = {name: module for name, module in loaded.named_modules() if isinstance(module, QLinear)}
@@ -113,7 +91,7 @@ def check(folder: Path, model: nn.Module, weights: dict[str, np.ndarray], op: st
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("blocksize", [32, 64, 128, 4096])  # 96 columns: blocks cross rows
 def test_four_bits(tmp_path: Path, kind: str, nested: bool, blocksize: int) -> None:
-    model, weights = write(tmp_path / "m", lambda *a: four(*a, kind, blocksize, nested))
+    model, weights = write_llama(tmp_path / "m", FOUR, lambda *a: four(*a, kind, blocksize, nested))
     check(tmp_path / "m", model, weights, "decoded")
 
 
@@ -124,17 +102,19 @@ def test_storage_of_another_dtype(tmp_path: Path, storage: Any) -> None:
         packed = tensors["weight"].flatten().view(torch.from_numpy(np.zeros(1, storage)).dtype)
         return {**tensors, "weight": packed.reshape(-1, 1)}, values
 
-    model, weights = write(tmp_path / "m", make)
+    model, weights = write_llama(tmp_path / "m", FOUR, make)
     check(tmp_path / "m", model, weights, "decoded")
 
 
 def test_columns_that_no_block_divides(tmp_path: Path) -> None:
-    model, weights = write(tmp_path / "m", four, intermediate_size=91)
+    model, weights = write_llama(tmp_path / "m", FOUR, four, intermediate_size=91)
     check(tmp_path / "m", model, weights, "decoded")
 
 
 def test_int8_runs_at_kernel_speed(tmp_path: Path) -> None:
-    model, weights = write(tmp_path / "m", eight, {"quant_method": "bitsandbytes", "load_in_8bit": True})
+    model, weights = write_llama(
+        tmp_path / "m", {"quant_method": "bitsandbytes", "load_in_8bit": True}, eight
+    )
     check(tmp_path / "m", model, weights, "w4a16")
 
 
@@ -193,7 +173,7 @@ STATE = f"{UP}.weight.quant_state.bitsandbytes__nf4"
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    write(tmp_path / "m", four)
+    write_llama(tmp_path / "m", FOUR, four)
     file = tmp_path / "m" / "model.safetensors"
     tensors = {key: t for key, t in {**load_file(file), **change}.items() if t is not None}
     save_file(tensors, file)
@@ -206,6 +186,6 @@ def test_int8_in_another_order(tmp_path: Path) -> None:
         tensors, values = eight(n, k, seed)
         return {**tensors, "weight_format": torch.tensor(1, dtype=torch.uint8)}, values
 
-    write(tmp_path / "m", make)
+    write_llama(tmp_path / "m", FOUR, make)
     with pytest.raises(ValueError, match="weight_format: expected 0"):
         load(tmp_path / "m")

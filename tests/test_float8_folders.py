@@ -16,11 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import tiny
+from foreign_layers import Made, write_llama
 from qcore import QLinear, load, quantize, save
 from qcore.linears import linear_names
 
-# Of one weight [N, K]: its tensors, and what they stand for in float64.
-Made = tuple[dict[str, Tensor], np.ndarray]
 BLOCKS = {"quant_method": "fp8", "activation_scheme": "dynamic", "weight_block_size": [128, 128]}
 UNEVEN = {"hidden_size": 160, "intermediate_size": 192}  # blocks at the edges are smaller
 
@@ -72,29 +71,6 @@ def rows(n: int, k: int, seed: int, bound: bool = True) -> Made:
     return tensors, values * scales.double().numpy()
 
 
-def write(
-    folder: Path, config: dict[str, Any] | None, make: Callable[..., Made], twin: Any = None, **sizes: Any
-) -> tuple[nn.Module, dict[str, np.ndarray]]:
-    """A folder, the float model of the same weights, and these."""
-    model = tiny.make_model("llama", **sizes)
-    tensors = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    weights = {}
-    for seed, name in enumerate(name for name in linear_names(model) if name != "lm_head"):
-        n, k = tensors.pop(f"{name}.weight").shape
-        made, weights[name] = make(n, k, seed)
-        tensors |= {f"{name}.{part}": tensor for part, tensor in made.items()}
-        model.get_submodule(name).weight.data = torch.from_numpy(weights[name]).float()  # type: ignore[union-attr]
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    stored = {**model.config.to_dict(), "architectures": ["LlamaForCausalLM"]}  # type: ignore[operator, union-attr]
-    if config is not None:
-        stored["quantization_config"] = config
-    (folder / "config.json").write_text(json.dumps(stored))
-    if twin is not None:
-        (folder / "hf_quant_config.json").write_text(json.dumps(twin))
-    return model, weights
-
-
 def layers_of(model: nn.Module) -> dict[str, QLinear]:
     return {name: module for name, module in model.named_modules() if isinstance(module, QLinear)}
 
@@ -118,14 +94,14 @@ def check(
 )
 def test_fine_grained(tmp_path: Path, make: Callable[..., Made]) -> None:
     config = {**BLOCKS, "modules_to_not_convert": ["lm_head"]}
-    model, weights = write(tmp_path / "m", config, make, **UNEVEN)
+    model, weights = write_llama(tmp_path / "m", config, make, **UNEVEN)
     check(tmp_path / "m", weights, "e4m3 128x128, inputs e4m3 dynamic per block", model)
 
 
 def test_transformers_reads_the_same(tmp_path: Path) -> None:
     """Whole blocks: of others it takes the size from the numbers of rows and scales, and gets it wrong."""
     sizes = {"hidden_size": 256, "intermediate_size": 384, "head_dim": 64}
-    write(tmp_path / "m", {**BLOCKS, "modules_to_not_convert": ["lm_head"]}, blocks, **sizes)
+    write_llama(tmp_path / "m", {**BLOCKS, "modules_to_not_convert": ["lm_head"]}, blocks, **sizes)
     compare_with_transformers(tmp_path / "m")
 
 
@@ -148,7 +124,7 @@ def test_one_scale_for_a_weight(
 ) -> None:
     inputs = names[1] if scheme == "static" else None
     config = {"quant_method": "fp8", "activation_scheme": scheme, "weight_block_size": None}
-    model, weights = write(tmp_path / "m", config, lambda *a: tensorwise(*a, names[0], inputs, shape))
+    model, weights = write_llama(tmp_path / "m", config, lambda *a: tensorwise(*a, names[0], inputs, shape))
     kind = "static per tensor" if inputs else "dynamic per token"
     check(tmp_path / "m", weights, f"e4m3 per tensor, inputs e4m3 {kind}", model)
 
@@ -158,7 +134,7 @@ def test_fbgemm(tmp_path: Path, bound: bool) -> None:
     config = {"quant_method": "fbgemm_fp8", "modules_to_not_convert": ["lm_head"]}
     if bound:
         config["activation_scale_ub"] = 1200.0  # type: ignore[assignment]
-    model, weights = write(tmp_path / "m", config, lambda *a: rows(*a, bound))
+    model, weights = write_llama(tmp_path / "m", config, lambda *a: rows(*a, bound))
     with pytest.warns(UserWarning, match="inputs above 1200.0 are not clipped") if bound else nullcontext():
         check(tmp_path / "m", weights, "e4m3 per row, inputs e4m3 dynamic per token", model)
 
@@ -176,7 +152,7 @@ def static(n: int, k: int, seed: int) -> Made:
 
 @pytest.mark.parametrize(("config", "twin"), [(MODELOPT, None), (None, TWIN), (MODELOPT, TWIN)])
 def test_modelopt_and_its_twin(tmp_path: Path, config: dict[str, Any] | None, twin: Any) -> None:
-    model, weights = write(tmp_path / "m", config, static, twin)
+    model, weights = write_llama(tmp_path / "m", config, static, twin)
     check(tmp_path / "m", weights, "e4m3 per tensor, inputs e4m3 static per tensor", model)
     save(load(tmp_path / "m"), tmp_path / "saved")  # as compressed-tensors, without the twin
     assert not (tmp_path / "saved" / "hf_quant_config.json").exists()
@@ -185,7 +161,7 @@ def test_modelopt_and_its_twin(tmp_path: Path, config: dict[str, Any] | None, tw
 
 def test_twins_that_disagree(tmp_path: Path) -> None:
     other = {**TWIN, "quantization": {"quant_algo": "NVFP4"}}
-    write(tmp_path / "m", MODELOPT, static, other)
+    write_llama(tmp_path / "m", MODELOPT, static, other)
     with pytest.raises(
         ValueError, match=r"hf_quant_config.json: quant_algo: is 'NVFP4', but 'FP8' in config"
     ):
@@ -193,7 +169,7 @@ def test_twins_that_disagree(tmp_path: Path) -> None:
 
 
 def test_a_twin_of_a_model_that_is_no_longer_quantized(tmp_path: Path) -> None:
-    model, _ = write(
+    model, _ = write_llama(
         tmp_path / "m", None, lambda n, k, seed: ({"weight": torch.ones(n, k)}, np.ones((n, k))), TWIN
     )
     assert torch.equal(tiny.logits(load(tmp_path / "m")), tiny.logits(model))
@@ -208,7 +184,7 @@ def test_modelopt_of_several_algorithms(tmp_path: Path) -> None:
 
     names = [n for n in linear_names(tiny.make_model("llama")) if n != "lm_head"]
     config = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION", "quantized_layers": mixed}
-    _, weights = write(tmp_path / "m", config, make)
+    _, weights = write_llama(tmp_path / "m", config, make)
     layers = layers_of(load(tmp_path / "m"))
     for seed, name in enumerate(names):
         assert str(layers[name].format).startswith("e4m3 per tensor" if seed % 2 else "e4m3 per row")
@@ -244,7 +220,7 @@ INV = f"{UP}.weight_scale_inv"
 def test_what_is_wrong_is_named(
     tmp_path: Path, config: dict[str, Any], make: Callable[..., Made], change: dict[str, Any], message: str
 ) -> None:
-    write(tmp_path / "m", config, make)
+    write_llama(tmp_path / "m", config, make)
     file = tmp_path / "m" / "model.safetensors"
     tensors = {key: t for key, t in {**load_file(file), **change}.items() if t is not None}
     save_file(tensors, file)
