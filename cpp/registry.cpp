@@ -34,6 +34,8 @@ Rows collect() {
   append(rows, fp8_cpu_rows());
   append(rows, quantize_int8_cpu_rows());
   append(rows, quantize_fp8_cpu_rows());
+  append(rows, fake_quantize_cpu_rows());
+  append(rows, fake_quantize_backward_cpu_rows());
   return rows;
 }
 

@@ -83,6 +83,16 @@ CALLS: dict[str, list[tuple[object, ...]]] = {
         *((X, None, granularity) for granularity in ("token", "tensor", "block")),
         (HALF, torch.ones(1), "tensor", torch.float8_e5m2, torch.ones(300)),
     ],
+    "fake_quantize": [
+        (make_x(5, 50), "u4", 1, 16, None, None, None, True),
+        (make_x(5, 50, dtype=torch.float16), "e4m3", 5, 50),
+        (make_x(5, 50), "", 2, 16, torch.tensor([-1.0, 1]), torch.ones(3, 4)),
+    ],
+    "fake_quantize_backward": [
+        (X[0], X[0], "u4", 1, 300, None, torch.ones(3, 1), zero, False, learns)
+        for zero in (None, torch.ones(3, 1))
+        for learns in (False, True)
+    ],
     "int8_gemm": [
         (Q, INT8, Q_SCALE, SCALE, Q_ZERO, torch.ones(48), torch.bfloat16),
         (Q, INT8, Q_SCALE, SCALE, None, None, None, INT8.sum(1, dtype=torch.int32)),

@@ -26,6 +26,7 @@ CALLS: dict[str, Callable[[Tensor], object]] = {
     "quantize_int8": lambda x: torch.ops.qcore.quantize_int8(x),
     "quantize_fp8": lambda x: torch.ops.qcore.quantize_fp8(x),
     "kquant_quantize": lambda x: torch.ops.qcore.kquant_quantize(x, "Q4_K"),
+    "fake_quantize": lambda x: torch.ops.qcore.fake_quantize(x, "u4", 1, 128),
     "a layer": lambda x: QLinear(Rtn().quantize(make_x(N, K), None, SCHEMES["W4A16"], torch.float32))(x),
 }
 NO_MEMORY = r"can't allocate memory: you tried to allocate \d{14,} bytes"

@@ -3,10 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <limits>
 
+#include "numerics/float16.h"
+#include "numerics/float8.h"
 #include "qcore/types.h"
 
 namespace qcore {
@@ -39,6 +42,33 @@ inline Int8Parameters int8_parameters(bool symmetric, float low, float high, boo
 inline float fp8_scale(Float8 type, float amax) {
   const float scale = amax / max_of(type);
   return scale == 0.0f ? 1.0f : scale;
+}
+
+// The nearest scale that can be stored; 1 where there were only zeros (or a NaN), never 0 and never
+// infinite.
+inline float storable_scale(ScaleType type, float scale) {
+  if (!(scale > 0.0f)) return 1.0f;
+  const auto within = [scale](float least, float most) { return std::clamp(scale, least, most); };
+  switch (type) {
+    case ScaleType::f32: return within(0x1p-126f, std::numeric_limits<float>::max());
+    // float16 and e4m3 have few exponents: a subnormal scale with some bits left beats one that is
+    // too large.
+    case ScaleType::f16: return f32_from_f16(f16_from_f32(within(0x1p-20f, 65504.0f)));
+    case ScaleType::bf16: return f32_from_bf16(bf16_from_f32(within(0x1p-126f, 0x1.fep127f)));
+    case ScaleType::e4m3: return f32_from_e4m3(e4m3_from_f32(within(0x1p-9f, 448.0f)));
+    case ScaleType::e8m0: {  // the nearest power of two; halves go up, but for the last one
+      const auto bits = std::bit_cast<uint32_t>(within(0x1p-127f, 0x1p127f));
+      if (bits < 0x800000u) return bits > 0x400000u ? 0x1p-126f : 0x1p-127f;
+      return std::bit_cast<float>((bits + 0x400000u) & 0x7f800000u);
+    }
+  }
+  return 1.0f;
+}
+
+// The same, as a multiple of one float for all of the weight; 0: there is none.
+inline float storable_scale(ScaleType type, float second, float scale) {
+  return second == 0.0f ? storable_scale(type, scale)
+                        : storable_scale(type, scale / second) * second;
 }
 
 }  // namespace qcore

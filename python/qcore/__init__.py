@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import qcore.library  # noqa: F401 - before all else: registers the ops, and loads what _C links against
 from qcore import ops, repack
-from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup, ScaledFormat
+from qcore.formats import Activations, BlockFormat, Float8, Format, Int8, IntGroup, ScaledFormat, fake_quant
 from qcore.ops import kernels
 from qcore.qweight import Inputs, QWeight
 from qcore.requires import models_for
@@ -49,6 +49,7 @@ __all__ = [
     "ScaledFormat",
     "evaluate",
     "evaluate_embeddings",
+    "fake_quant",
     "kernels",
     "load",
     "load_tokenizer",

@@ -1,9 +1,10 @@
-// The CPU rows of ops "quantize_int8" and "quantize_fp8", and what they share.
+// The CPU rows of the quantizers, and what they share.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
 
+#include "qcore/fake_quantize.h"
 #include "qcore/quantize.h"
 
 namespace qcore {
@@ -11,14 +12,20 @@ namespace qcore {
 namespace reference {
 Status quantize_int8(const QuantizeInt8Args& args, const Executor& executor);
 Status quantize_fp8(const QuantizeFp8Args& args, const Executor& executor);
+Status fake_quantize(const FakeQuantizeArgs& args, const Executor& executor);
+Status fake_quantize_backward(const FakeQuantizeBackwardArgs& args, const Executor& executor);
 }  // namespace reference
 namespace avx2::quantize {
 Status quantize_int8(const QuantizeInt8Args& args, const Executor& executor);
 Status quantize_fp8(const QuantizeFp8Args& args, const Executor& executor);
+Status fake_quantize(const FakeQuantizeArgs& args, const Executor& executor);
+Status fake_quantize_backward(const FakeQuantizeBackwardArgs& args, const Executor& executor);
 }  // namespace avx2::quantize
 namespace avx512::quantize {
 Status quantize_int8(const QuantizeInt8Args& args, const Executor& executor);
 Status quantize_fp8(const QuantizeFp8Args& args, const Executor& executor);
+Status fake_quantize(const FakeQuantizeArgs& args, const Executor& executor);
+Status fake_quantize_backward(const FakeQuantizeBackwardArgs& args, const Executor& executor);
 }  // namespace avx512::quantize
 
 // How many parallel pieces rows are shared out in: at least this many elements in each.

@@ -120,6 +120,10 @@ template <int n, class V>
 QCORE_INLINE Pair<V> shift_right(Pair<V> a) {
   return {shift_right<n>(a.lo), shift_right<n>(a.hi)};
 }
+template <int n, class V>
+QCORE_INLINE Pair<V> shift_left(Pair<V> a) {
+  return {shift_left<n>(a.lo), shift_left<n>(a.hi)};
+}
 template <class V, class W>
 QCORE_INLINE Pair<V> select_less(Pair<W> a, Pair<W> b, Pair<V> yes, Pair<V> no) {
   return {select_less(a.lo, b.lo, yes.lo, no.lo), select_less(a.hi, b.hi, yes.hi, no.hi)};

@@ -12,6 +12,7 @@
 #include "qcore/elements.h"
 #include "qcore/executor.h"
 #include "qcore/export.h"
+#include "qcore/fake_quantize.h"
 #include "qcore/formats.h"
 #include "qcore/fp8.h"
 #include "qcore/int8.h"

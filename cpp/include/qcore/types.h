@@ -15,6 +15,9 @@ enum class Device : uint8_t { cpu, cuda };
 // 448) and torch.float8_e5m2 (the upper half of a float16, the largest 57344).
 enum class Float8 : uint8_t { e4m3, e5m2 };
 
+// What scales are stored in; e8m0 has powers of two alone.
+enum class ScaleType : uint8_t { f32, f16, bf16, e4m3, e8m0 };
+
 const char* name(DType dtype);
 const char* name(Device device);
 const char* name(Float8 type);

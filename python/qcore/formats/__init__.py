@@ -5,6 +5,7 @@ from __future__ import annotations
 from qcore.formats.activations import Activations
 from qcore.formats.base import Format, Grid, Points
 from qcore.formats.elements import ELEMENTS, Codebook, Elements, Floats, Integers
+from qcore.formats.fake import fake_quant
 from qcore.formats.gguf import BLOCK_FORMATS, BlockFormat, BlockGrid
 from qcore.formats.granularity import BLOCK, ROW, TENSOR, Granularity, group
 from qcore.formats.presets import INTEGER_BITS, NF4, Float8, Int8, IntGroup
@@ -36,5 +37,6 @@ __all__ = [
     "ScaledFormat",
     "ScaledGrid",
     "Scales",
+    "fake_quant",
     "group",
 ]

@@ -72,6 +72,10 @@ class Elements(ABC):
     def value(self, found: Tensor, zero: Tensor | float) -> Tensor:
         """The elements less their zero, float32; may overwrite `found`."""
 
+    @abstractmethod
+    def inside(self, quotient: Tensor, zero: Tensor | float) -> Tensor:
+        """Where w / scale is not beyond the elements, so that `nearest` does not clamp it."""
+
     def stored(self, pattern: Tensor) -> Tensor:
         """Codes in `dtype`."""
         return pattern.view(self.dtype)
@@ -134,6 +138,10 @@ class Integers(Elements):
     def value(self, found: Tensor, zero: Tensor | float) -> Tensor:
         return found.sub_(zero)
 
+    def inside(self, quotient: Tensor, zero: Tensor | float) -> Tensor:
+        code = quotient.round() + zero
+        return (code >= 0) & (code < self.count)
+
     def stored(self, pattern: Tensor) -> Tensor:
         return (pattern ^ self.offset).view(self.dtype) if self.offset else pattern
 
@@ -161,6 +169,9 @@ class Floats(Elements):
 
     def value(self, found: Tensor, zero: Tensor | float) -> Tensor:
         return found.float()
+
+    def inside(self, quotient: Tensor, zero: Tensor | float) -> Tensor:
+        return quotient.abs() <= self.greatest
 
     def decode(self, codes: Tensor, zero: Tensor | float) -> Tensor:
         return codes.float()
@@ -192,6 +203,13 @@ class Codebook(Elements):
 
     def value(self, found: Tensor, zero: Tensor | float) -> Tensor:
         return _sorted(self, found.device)[0][found]
+
+    def inside(self, quotient: Tensor, zero: Tensor | float) -> Tensor:
+        return (quotient >= min(self.numbers)) & (quotient <= max(self.numbers))
+
+    def ascending(self, device: torch.device) -> Tensor:
+        """The numbers, float32, each once."""
+        return _sorted(self, device)[0]
 
     def decode(self, codes: Tensor, zero: Tensor | float) -> Tensor:
         table = torch.tensor(self.numbers, dtype=torch.float32, device=codes.device)

@@ -198,7 +198,7 @@ class ScaledFormat:
         n, k = w.shape
         granularity = self.granularity
         bands, groups, height = granularity.bands(n), granularity.groups(k), granularity.height(n)
-        stored = self._stored_scale(w, scale_dtype)
+        stored = self.stored_scale(w, scale_dtype)
         shape = (bands, groups)
         scales = w.new_empty(shape, dtype=stored.dtype)
         zeros = w.new_empty(shape, dtype=torch.uint8) if self.zero_points else None
@@ -215,7 +215,8 @@ class ScaledFormat:
         shaped = scales.view(granularity.shape(n, k))
         return ScaledGrid(self, (n, k), shaped, zeros, stored.second)
 
-    def _stored_scale(self, w: Tensor, dtype: torch.dtype) -> StoredScale:
+    def stored_scale(self, w: Tensor, dtype: torch.dtype) -> StoredScale:
+        """How the scales of w are rounded; `dtype` where the format leaves that open."""
         greatest = w.abs().amax().float() if self.scales.second_level and w.numel() else w.new_zeros(())
         return self.scales.rule(greatest / self.elements.greatest, dtype)
 
@@ -328,7 +329,7 @@ class ScaledGrid:
         n, k = self.shape
         elements, granularity = self.format.elements, self.format.granularity
         codes = torch.empty(self.shape, dtype=torch.uint8, device=w.device)
-        scales, zeros = self._values()
+        scales, zeros = self.values()
         height = granularity.height(n)
         for part, band in bands_of(granularity.bands(n), height, n, k):
             rows = range(n)[band]
@@ -343,11 +344,11 @@ class ScaledGrid:
 
     def points(self, columns: Tensor) -> _ScaledPoints:
         """The grid at the given columns, int64 [C]."""
-        scales, zeros = self._values()
+        scales, zeros = self.values()
         zero = self._at(zeros, columns) if isinstance(zeros, Tensor) else zeros
         return _ScaledPoints(self.format.elements, self._at(scales, columns), zero)
 
-    def _values(self) -> tuple[Tensor, Tensor | float]:
+    def values(self) -> tuple[Tensor, Tensor | float]:
         """Scales and zeros as they are stored, in float32."""
         scales = self.scales.float() if self.second_scale is None else self.scales.float() * self.second_scale
         return scales, self.format.elements.zero if self.zeros is None else self.zeros.float()

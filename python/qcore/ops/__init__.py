@@ -13,6 +13,7 @@ under ``torch.compile(fullgraph=True)``. On CUDA they run on torch's current str
 from __future__ import annotations
 
 from qcore import _C
+from qcore.ops.fake_quantize import fake_quantize
 from qcore.ops.kquant import (
     kquant_dequantize,
     kquant_gemm,
@@ -29,6 +30,7 @@ from qcore.ops.w4a16 import PackedW4A16, w4a16_gemm, w4a16_pack, w4a16_repack, w
 __all__ = [
     "PackedW4A16",
     "block_formats",
+    "fake_quantize",
     "fp8_gemm",
     "fp8_linear",
     "int8_gemm",
