@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import random
+import tracemalloc
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -208,3 +212,40 @@ def test_chat_templates_that_are_listed_and_missing() -> None:
         read_tokenizer({**vocabulary, "tokenizer.chat_templates": ["rag"]})
     with pytest.raises(ValueError, match=r"chat_template: expected a text for 'rag', got 7"):
         read_tokenizer({**vocabulary, "tokenizer.chat_template.rag": 7})
+
+
+HOSTILE = {
+    "runs": ["a" * n for n in range(1, 513)],
+    "runs of two": ["a" * n + "b" * m for n in range(60) for m in range(60) if n + m],
+    "all words of two letters": [bin(n)[3:] for n in range(2, 1 << 14)],
+}
+
+
+def sentence_piece_of(tokens: list[str]) -> dict[str, Any]:
+    return {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_tokens_with_more_merges_than_the_file_has_room_for(name: str) -> None:
+    """Each could be put together in as many ways as it is long, which took 500 to 2000 times the file."""
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"tokenizer.ggml.tokens: there are more ways to put them together"):
+        read_tokenizer(sentence_piece_of(HOSTILE[name]))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 32 * sum(len(token) + 16 for token in HOSTILE[name])
+
+
+def test_merges_of_a_dense_vocabulary() -> None:
+    """Every word of four letters up to a length, as one of DNA is: what its merges are, by definition."""
+    words = ["".join(word) for n in range(1, 6) for word in product("acgt", repeat=n)]
+    tokens = random.Random(0).sample(words, len(words))
+    scores = [random.Random(1).randrange(50) / 8 for _ in tokens]
+    stored = {**sentence_piece_of(tokens), "tokenizer.ggml.scores": scores}
+    rank = {token: (-score, place) for place, (token, score) in enumerate(zip(tokens, scores, strict=True))}
+    expected = sorted(
+        ((word[:cut], word[cut:]) for word in tokens for cut in range(1, len(word))),
+        key=lambda pair: (rank["".join(pair)][0], -len(pair[0]), -len(pair[1])),
+    )
+    merges = json.loads(read_tokenizer(stored).backend_tokenizer.to_str())["model"]["merges"]
+    assert [tuple(pair) for pair in merges] == expected

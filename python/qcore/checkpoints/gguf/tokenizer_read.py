@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+from array import array
 from collections.abc import Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,11 @@ _SPACE = "▁"
 
 # A piece of this many characters is no word; to try all its cuts would cost the square of its length.
 _LONGEST_PIECE = 512
+
+# Tokens that can be made of others in every way (a, aa, aaa, ...) have as many merges as they are long. All
+# merges may take this many times the bytes of all tokens; those of real vocabularies take 40.
+_MOST_MERGES = 128
+_TOKEN, _MERGE = 16, 400  # what each takes besides its characters
 
 _SPECIAL = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
 
@@ -129,17 +136,24 @@ def _sentence_piece(metadata: Mapping[str, Any], tokens: list[str], types: list[
     scores = _numbers(metadata, "scores", len(tokens), 0.0)
     made = {TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED}
     vocab = {token: index for index, token in enumerate(tokens)}
-    found: list[tuple[float, int, int, str, str]] = []
+    left_over = _MOST_MERGES * sum(len(token) + _TOKEN for token in vocab)
+    whole, cuts = array("l"), array("l")  # the token of each merge, and where it is cut
     for token, index in vocab.items():
         if types[index] not in made or len(token) > _LONGEST_PIECE:
             continue
-        for cut in range(1, len(token)):
-            left, right = token[:cut], token[cut:]
-            if left in vocab and right in vocab:
-                found.append((-scores[index], -len(left), -len(right), left, right))
-    found.sort(key=lambda merge: merge[:3])
+        before = len(cuts)
+        cuts.extend(c for c in range(1, len(token)) if token[:c] in vocab and token[c:] in vocab)
+        whole.extend(repeat(index, len(cuts) - before))
+        left_over -= (len(cuts) - before) * (len(token) + _MERGE)
+        if left_over < 0:
+            raise ValueError(
+                "tokenizer.ggml.tokens: there are more ways to put them together than is sensible"
+            )
+    of, cut = np.asarray(whole), np.asarray(cuts)
+    lengths = np.array([len(token) for token in tokens])[of]
+    order = np.lexsort((cut - lengths, -cut, -np.array(scores)[of]))  # stable, the last key counts first
+    merges = [(tokens[i][:c], tokens[i][c:]) for i, c in zip(of[order], cut[order], strict=True)]
     unknown = next((t for t, type in zip(tokens, types, strict=True) if type == TokenType.UNKNOWN), None)
-    merges = [(left, right) for *_, left, right in found]
     backend = Tokenizer(models.BPE(vocab, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     _spaces(backend, metadata)
     return backend
