@@ -89,6 +89,74 @@ def test_inner_models_too(tmp_path: Path) -> None:
     assert torch.equal(tiny.logits(load(tmp_path / "inner")), tiny.logits(around.encoder))  # type: ignore[arg-type]
 
 
+def classifier() -> Any:
+    config = tf.LlamaConfig(**tiny.CONFIGS["llama"][1], num_labels=3, pad_token_id=0)
+    return tf.LlamaForSequenceClassification(config).eval()
+
+
+def composite() -> Any:
+    text = {**tiny.CONFIGS["llama"][1], "model_type": "llama"}
+    vision = {
+        "model_type": "clip_vision_model", "hidden_size": 64, "intermediate_size": 96, "image_size": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": 8,
+    }  # fmt: skip
+    config = tf.LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=63,
+        image_seq_length=4,
+        vision_feature_layer=-1,
+    )
+    return tf.LlavaForConditionalGeneration(config).eval()
+
+
+@pytest.mark.filterwarnings("ignore:only .* of the parameters")
+@pytest.mark.parametrize(
+    ("make", "inner"),
+    [
+        (classifier, "model"),
+        (classifier, "model.layers.1.mlp"),
+        (composite, "model.vision_tower"),
+        (composite, "model.language_model"),
+        (lambda: tiny.make_model("llama"), "model"),
+        (lambda: tiny.make_model("bert"), "bert.encoder"),
+    ],
+)
+def test_a_model_of_which_a_part_was_quantized(make: Any, inner: str, tmp_path: Path) -> None:
+    """The outer one writes what `save` writes, though nobody told it of its part."""
+    torch.manual_seed(0)
+    outer: Any = make()
+    quantize(outer.get_submodule(inner), "W4A16", "rtn", group_size=32)
+    inputs = {"input_ids": tiny.tokens()}
+    if make is composite:
+        inputs = {"input_ids": tiny.tokens() % 60, "pixel_values": torch.randn(4, 3, 16, 16)}
+        inputs["input_ids"][:, :4] = 63
+    expected = outer(**inputs).logits
+    outer.save_pretrained(tmp_path / "m")
+    save(outer, tmp_path / "saved")
+    assert contents(tmp_path / "m") == contents(tmp_path / "saved")
+    again = load(tmp_path / "m")
+    assert type(again) is type(outer)
+    assert torch.equal(again(**inputs).logits, expected)
+    copy.deepcopy(outer).save_pretrained(tmp_path / "copied")
+    assert contents(tmp_path / "copied") == contents(tmp_path / "m")
+
+
+def test_a_part_that_cannot_be_saved_stops_the_whole(tmp_path: Path) -> None:
+    outer: Any = classifier()
+    quantize(outer.model, "NF4", "rtn")
+    with pytest.raises(ValueError, match="has no format"):
+        outer.save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_models_without_quantized_layers_are_saved_by_transformers(tmp_path: Path) -> None:
+    quantized()
+    plain: Any = tiny.make_model("llama")
+    plain.save_pretrained(tmp_path / "m", max_shard_size="20KB", variant="fp16")
+    assert len(list((tmp_path / "m").glob("model.fp16-*.safetensors"))) > 1
+
+
 @pytest.mark.parametrize("how", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
 def test_copies_save_themselves(how: Any, tmp_path: Path) -> None:
     model = quantized()
@@ -257,11 +325,14 @@ def test_the_private_layout_is_refused(scheme: str, tmp_path: Path) -> None:
         sizes = {**tiny.CONFIGS["llama"][1], "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
         model = tf.LlamaForCausalLM(tf.LlamaConfig(**sizes))
     quantize(model, scheme, "rtn", **({"group_size": 32} if "A16" in scheme else {}))
-    type(model).save_pretrained(model, tmp_path / "m")
+    type(model).save_pretrained.__wrapped__(model, tmp_path / "m")
     with pytest.raises(ValueError, match=r"qweight: belongs to a quantized layer.*no quantization_config"):
         load(tmp_path / "m")
     with pytest.raises(ValueError, match=r"qweight: belongs to a quantized layer"):
         quantize_folder(tmp_path / "m", tmp_path / "out", "W4A16", "rtn", group_size=32)
+    ran = CliRunner().invoke(app, ["inspect", str(tmp_path / "m")])
+    assert ran.exit_code == 1
+    assert "belongs to a quantized layer" in ran.output
     (tmp_path / "text").write_text("some text")
     ran = CliRunner().invoke(app, ["eval", str(tmp_path / "m"), "--text", str(tmp_path / "text")])
     assert ran.exit_code != 0
@@ -272,6 +343,6 @@ def test_one_quantized_layer_is_enough(tmp_path: Path) -> None:
     assert sum(isinstance(m, QLinear) for m in model.modules()) == 1
     model.save_pretrained(tmp_path / "m")
     assert torch.equal(tiny.logits(load(tmp_path / "m")), tiny.logits(model))
-    type(model).save_pretrained(model, tmp_path / "old")
+    type(model).save_pretrained.__wrapped__(model, tmp_path / "old")  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="belongs to a quantized layer"):
         load(tmp_path / "old")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from qcore.checkpoints.auto_round import AutoRound
 from qcore.checkpoints.awq import Awq
 from qcore.checkpoints.bitsandbytes import BitsAndBytes
 from qcore.checkpoints.compressed_tensors import CompressedTensors
-from qcore.checkpoints.container import Container, Header
+from qcore.checkpoints.container import Container
 from qcore.checkpoints.fbgemm_fp8 import FbgemmFp8
 from qcore.checkpoints.fp8 import FineGrainedFp8
 from qcore.checkpoints.gptq import Gptq
@@ -24,6 +24,7 @@ __all__ = [
     "container_called",
     "container_of",
     "expect_plain",
+    "marked",
     "quantization_of",
 ]
 
@@ -106,16 +107,21 @@ def container_of(config: Mapping[str, Any], names: Collection[str]) -> Container
     )
 
 
-def expect_plain(checkpoint: Header, names: Collection[str]) -> None:
+def marked(checkpoint: Iterable[str]) -> list[str]:
+    """Keys that are named as parts of quantized layers are."""
+    marks = frozenset().union(*(container.marks for container in CONTAINERS))
+    return [key for key in checkpoint if key.rpartition(".")[2] in marks]
+
+
+def expect_plain(checkpoint: Iterable[str], names: Collection[str]) -> None:
     """Raises if a checkpoint without a `quantization_config` holds quantized layers all the same, as one does
     that transformers saved of an older qcore's model.
 
     Args:
         names: of the model's own tensors.
     """
-    marks = frozenset().union(*(container.marks for container in CONTAINERS))
-    for key in checkpoint:
-        if key.rpartition(".")[2] in marks and key not in names:
+    for key in marked(checkpoint):
+        if key not in names:
             raise ValueError(
                 f"{key}: belongs to a quantized layer, but config.json has no quantization_config that says "
                 f"how it is stored (saved by save_pretrained of an older qcore? quantize the original again)"

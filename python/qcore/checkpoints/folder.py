@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from qcore.checkpoints.companions import companions, copy_companions
-from qcore.checkpoints.containers import WRITTEN, container_of
+from qcore.checkpoints.containers import WRITTEN, container_of, expect_plain, marked
 from qcore.checkpoints.files import Checkpoint, atomic_folder, resolve_source
 from qcore.checkpoints.loading import FLOATS, load_folder
 from qcore.checkpoints.saving import SHARD_BYTES, FolderSink, expect_storable
@@ -24,9 +24,9 @@ from qcore.choice import Choice, choose_formats
 from qcore.ends import Ends
 from qcore.formats import Format
 from qcore.methods import Method
-from qcore.models import head_name, trusting, understood
+from qcore.models import config_of, empty_model, head_name, trusting, understood
 from qcore.schemes import SCHEMES, Scheme, is_static, parse_rules, resolve_scheme
-from qcore.tensors import tied_names
+from qcore.tensors import persistent_tensors, tied_names
 
 __all__ = ["FolderStore"]
 
@@ -119,6 +119,8 @@ class FolderStore(Store):
         rows: list[Row] = []
         parts: set[str] = set()
         stored = checkpoint.quantization
+        if not stored and marked(checkpoint):  # unless the model itself calls its tensors so
+            expect_plain(checkpoint, persistent_tensors(empty_model(config_of(checkpoint.path))))
         for layer in container_of(stored, checkpoint.files).layers(stored, checkpoint) if stored else ():
             parts.update(layer.parts)
             size = sum(_bytes(checkpoint, key) for key in layer.parts)

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,31 @@ _HUB = frozenset(
 
 
 def save_as_quantized(model: nn.Module) -> None:
-    """Makes `save_pretrained` of a transformers model, and of those inside it, save their quantized layers.
-    transformers itself would write the tensors that kernels read, which nobody could load."""
-    base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", ())
+    """Makes `save_pretrained` of a transformers model, of those inside it, and of whatever it is inside of,
+    save their quantized layers. transformers itself would write the tensors that kernels read, which nobody
+    could load."""
+    base = getattr(sys.modules.get("transformers.modeling_utils"), "PreTrainedModel", None)
+    if base is None:
+        return
     for module in model.modules():
         if isinstance(module, base) and _quantized(module):
             module.save_pretrained = SavePretrained(module)
+    _teach(base)
+
+
+def _teach(base: Any) -> None:
+    """The same for models that nobody here has seen: a classifier whose backbone alone was quantized does not
+    know of it, and neither does the backbone know of the classifier."""
+    theirs = base.save_pretrained
+    if hasattr(theirs, "by_qcore"):
+        return
+
+    @wraps(theirs)
+    def save_pretrained(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        (SavePretrained(self) if _ours(self) else partial(theirs, self))(*args, **kwargs)
+
+    save_pretrained.by_qcore = True  # type: ignore[attr-defined]
+    base.save_pretrained = save_pretrained
 
 
 class SavePretrained:
@@ -68,7 +88,7 @@ class SavePretrained:
                 than the original ones, a distributed checkpoint; layers that no container can store.
         """
         model: Any = self.model
-        if not _quantized(model) or getattr(model, "_hf_peft_config_loaded", False):  # then adapters alone
+        if not _ours(model):
             type(model).save_pretrained(
                 model, save_directory, is_main_process, state_dict, push_to_hub, max_shard_size, variant,
                 token, save_peft_format, save_original_format, distributed_checkpoint, **kwargs,
@@ -98,6 +118,11 @@ class SavePretrained:
 
 def _quantized(model: nn.Module) -> bool:
     return any(isinstance(module, (QLinear, QEmbedding)) for module in model.modules())
+
+
+def _ours(model: nn.Module) -> bool:
+    """Whether quantized layers are saved; of a model with adapters, those alone are."""
+    return _quantized(model) and not getattr(model, "_hf_peft_config_loaded", False)
 
 
 def _bytes_of(size: int | str) -> int:
