@@ -11,9 +11,12 @@ import pytest
 import torch
 import transformers as tf
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 import tiny
-from qcore import QLinear, load, quantize_folder, save
+from gguf_cases import byte_level, make, wrap
+from gguf_cases import save as save_whole
+from qcore import QLinear, load, quantize, quantize_folder, quantize_gguf, save
 from qcore.tensors import persistent_tensors
 
 # Which tensors of a bfloat16 model are stored in float32.
@@ -26,11 +29,25 @@ MIXTURES: dict[str, Callable[[str], bool]] = {
 }
 
 
-def mixed(folder: Path, name: str, which: Callable[[str], bool]) -> None:
-    tiny.make_model(name, torch.bfloat16).save_pretrained(folder)
+def mixed(
+    folder: Path,
+    name: str,
+    which: Callable[[str], bool],
+    most: torch.dtype = torch.bfloat16,
+    some: torch.dtype = torch.float32,
+) -> None:
+    tiny.make_model(name, most).save_pretrained(folder)
     path = folder / "model.safetensors"
-    tensors = {key: tensor.float() if which(key) else tensor for key, tensor in load_file(path).items()}
+    tensors = {key: tensor.to(some) if which(key) else tensor for key, tensor in load_file(path).items()}
     save_file(tensors, path, {"format": "pt"})
+
+
+def state_dtype(folder: Path, dtype: str | None) -> None:
+    """Makes config.json state this dtype, or none."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config.pop("dtype", None)
+    path.write_text(json.dumps(config if dtype is None else {**config, "dtype": dtype}))
 
 
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
@@ -56,6 +73,50 @@ def test_what_transformers_runs_runs(what: str, method: str, tmp_path: Path) -> 
             assert tensor.dtype == theirs.state_dict()[name].dtype, name
         save(model, tmp_path / f"again{len(ignore)}")
         assert torch.equal(load(tmp_path / f"again{len(ignore)}")(input_ids=ids).logits, logits)
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq"])
+@pytest.mark.parametrize("stated", ["float16", "float64", None])
+@pytest.mark.parametrize("what", [*MIXTURES, "everything"])
+def test_float64_runs_where_transformers_runs_it(
+    what: str, stated: str | None, method: str, tmp_path: Path
+) -> None:
+    """Kernels have no float64: what is in it goes through them in float32, and comes out as it was."""
+    which = MIXTURES.get(what, lambda key: True)
+    mixed(tmp_path / "source", "gpt-neox", which, torch.float16, torch.float64)
+    state_dtype(tmp_path / "source", stated)
+    theirs: Any = tf.AutoModelForCausalLM.from_pretrained(tmp_path / "source", dtype="auto")
+    ids = tiny.tokens(seed=9)
+    expected = theirs(input_ids=ids).logits.detach()
+    quantize_folder(tmp_path / "source", tmp_path / "out", "W8A16", method, tiny.tokens(), group_size=32)
+    in_memory = quantize(theirs, "W8A16", method, tiny.tokens(), group_size=32)
+    for model in (load(tmp_path / "out"), in_memory):
+        logits = model(input_ids=ids).logits.detach()
+        assert logits.dtype == expected.dtype
+        assert tiny.distance(logits.double(), expected.double()) < 0.05
+    save(in_memory, tmp_path / "saved")
+    assert torch.equal(load(tmp_path / "saved")(input_ids=ids).logits, logits)
+
+
+def test_float64_becomes_a_gguf_file(tmp_path: Path) -> None:
+    model: Any = make("llama", vocab_size=320)
+    source = save_whole(model, tmp_path / "source", wrap(byte_level(None, 300)))
+    path = source / "model.safetensors"
+    save_file({key: tensor.double() for key, tensor in load_file(path).items()}, path, {"format": "pt"})
+    quantize_gguf(source, tmp_path / "m.gguf", "Q8_0", "rtn")
+    ids = tiny.tokens(seed=9)
+    assert tiny.distance(tiny.logits(load(tmp_path / "m.gguf"), ids), tiny.logits(model, ids)) < 0.05
+
+
+@pytest.mark.parametrize("scheme", ["W4A16", "W8A8", "FP8", "Q4_0", "NF4"])
+def test_a_layer_given_float64(scheme: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48)).double()
+    x = torch.randn(5, 64, dtype=torch.float64)
+    quantize(model, scheme, "rtn", group_size=None if scheme != "W4A16" else 32)
+    y = model(x)
+    assert y.dtype == torch.float64
+    assert torch.equal(y, model.float()(x.float()).double())
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,13 @@ def quantize_linear(
     method: Method,
     scale_dtype: torch.dtype,
 ) -> QWeight:
-    """Quantizes the weight of one layer; errors name it."""
+    """Quantizes the weight of one layer; errors name it.
+
+    Args:
+        scale_dtype: of the weight as it is stored. The scales are in it too, but for float64, which is more
+            than any kernel or container takes.
+    """
+    scale_dtype = torch.float32 if scale_dtype == torch.float64 else scale_dtype
     if scale_dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"{name}.weight: expected float32, float16 or bfloat16, got {scale_dtype}")
     check_finite(name, w)

@@ -40,7 +40,7 @@ from qcore.tensors import (
 __all__ = ["FLOATS", "load_folder"]
 
 # What weights may be stored in, as safetensors names it.
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 FLOATS = tuple(_DTYPES)
 
 
@@ -174,7 +174,7 @@ def _fill(
 
 def _expect_floats(checkpoint: Checkpoint, name: str, key: str, floats: Collection[str]) -> None:
     """Raises if a tensor is none of floats, but is one of those of the model that are, or a weight."""
-    if (name in floats or name.endswith("weight")) and checkpoint.dtype(key) not in (*FLOATS, "F64"):
+    if (name in floats or name.endswith("weight")) and checkpoint.dtype(key) not in FLOATS:
         raise ValueError(
             f"{key}: holds codes ({checkpoint.dtype(key)}), but nothing says what they stand for"
         )

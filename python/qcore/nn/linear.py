@@ -134,12 +134,17 @@ class QLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         buffers, product = self._buffers, self._product  # self.qweight is slow: nn.Module looks it up last
+        bias: Tensor | None = self._parameters["bias"]
+        wide = x.dtype is torch.float64
+        if wide:  # which no kernel computes in
+            x, bias = x.float(), None if bias is None else bias.float()
         if (divisor := buffers["divisor"]) is not None:
             x = (x / divisor).to(x.dtype)
         if (permutation := buffers["permutation"]) is not None and not product.permutes:
             x = x.index_select(-1, permutation)
         try:
-            return product.gemm(x, buffers, self._parameters["bias"], self)
+            y = product.gemm(x, buffers, bias, self)
+            return y.double() if wide else y
         except RuntimeError:
             if not self._misplaced():
                 raise
@@ -150,7 +155,8 @@ class QLinear(nn.Module):
             stacklevel=2,
         )
         self._apply(lambda tensor: tensor)
-        return product.gemm(x, self._buffers, self._parameters["bias"], self)
+        y = product.gemm(x, self._buffers, bias, self)
+        return y.double() if wide else y
 
     def _misplaced(self) -> bool:
         """Whether the weight lies where no kernel reads its layout: its tensors were moved, not the layer."""

@@ -40,7 +40,7 @@ from qcore.schemes import find_scheme
 
 __all__ = ["GgufDestination"]
 
-_FLOATS = ("F32", "F16", "BF16")
+_FLOATS = ("F32", "F16", "BF16", "F64")
 _CASTS = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}
 
 
@@ -193,6 +193,7 @@ class GgufDestination(Destination):
             raise ValueError(f"{key}: holds NaN or infinity; nothing sensible can be stored")
         if offset := self.architecture.offset(name):
             w = w.float() + offset
+        w = w.float() if w.dtype == torch.float64 else w
         type = self.types[name]
         if type.name in BLOCK_FORMATS:
             return self.permuted(name, ops.kquant_quantize(w, type.name))
