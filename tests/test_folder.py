@@ -252,7 +252,7 @@ def test_wrong_dtype_shape_and_values(source: Path) -> None:
     tensors = load_file(shard)
     good = tensors[name]
     for bad, message in (
-        (good.to(torch.int32), f"{shard.name}: {name}: expected one of F32, F16, BF16, got I32"),
+        (good.to(torch.int32), f"{shard.name}: {name}: expected one of F32, F16, BF16, F64, got I32"),
         (good[:, :32].contiguous(), rf"{name}: expected shape \(96, 64\), got \(96, 32\)"),
         (torch.where(good == good.max(), torch.nan, good), f"{name}: holds NaN or infinity"),
         (torch.where(good == good.max(), -torch.inf, good), f"{name}: holds NaN or infinity"),
