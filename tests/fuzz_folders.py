@@ -1,4 +1,4 @@
-"""Feeds damaged folders in compressed-tensors to the loader until its time is up.
+"""Feeds damaged folders, in compressed-tensors and as others write them, to the loader until its time is up.
 
     python tests/fuzz_folders.py --seconds 45 [--seed N]
 
@@ -52,6 +52,9 @@ def seeds(folder: Path) -> list[Files]:
         found.append({file.name: file.read_bytes() for file in sorted(out.iterdir())})
         if index < 2:  # unquantized ones too
             found.append({file.name: file.read_bytes() for file in sorted(source.iterdir())})
+    for config in sorted(Path(__file__).parent.glob("fixtures/*/*/config.json")):
+        files = [file for file in sorted(config.parent.iterdir()) if file.name != "expected.safetensors"]
+        found.append({file.name: file.read_bytes() for file in files})
     return found
 
 

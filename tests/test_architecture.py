@@ -79,7 +79,7 @@ def test_layers(path: Path) -> None:
 # Inside `checkpoints`: how layers are spelled needs nothing of models, so that `qcore.repack` starts fast.
 CONTAINERS = {
     "auto_round", "awq", "bits", "bitsandbytes", "compressed_tensors", "container", "containers",
-    "fbgemm_fp8", "float8", "fp8", "gptq", "hqq", "modelopt", "torchao", "words",
+    "fbgemm_fp8", "fields", "float8", "fp8", "gptq", "hqq", "modelopt", "torchao", "words",
 }  # fmt: skip
 
 

@@ -40,23 +40,46 @@ FOLDERS: dict[str, tuple[str, float]] = {
     "hqq/int3": ("int3 g64 asym, zeros f32", 1e-5),
     "hqq/int2": ("int2 g32 asym, zeros f32", 1e-5),
     "hqq/int1": ("int2 g32 asym, zeros f32", 1e-5),
+    "gptqmodel/int4_order": ("int4 g32 sym", 5e-3),
+    "gptqmodel/int3": ("int3 g64 asym", 5e-3),
+    "gptqmodel/int2_v1": ("int2 g32 asym", 5e-3),
+    "gptqmodel/dynamic": ("int4 g32 sym | int4 g32 asym | int8 g64 sym | int8 g32 sym", 5e-3),
+    "autoawq/gemm": ("int4 g64 asym", 5e-3),
+    "autoawq/gemv": ("int4 g64 asym", 5e-3),
+    "llmcompressor/mixed": (
+        "int4 g32 sym | int3 g32 asym | int8 per row, inputs int8 dynamic per token | "
+        "e4m3 per row, inputs e4m3 dynamic per token",
+        0.03,
+    ),
+    "llmcompressor/int3": ("int3 g32 sym", 1e-5),
+    "llmcompressor/fp8_kv": ("e4m3 per tensor, inputs e4m3 static per tensor", 0.03),
 }
+# What loading warns of.
+SAID = {
+    "llmcompressor/fp8_kv": [
+        "quantization_config.kv_cache_scheme: the key-value cache is not quantized; its 2 scales in the "
+        "checkpoint are not used"
+    ],
+}
+# These decode in float16.
+HALVES = ("auto_round", "gptqmodel", "autoawq")
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_weights_and_logits(name: str) -> None:
     folder, (format, tolerance) = FIXTURES / name, FOLDERS[name]
     expected = load_file(folder / "expected.safetensors")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         model = load(folder, dtype=torch.float32)
+    assert [str(warning.message).partition(f"{folder}: ")[2] for warning in said] == SAID.get(name, [])
     layers = {n: m for n, m in model.named_modules() if isinstance(m, QLinear)}
     assert len(layers) == 7 * model.config.num_hidden_layers
     assert {str(layer.format) for layer in layers.values()} == set(format.split(" | "))
     for key, weight in expected.items():
         if key.startswith("weight."):
             found = layers[key.removeprefix("weight.")].to_qweight().dequantize()
-            rounding = 2.0**-11 if name.startswith("auto_round") else 3e-7  # it decodes in float16
+            rounding = 2.0**-11 if name.startswith(HALVES) else 3e-7
             torch.testing.assert_close(found, weight.float(), rtol=rounding, atol=0)
     with torch.no_grad():
         logits = model(expected["ids"]).logits[0]

@@ -423,7 +423,6 @@ def test_load_names_what_is_wrong(source: Path, tmp_path: Path) -> None:
     config = json.loads((out / "config.json").read_text())
     for key, value, message in (
         ("transform_config", {"a": 1}, "transform_config: not supported"),
-        ("kv_cache_scheme", {"num_bits": 8}, "kv_cache_scheme: not supported"),
         ("config_groups", {"g": {"targets": ["Linear"]}}, "expected integer weights per group or channel"),
         ("config_groups", {}, "none of them targets model.layers.0"),
     ):

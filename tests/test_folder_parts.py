@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import foreign_layers as foreign
 import tiny
 from qcore import QLinear, load, quantize, save
-from qcore.checkpoints.compressed_tensors.config import _args_of
+from qcore.checkpoints.compressed_tensors.groups import arguments
 from qcore.checkpoints.stores import inspect_checkpoint
 from test_folder_tensors import UP, change_config, change_tensors
 from test_foreign_folders import write
@@ -35,7 +35,7 @@ def stored_config(folder: Path) -> dict[str, Any]:
      {"strategy": "token", "dynamic": True}],
 )  # fmt: skip
 def test_the_strategy_is_inferred_as_in_compressed_tensors(args: dict[str, Any]) -> None:
-    ours = _args_of({"weights": {"num_bits": 8, **args}}, "weights")
+    ours = arguments({"weights": {"num_bits": 8, **args}}, "weights")
     assert ours["strategy"] == QuantizationArgs(num_bits=8, **args).strategy
 
 

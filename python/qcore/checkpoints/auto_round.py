@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from qcore.checkpoints.awq import Awq
 from qcore.checkpoints.container import Container, Header, StoredLayer
+from qcore.checkpoints.fields import BOOL, INT, NUMBER, RULES, TEXT, expect_fields, expect_regex, given
 from qcore.checkpoints.gptq import Gptq
 from qcore.qweight import QWeight
 
@@ -28,6 +30,7 @@ _VERSIONS = {
 _AWQ = "auto_round:auto_awq"
 # What either container needs to know of all layers, or of one.
 _SETTINGS = ("bits", "group_size", "sym")
+_KINDS = {"bits": INT, "group_size": INT, "sym": BOOL, "act_bits": NUMBER}
 
 
 class AutoRound(Container):
@@ -36,6 +39,9 @@ class AutoRound(Container):
     method = "auto-round"
     marks = Gptq.marks
     twin = "quantization_config.json"
+    fields = MappingProxyType(
+        {**_KINDS, "packing_format": TEXT, "extra_config": RULES, "act_bits": NUMBER, "data_type": TEXT}
+    )
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         stored, theirs = _stored(config)
@@ -48,28 +54,34 @@ class AutoRound(Container):
 
 def _stored(config: Mapping[str, Any]) -> tuple[Container, dict[str, Any]]:
     """The container of the layers, and its configuration."""
-    packing = config.get("packing_format", "auto_round:auto_gptq")
+    packing = given(config, "packing_format", "auto_round:auto_gptq")
     if packing not in (*_VERSIONS, _AWQ):
         known = ", ".join((*_VERSIONS, _AWQ))
         raise ValueError(f"quantization_config.packing_format: expected one of {known}, got {packing!r}")
     extra = config.get("extra_config") or {}
-    if not isinstance(extra, Mapping) or not all(isinstance(rule, Mapping) for rule in extra.values()):
-        raise ValueError(f"quantization_config.extra_config: expected settings by layer, got {extra!r}")
     _expect_weights_only("quantization_config", config)
     for name, rule in extra.items():
-        _expect_weights_only(f"quantization_config.extra_config.{name}", rule)
-    settings = {key: config[key] for key in _SETTINGS if key in config}
+        where = f"quantization_config.extra_config.{name}"
+        expect_fields(where, rule, _KINDS)
+        expect_regex(where, _pattern(name))
+        _expect_weights_only(where, rule)
+    settings = {key: config[key] for key in _SETTINGS if config.get(key) is not None}
     if packing == _AWQ:
         for name, rule in extra.items():
-            changed = [key for key in _SETTINGS if key in rule and rule[key] != settings.get(key, rule[key])]
-            if changed and rule.get("bits", 4) < 16:
+            changed = [
+                key
+                for key in _SETTINGS
+                if rule.get(key) is not None and rule[key] != settings.get(key, rule[key])
+            ]
+            if changed and given(rule, "bits", 4) < 16:
                 raise ValueError(
                     f"quantization_config.extra_config.{name}.{changed[0]}: expected as in all layers of "
                     f"{_AWQ}, got {rule[changed[0]]!r}"
                 )
         return Awq(), {**settings, "zero_point": not settings.get("sym", False), "version": "gemm"}
     rules = {
-        f"{'-:' if rule.get('bits', 4) >= 16 else '+:'}{_pattern(name)}": rule for name, rule in extra.items()
+        f"{'-:' if given(rule, 'bits', 4) >= 16 else '+:'}{_pattern(name)}": rule
+        for name, rule in extra.items()
     }
     return Gptq(), {**settings, "checkpoint_format": _VERSIONS[packing], "dynamic": rules}
 
@@ -80,7 +92,7 @@ def _pattern(name: str) -> str:
 
 
 def _expect_weights_only(where: str, rule: Mapping[str, Any]) -> None:
-    kind, inputs = str(rule.get("data_type", "int")), rule.get("act_bits")
+    kind, inputs = str(given(rule, "data_type", "int")), rule.get("act_bits")
     if kind != "int":
         raise ValueError(f"{where}.data_type: expected 'int', got {kind!r}")
     if inputs is not None and inputs < 16:

@@ -8,6 +8,7 @@ rows are padded. 4 bits, never in activation order.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from qcore.checkpoints.container import (
     expect_plain_inputs,
     naming,
 )
+from qcore.checkpoints.fields import BOOL, INT, TEXT, given
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -49,14 +51,15 @@ class Awq(Container):
     method = "awq"
     twin = "quant_config.json"
     marks = frozenset(("qweight", "qzeros"))
+    fields = MappingProxyType({"bits": INT, "group_size": INT, "version": TEXT, "zero_point": BOOL})
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
-        bits, version = config.get("bits", 4), _version(config)
+        bits, version = given(config, "bits", 4), _version(config)
         if bits != 4:
             raise ValueError(f"quantization_config.bits: expected 4, got {bits!r}")
         found: list[StoredLayer] = []
         seen: set[str] = set()
-        zeros = ["qzeros"] if config.get("zero_point", True) else []
+        zeros = ["qzeros"] if given(config, "zero_point", True) else []
         required, optional = ["qweight", "scales", *zeros], [] if zeros else ["qzeros"]
         for key in header:
             name, _, part = key.rpartition(".")
@@ -126,14 +129,14 @@ class Awq(Container):
 
 def _version(config: Mapping[str, Any]) -> str:
     """transformers writes it in small letters, AutoAWQ in capitals."""
-    version = str(config.get("version", "gemm")).lower()
+    version = str(given(config, "version", "gemm")).lower()
     if version not in ("gemm", "gemv"):
         raise ValueError(f"quantization_config.version: expected 'gemm' or 'gemv', got {version!r}")
     return version
 
 
 def _group_size(config: Mapping[str, Any]) -> int:
-    return int(config.get("group_size", 128))
+    return int(given(config, "group_size", 128))
 
 
 def parse(
@@ -171,10 +174,9 @@ def parse_gemv(
     check_tensor("qweight", qweight, torch.int32, (None, None))
     n, k = qweight.shape[0], qweight.shape[1] * 8
     _, groups = groups_of(k, group_size)
-    padded = scales.shape[-1]
-    check_tensor("scales", scales, FLOATS, (n, None))
-    if padded < groups:
-        raise ValueError(f"scales: expected [{n}, {groups}] or wider, got {list(scales.shape)}")
+    each = {32: 4, 64: 2}.get(group_size, 1)  # its kernel wants as many words of zero points at once
+    padded = 8 * each * -(-groups // (8 * each))
+    check_tensor("scales", scales, FLOATS, (n, padded))
     check_devices(qweight=qweight, qzeros=qzeros, scales=scales)
     zeros = None
     if qzeros is not None:

@@ -15,6 +15,7 @@ import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import gcd
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from qcore.checkpoints.container import (
     expect_plain_inputs,
     naming,
 )
+from qcore.checkpoints.fields import TEXT
 from qcore.checkpoints.words import FLOATS, along_rows, check_tensor
 from qcore.formats import ELEMENTS, Format, IntGroup, ScaledFormat, Scales, group
 from qcore.qweight import QWeight
@@ -37,6 +39,8 @@ from qcore.qweight import QWeight
 __all__ = ["BitsAndBytes"]
 
 _KINDS = ("nf4", "fp4")
+# What the bytes of codes may be seen as, where nothing says it.
+_STORAGES = ("uint8", "int8", "float16", "bfloat16", "float32")
 _STATE = "quant_state.bitsandbytes__"
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _NESTED = ("nested_absmax", "nested_quant_map")
@@ -54,6 +58,8 @@ class BitsAndBytes(Container):
 
     method = "bitsandbytes"
     marks = frozenset(("absmax", "quant_map", *_NESTED, *(f"bitsandbytes__{kind}" for kind in _KINDS), "SCB"))
+
+    fields = MappingProxyType({"bnb_4bit_quant_storage": TEXT})
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         found: dict[str, StoredLayer] = {}
@@ -73,7 +79,7 @@ class BitsAndBytes(Container):
         with naming(layer.name, (*_PARTS, *_PARTS_8)):
             if "SCB" in given:
                 return _read_int8(layer, given)
-            return _read_four(layer, given)
+            return _read_four(layer, given, config.get("bnb_4bit_quant_storage"))
 
     def why_not(self, format: Format, k: int | None = None) -> str | None:
         scaled = format.scaled
@@ -211,10 +217,13 @@ def _parsed(stored: Tensor, kind: str) -> _State:
     return found
 
 
-def _read_four(layer: StoredLayer, given: Mapping[str, Tensor]) -> QWeight:
+def _read_four(layer: StoredLayer, given: Mapping[str, Tensor], storage: str | None) -> QWeight:
     (key,) = (part for part in given if part.startswith(f"weight.{_STATE}"))
     state = _parsed(given[key], key.removeprefix(f"weight.{_STATE}"))
     n, k = layer.shape
+    allowed = _STORAGES if storage is None else (storage,)
+    if (dtype := str(given["weight"].dtype).removeprefix("torch.")) not in allowed:
+        raise ValueError(f"weight: expected {' or '.join(allowed)} (bnb_4bit_quant_storage), got {dtype}")
     codes = given["weight"].contiguous().view(torch.uint8).flatten()
     if codes.numel() != -(-n * k // 2):
         raise ValueError(f"weight: expected {-(-n * k // 2)} bytes for {[n, k]}, got {codes.numel()}")

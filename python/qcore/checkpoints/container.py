@@ -7,10 +7,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor
 
+from qcore.checkpoints.fields import Kind
 from qcore.formats import Format
 from qcore.qweight import QWeight
 
@@ -71,6 +73,9 @@ class Container(ABC):
 
     twin: str | None = None
     """A file beside config.json that says the same; in folders of older writers it is the only one."""
+
+    fields: Mapping[str, Kind] = MappingProxyType({})
+    """Of what kind the fields of its configurations are, as far as it asks them."""
 
     stores_transposed = False
     """Whether it can say that the model keeps a weight as [K, N]."""

@@ -11,6 +11,7 @@ from qcore.checkpoints.bitsandbytes import BitsAndBytes
 from qcore.checkpoints.compressed_tensors import CompressedTensors
 from qcore.checkpoints.container import Container
 from qcore.checkpoints.fbgemm_fp8 import FbgemmFp8
+from qcore.checkpoints.fields import expect_fields
 from qcore.checkpoints.fp8 import FineGrainedFp8
 from qcore.checkpoints.gptq import Gptq
 from qcore.checkpoints.hqq import Hqq
@@ -97,9 +98,14 @@ def container_called(method: str) -> Container:
 
 
 def container_of(config: Mapping[str, Any], names: Collection[str]) -> Container:
-    """Whose `quantization_config`, and tensors, these are."""
+    """Whose `quantization_config`, and tensors, these are.
+
+    Raises:
+        ValueError: nobody's, or a field that is not of its kind, by name.
+    """
     for container in CONTAINERS:
         if container.recognises(config, names):
+            expect_fields("quantization_config", config, container.fields)
             return container
     known = ", ".join(repr(container.method) for container in CONTAINERS)
     raise ValueError(

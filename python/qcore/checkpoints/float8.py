@@ -21,6 +21,7 @@ from qcore.checkpoints.container import (
     expect_plain_inputs,
     naming,
 )
+from qcore.checkpoints.fields import NAMES, Kind
 from qcore.formats import Format
 from qcore.qweight import QWeight
 
@@ -36,6 +37,10 @@ class Float8Container(Container):
     """And the static scale of the inputs."""
     idle: ClassVar[tuple[str, ...]] = ()
     """What a layer may have besides, which changes nothing."""
+    powers: ClassVar[bool] = False
+    """Whether scales may be stored as powers of two."""
+    asked: ClassVar[Mapping[str, Kind]] = {}
+    """Further fields of the configuration, with their kinds."""
     excluded: ClassVar[str]
     """The key of the configuration that lists layers which are not quantized."""
 
@@ -46,6 +51,10 @@ class Float8Container(Container):
         Raises:
             ValueError: a configuration that cannot be served, naming its key.
         """
+
+    @property
+    def fields(self) -> Mapping[str, Kind]:  # type: ignore[override]
+        return {self.excluded: NAMES, **self.asked}
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         found: list[StoredLayer] = []
@@ -72,7 +81,9 @@ class Float8Container(Container):
 
         scale = called(self.scales)
         given = tensors.get(f"{layer.name}.{scale}")
-        if given is not None and given.dtype in (torch.float8_e8m0fnu, torch.uint8):  # powers of two
+        if (
+            self.powers and given is not None and given.dtype in (torch.float8_e8m0fnu, torch.uint8)
+        ):  # powers of two
             powers = given.view(torch.float8_e8m0fnu).float()
             tensors = {**tensors, f"{layer.name}.{scale}": powers}
         inputs = called(self.input_scales) if self.input_scales else "input_scale"

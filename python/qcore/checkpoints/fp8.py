@@ -8,10 +8,12 @@ block of 128 x 128, or one in all where `weight_block_size` is null; with `activ
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from qcore.checkpoints.compressed_tensors import plain
 from qcore.checkpoints.container import QWeightInfo
+from qcore.checkpoints.fields import TEXT
 from qcore.checkpoints.float8 import Float8Container
 from qcore.formats import BLOCK, Activations, Float8, Format
 
@@ -28,6 +30,8 @@ class FineGrainedFp8(Float8Container):
     marks = frozenset(("weight_scale_inv", "activation_scale"))
     scales = ("weight_scale_inv", "weight_scale")
     input_scales = ("activation_scale", "input_scale")
+    powers = True
+    asked = MappingProxyType({"fmt": TEXT, "activation_scheme": TEXT})
     excluded = "modules_to_not_convert"
 
     def format_of(self, config: Mapping[str, Any], name: str) -> Format:

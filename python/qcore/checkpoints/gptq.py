@@ -25,6 +25,7 @@ from qcore.checkpoints.container import (
     expect_plain_inputs,
     naming,
 )
+from qcore.checkpoints.fields import BOOL, INT, RULES, TEXT, expect_fields, expect_regex, given
 from qcore.checkpoints.words import (
     FLOATS,
     Words,
@@ -45,6 +46,7 @@ __all__ = ["Gptq", "parse"]
 _PARTS = ("qweight", "qzeros", "scales", "g_idx")
 # What a rule of `dynamic` may say of a layer, and what the configuration says of all.
 _SETTINGS = {"bits": 4, "group_size": 128, "sym": True}
+_KINDS = {"bits": INT, "group_size": INT, "sym": BOOL}
 
 
 class Gptq(Container):
@@ -53,6 +55,7 @@ class Gptq(Container):
     method = "gptq"
     twin = "quantize_config.json"
     marks = frozenset(("qweight", "qzeros"))
+    fields = _KINDS | {"desc_act": BOOL, "checkpoint_format": TEXT, "pack_dtype": TEXT, "dynamic": RULES}
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         _version(config)
@@ -174,13 +177,16 @@ def _version(config: Mapping[str, Any]) -> str:
 def _settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Bits, group size and symmetry of a layer: the configuration's, as the first rule of `dynamic` whose
     expression fits its name changes them (after "+:", or after nothing)."""
-    settings = {key: config.get(key, default) for key, default in _SETTINGS.items()}
+    settings = {key: given(config, key, default) for key, default in _SETTINGS.items()}
     for pattern, change in (config.get("dynamic") or {}).items():
+        where = f"quantization_config.dynamic.{pattern}"
+        expect_regex(where, pattern[2:] if pattern.startswith(("-:", "+:")) else pattern)
+        expect_fields(where, change, _KINDS)
         if pattern.startswith("-:"):
             if re.match(pattern[2:], name):
                 raise ValueError(f"{name}: is quantized, but quantization_config.dynamic excludes it")
         elif re.match(pattern.removeprefix("+:"), name):
-            return settings | {key: change[key] for key in settings if key in change}
+            return {key: given(change, key, value) for key, value in settings.items()}
     return settings
 
 

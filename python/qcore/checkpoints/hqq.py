@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import gcd
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qcore.checkpoints.container import Container, Header, StoredLayer, expect_parts, naming
+from qcore.checkpoints.fields import NUMBER, OBJECT, expect_fields
 from qcore.checkpoints.words import FLOATS, along_rows, check_tensor
 from qcore.formats import ELEMENTS, ScaledFormat, Scales, group
 from qcore.qweight import QWeight
@@ -31,6 +33,7 @@ _PACKINGS = {
     "1bit_u8": (1, 8, torch.uint8, "u2"),
 }
 _NEEDED = ("W_q", "scale", "zero", "shape", "nbits", "group_size", "axis", "packing")
+_CLAIMED = ("nbits", "group_size", "axis")
 _IDLE = (
     "view_as_float", "quant_scale", "quant_zero", "unpack_view_dtype", "compute_dtype", "offload_meta",
     "encoded_state_dict", "stores_quant_config", "channel_wise", "optimize", "round_zero",
@@ -43,6 +46,7 @@ class Hqq(Container):
 
     method = "hqq"
     marks = frozenset(("W_q",))
+    fields = MappingProxyType({"quant_config": OBJECT})
 
     def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
         found: list[StoredLayer] = []
@@ -96,7 +100,8 @@ def _packing(said: Mapping[str, Tensor]) -> tuple[int, int, torch.dtype, str]:
 def _sizes(said: Mapping[str, Tensor]) -> tuple[tuple[int, int], int]:
     """N and K, and the codes of a group."""
     shape, size = said["shape"], int(said["group_size"])
-    if shape.shape != (2,) or shape.is_floating_point() or int(shape.min()) < 1:
+    whole = not shape.is_floating_point() and not shape.is_complex() and shape.dtype != torch.bool
+    if shape.shape != (2,) or not whole or int(shape.min()) < 1:
         raise ValueError(f"shape: expected two sizes, got {shape.tolist()}")
     n, k = int(shape[0]), int(shape[1])
     if size < 1 or n * k % size:
@@ -112,8 +117,12 @@ def _expect_served(said: Mapping[str, Tensor], config: Mapping[str, Any]) -> Non
     for part in ("quant_scale", "quant_zero"):
         if part in said and bool(said[part].any()):
             raise ValueError(f"{part}: scales and zeros that are quantized in turn are not supported")
-    claimed = (config.get("quant_config") or {}).get("weight_quant_params") or {}
-    for part in ("nbits", "group_size", "axis"):
+    quant_config = config.get("quant_config") or {}
+    expect_fields("quantization_config.quant_config", quant_config, {"weight_quant_params": OBJECT})
+    claimed = quant_config.get("weight_quant_params") or {}
+    where = "quantization_config.quant_config.weight_quant_params"
+    expect_fields(where, claimed, dict.fromkeys(_CLAIMED, NUMBER))
+    for part in _CLAIMED:
         if claimed.get(part) is not None and float(claimed[part]) != float(said[part]):
             raise ValueError(
                 f"{part}: is {float(said[part]):g}, but {claimed[part]} in quantization_config.quant_config"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from qcore.checkpoints.cache_words import unused_of_cache
 from qcore.checkpoints.containers import container_of, expect_plain
 from qcore.checkpoints.files import Checkpoint
 from qcore.conversion import Conversion, renamer
@@ -94,7 +95,9 @@ def _load_quantized(
     config = config_of(checkpoint.path, trust_remote_code)
     model = empty_model(config, trust_remote_code, room=checkpoint.room)
     parts = {key for layer in layers for key in layer.parts}
-    keys = [key for key in checkpoint if key not in parts]
+    rest = [key for key in checkpoint if key not in parts]
+    of_cache = unused_of_cache(stored, rest, str(checkpoint.path))
+    keys = [key for key in rest if key not in of_cache]
     model.config.dtype = dtype = dtype or _dtype_of(config, checkpoint, keys)
     linears, rename, places = set(linear_names(model)), renamer(model), places_of(model)
     tables = {n for n, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Embedding)}

@@ -7,13 +7,14 @@ block of 128 x 128.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
-from qcore.checkpoints.container import Header, QWeightInfo, StoredLayer
+from qcore.checkpoints.container import QWeightInfo, StoredLayer
+from qcore.checkpoints.fields import RULES, TEXT
 from qcore.checkpoints.float8 import Float8Container
 from qcore.formats import BLOCK, ELEMENTS, Activations, Float8, Format, ScaledFormat
 from qcore.qweight import QWeight
@@ -37,6 +38,7 @@ class ModelOpt(Float8Container):
     marks = frozenset(("weight_scale",))
     scales = ("weight_scale",)
     input_scales = ("input_scale",)
+    asked = MappingProxyType({"quant_algo": TEXT, "quantized_layers": RULES})
     excluded = "ignore"
 
     def format_of(self, config: Mapping[str, Any], name: str) -> Format:
@@ -48,14 +50,6 @@ class ModelOpt(Float8Container):
                 f"quant_algo: expected one of {', '.join(_ALGORITHMS)} for {name}, got {given!r}"
             )
         return _ALGORITHMS[str(given).upper()]
-
-    def layers(self, config: Mapping[str, Any], header: Header) -> list[StoredLayer]:
-        found = super().layers(config, header)
-        if config.get("kv_cache_scheme") or config.get("kv_cache_quant_algo"):
-            warnings.warn(
-                "quantization_config.kv_cache_scheme: the key-value cache is not quantized", stacklevel=2
-            )
-        return found
 
     def read(self, layer: StoredLayer, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> QWeight:
         key = f"{layer.name}.weight_scale"

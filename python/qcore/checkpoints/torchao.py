@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from qcore.checkpoints.container import Container, Header, StoredLayer, expect_matrix, expect_parts, naming
+from qcore.checkpoints.fields import INT, NAMES, OBJECT, TEXT, expect_fields, given
 from qcore.checkpoints.words import FLOATS, check_tensor, signed_codes
 from qcore.formats import Activations, Float8, Format, Int8, IntGroup
 from qcore.qweight import QWeight
@@ -82,6 +83,8 @@ class TorchAo(Container):
                 raise ValueError("_weight_qdata: holds NaN")
             if scaled.elements.affine:  # unsigned: with the middle added
                 stored["codes"] = signed_codes("_weight_qdata", codes, scaled.bits)
+            if zeros is not None:
+                check_tensor("_weight_zero_point", zeros, None, expected)
             if not scaled.symmetric and zeros is not None:
                 check_tensor("_weight_zero_point", zeros, torch.int8, expected)
                 stored["zeros"] = signed_codes("_weight_zero_point", zeros, scaled.bits)
@@ -97,24 +100,35 @@ def _said(key: str, header: Header) -> dict[str, Any]:
         raise ValueError(f"{key}: metadata: no valid JSON: {error}") from error
     if not isinstance(said, dict):
         raise ValueError(f"{key}: metadata: expected an object, got {said!r}")
+    expect_fields(f"{key}: metadata", said, {"_type": TEXT, "_data": OBJECT, "_tensor_data_names": NAMES})
     return said
+
+
+def _object(data: Mapping[str, Any], which: str) -> Mapping[str, Any]:
+    """A field that is an object; empty if it is absent."""
+    if not isinstance(value := given(data, which, {}), Mapping):
+        raise ValueError(f"{which}: expected an object, got {value!r}")
+    return value
 
 
 def _group_size(data: Mapping[str, Any], shape: tuple[int, int]) -> int:
     """Of scales in rows; -1 for one per row."""
     block = data.get("block_size")
-    if not isinstance(block, list) or len(block) != 2 or block[0] != 1 or not isinstance(block[1], int):
+    if not isinstance(block, list) or len(block) != 2 or block[0] != 1 or not INT.fits(block[1]):
         raise ValueError(f"block_size: expected [1, columns], got {block!r}")
     return -1 if block[1] == shape[1] else block[1]
 
 
 def _per_token(data: Mapping[str, Any], which: str) -> bool:
     """Whether inputs are rounded, dynamically and per token; False: not at all."""
-    inputs = data.get(which)
-    if inputs is None:
+    if data.get(which) is None:
         return False
-    said = inputs.get("_data", {}) if isinstance(inputs, Mapping) else {}
-    granularity, mapping = said.get("granularity") or {}, said.get("mapping_type") or {"_data": "SYMMETRIC"}
+    inputs = _object(data, which)
+    said = _object(inputs, "_data")
+    granularity, mapping = (
+        _object(said, "granularity"),
+        {"_data": "SYMMETRIC", **_object(said, "mapping_type")},
+    )
     if granularity.get("_type") != "PerRow" or mapping.get("_data") != "SYMMETRIC":
         raise ValueError(f"{which}: expected none, or symmetric ones PerRow, got {inputs!r}")
     return True
@@ -130,8 +144,8 @@ def _int8(data: Mapping[str, Any], shape: tuple[int, int], zero: bool) -> Format
 
 
 def _intx(data: Mapping[str, Any], shape: tuple[int, int], zero: bool) -> Format:
-    target = (data.get("target_dtype") or {}).get("_data")
-    if target not in _TARGETS:
+    target = _object(data, "target_dtype").get("_data")
+    if not isinstance(target, str) or target not in _TARGETS:
         raise ValueError(f"target_dtype: expected one of {', '.join(_TARGETS)}, got {target!r}")
     if data.get("activation_quantization") is not None:
         raise ValueError(f"activation_quantization: expected none, got {data['activation_quantization']!r}")
@@ -141,7 +155,7 @@ def _intx(data: Mapping[str, Any], shape: tuple[int, int], zero: bool) -> Format
 def _float8(data: Mapping[str, Any], shape: tuple[int, int], zero: bool) -> Format:
     whole = data.get("block_size") == list(shape) and shape[0] != 1
     if not whole and _group_size(data, shape) != -1:
-        raise ValueError(f"block_size: expected a row or the whole weight, got {data['block_size']}")
+        raise ValueError(f"block_size: expected a row or the whole weight, got {data.get('block_size')}")
     inputs = Activations("e4m3") if _per_token(data, "act_quant_kwargs") else None
     return Float8("tensor" if whole else "channel", inputs)
 

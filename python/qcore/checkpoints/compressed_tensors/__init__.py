@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from qcore.checkpoints.compressed_tensors import packed, plain, unpacked
 from qcore.checkpoints.compressed_tensors.config import METHOD, dequantized, quantization_config, read_formats
 from qcore.checkpoints.container import Container, Header, QWeightInfo, StoredLayer, expect_parts
+from qcore.checkpoints.fields import NAMES, OBJECT, TEXT
 from qcore.formats import BLOCK, ELEMENTS, ROW, TENSOR, Format, Scales
 from qcore.formats.activations import TOKEN_BLOCK
 from qcore.qweight import QWeight
@@ -31,6 +33,10 @@ class CompressedTensors(Container):
 
     method = METHOD
     marks = frozenset(("weight_packed", "weight_scale", "weight_shape", "weight_zero_point"))
+
+    fields = MappingProxyType(
+        {"format": TEXT, "ignore": NAMES, "sparsity_config": OBJECT, "transform_config": OBJECT}
+    )
 
     stores_transposed = True
     stores_tables = True

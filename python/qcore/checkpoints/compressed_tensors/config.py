@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from qcore.checkpoints.compressed_tensors.groups import Groups, arguments
 from qcore.checkpoints.container import Header, QWeightInfo, naming
 from qcore.formats import BLOCK, ROW, TENSOR, Activations, Float8, Format, Int8, IntGroup
 from qcore.formats.activations import TOKEN_BLOCK
@@ -120,18 +120,22 @@ def read_formats(config: Mapping[str, Any], tensors: Header) -> dict[str, Format
         if config.get(key) not in expected:
             choices = " or ".join(map(repr, expected[:-1] if len(expected) > 1 else expected))
             raise ValueError(f"quantization_config.{key}: expected {choices}, got {config.get(key)!r}")
-    for key in ("transform_config", "kv_cache_scheme"):
-        if config.get(key):
-            raise ValueError(f"quantization_config.{key}: not supported, got {config[key]}")
-    groups = _groups(config)
+    if config.get("transform_config"):
+        raise ValueError(
+            f"quantization_config.transform_config: not supported, got {config['transform_config']}"
+        )
+    sparse = (config.get("sparsity_config") or {}).get("format")
+    if sparse not in (None, "dense"):
+        raise ValueError(f"quantization_config.sparsity_config.format: expected 'dense', got {sparse!r}")
+    groups = Groups(config, _FORMATS)
     formats: dict[str, Format] = {}
     for tensor in tensors:
         name, _, part = tensor.rpartition(".")
         if part in _MARKS and name not in formats:
-            group = _group_of(name, groups)
-            _expect_order(name, _args_of(group, "weights"), tensors)
+            group = groups.of(name)
+            _expect_order(name, arguments(group, "weights"), tensors)
             packed = _is_packed(
-                name, group.get("format") or config["format"], _args_of(group, "weights"), tensors
+                name, group.get("format") or config["format"], arguments(group, "weights"), tensors
             )
             formats[name] = _packed_format(name, group) if packed else _plain_format(name, group)
     return formats
@@ -157,59 +161,8 @@ def _is_packed(name: str, stored: str, weights: Mapping[str, Any], tensors: Head
     return f"{name}.weight" not in tensors and (stored == _PACKED or weights.get("num_bits", 8) != 8)
 
 
-def _groups(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    groups = config.get("config_groups") or {}
-    if not isinstance(groups, Mapping):
-        raise ValueError(f"quantization_config.config_groups: expected an object, got {groups!r}")
-    for name, group in groups.items():
-        where = f"quantization_config.config_groups.{name}"
-        if not isinstance(group, Mapping):
-            raise ValueError(f"{where}: expected an object, got {group!r}")
-        targets = group.get("targets", [])
-        if not isinstance(targets, list) or not all(isinstance(target, str) for target in targets):
-            raise ValueError(f"{where}.targets: expected a list of names, got {targets!r}")
-        for target in targets:
-            try:
-                re.compile(target.removeprefix("re:") if target.startswith("re:") else "")
-            except re.error as error:
-                raise ValueError(f"{where}.targets: no regular expression: {target}: {error}") from None
-    return list(groups.values())
-
-
-def _args_of(group: Mapping[str, Any], which: str) -> dict[str, Any]:
-    """What a group says of weights or inputs, without what it leaves open, and with the strategy that
-    compressed-tensors lets follow from the group size; empty if it says nothing."""
-    given = group.get(which)
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise ValueError(f"quantization_config.config_groups: {which}: expected an object, got {given!r}")
-    args = {key: value for key, value in given.items() if value is not None}
-    size = args.get("group_size")
-    args.setdefault("strategy", "tensor" if size is None else "channel" if size == -1 else "group")
-    return args
-
-
-def _group_of(name: str, groups: list[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The group that targets a layer: by name or regular expression, or else by its class."""
-    group = next((g for g in groups if _targets(g, name)), None)
-    group = group or next((g for g in groups if "Linear" in g.get("targets", ())), None)
-    if group is None:
-        raise ValueError(f"quantization_config.config_groups: none of them targets {name}")
-    if group.get("output_activations"):
-        raise ValueError(f"quantization_config: quantized outputs are not supported, {name} has them")
-    return group
-
-
-def _targets(group: Mapping[str, Any], name: str) -> bool:
-    return any(
-        re.match(target[3:], name) if target.startswith("re:") else target == name
-        for target in group.get("targets", ())
-    )
-
-
 def _packed_format(name: str, group: Mapping[str, Any]) -> Format:
-    weights = _args_of(group, "weights")
+    weights = arguments(group, "weights")
     by = weights.get("strategy")
     one_scale = by == "tensor" and weights.get("symmetric", True)
     if weights.get("type", "int") != "int" or not (by in ("group", "channel") or one_scale):
@@ -228,9 +181,9 @@ def _packed_format(name: str, group: Mapping[str, Any]) -> Format:
 
 
 def _plain_format(name: str, group: Mapping[str, Any]) -> Format:
-    weights = _args_of(group, "weights")
+    weights = arguments(group, "weights")
     type, strategy = weights.get("type", "int"), weights.get("strategy")
-    inputs = _activations(name, _args_of(group, "input_activations"))
+    inputs = _activations(name, arguments(group, "input_activations"))
     fits = weights.get("num_bits", 8) == 8 and weights.get("symmetric", True)
     with naming(f"quantization_config: {name}"):
         if type == "int" and inputs is None and strategy in ("group", "channel", "tensor"):
